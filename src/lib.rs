@@ -1,0 +1,17 @@
+//! Croft, a reproducible build farm: a cache, a scheduler and hermetic workers that speak the Remote Execution API v2.
+//!
+//! Imports go in one direction only (`tests/tidy.rs` checks it):
+//! commands → server, config → rpc, worker, web → listen, store, scheduler → digest, error, proto, metrics, tasks.
+
+pub mod commands;
+pub mod digest;
+pub mod error;
+pub mod listen;
+pub mod metrics;
+pub mod proto;
+pub mod rpc;
+pub mod scheduler;
+pub mod store;
+pub mod tasks;
+pub mod web;
+pub mod worker;

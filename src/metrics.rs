@@ -1,0 +1,72 @@
+//! Every metric, by name. Six names are a contract with existing dashboards and keep their prefix `nativelink_`; ours begin with `croft_`.
+//!
+//! No label has values that a client chooses, so the number of series is bounded.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+    histogram_opts, opts,
+};
+
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+
+/// Seconds a request took, by method and gRPC code.
+pub static REQUEST_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets = vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0];
+    let options = histogram_opts!("nativelink_request_duration_seconds", "time to answer a request", buckets);
+    register(HistogramVec::new(options, &["method", "code"]))
+});
+
+/// Operations that wait for a worker.
+pub static QUEUE_LENGTH: LazyLock<IntGauge> =
+    LazyLock::new(|| register(IntGauge::new("nativelink_scheduler_queue_length", "queued operations")));
+
+/// Workers that are connected.
+pub static WORKERS: LazyLock<IntGauge> =
+    LazyLock::new(|| register(IntGauge::new("nativelink_worker_active_count", "connected workers")));
+
+/// Attempts that ended by the worker's fault.
+pub static EXECUTION_FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
+    register(IntCounter::new("nativelink_worker_execution_failures", "attempts that a worker failed"))
+});
+
+/// Calls of a store, by store (`memory`, `disk`, …), operation (`get`, `put`, `missing`) and outcome (`hit`, `miss`, `ok`, `error`).
+pub static STORE_CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_calls_total", "calls of a store");
+    register(IntCounterVec::new(options, &["store", "operation", "outcome"]))
+});
+
+/// Bytes of blobs that went through a store, by store and direction (`read`, `written`).
+pub static STORE_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_bytes_total", "bytes of blobs read and written");
+    register(IntCounterVec::new(options, &["store", "direction"]))
+});
+
+/// Bytes that a tier holds on its medium.
+pub static STORE_SIZE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register(IntGaugeVec::new(opts!("nativelink_store_size_bytes", "bytes held by a tier"), &["tier"]))
+});
+
+/// Bytes that a tier may hold.
+pub static STORE_MAX: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register(IntGaugeVec::new(opts!("croft_store_max_bytes", "bytes a tier may hold"), &["tier"]))
+});
+
+/// Makes `metric` visible at `/metrics`.
+fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("names and labels are constants of this file");
+    REGISTRY.register(Box::new(metric.clone())).expect("each name stands once in this file");
+    metric
+}
+
+/// All metrics in Prometheus' text format.
+pub fn render() -> String {
+    // Gauges that nothing has touched yet are part of the contract too: an alert on an absent series never fires.
+    LazyLock::force(&QUEUE_LENGTH);
+    LazyLock::force(&WORKERS);
+    LazyLock::force(&EXECUTION_FAILURES);
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&REGISTRY.gather(), &mut text).expect("writing into memory does not fail");
+    String::from_utf8(text).expect("the text format is UTF-8")
+}

@@ -1,0 +1,51 @@
+//! The messages and stubs of every protocol we speak.
+//!
+//! `build.rs` says which messages are the crate `bazel-remote-apis`' and which are ours.
+
+/// Remote Execution API v2.
+pub mod rev2 {
+    pub use bazel_remote_apis::build::bazel::remote::execution::v2::*;
+
+    // An explicit definition beside a glob wins: these are our messages and stubs, with blobs as `Bytes`.
+    pub use self::own::{
+        BatchReadBlobsResponse, BatchUpdateBlobsRequest, action_cache_client, action_cache_server,
+        batch_read_blobs_response, batch_update_blobs_request, capabilities_client, capabilities_server,
+        content_addressable_storage_client, content_addressable_storage_server, execution_client,
+        execution_server,
+    };
+
+    #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+    mod own {
+        tonic::include_proto!("build.bazel.remote.execution.v2");
+    }
+}
+
+/// `google.bytestream`, with data as `Bytes`.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod bytestream {
+    tonic::include_proto!("google.bytestream");
+}
+
+/// `google.longrunning`.
+pub mod longrunning {
+    pub use self::own::{operations_client, operations_server};
+    pub use bazel_remote_apis::google::longrunning::*;
+
+    #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+    mod own {
+        tonic::include_proto!("google.longrunning");
+    }
+}
+
+/// How workers and the scheduler talk.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod worker {
+    tonic::include_proto!("croft.worker.v1");
+}
+
+pub use bazel_remote_apis::build::bazel::semver::SemVer;
+pub use bazel_remote_apis::google::protobuf::{Any, Duration, Timestamp};
+pub use bazel_remote_apis::google::rpc::Status;
+
+/// The compiled descriptors of all of the above, for gRPC server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,1 @@
+//! Our gRPC services, one file each: translate, check, call, translate back.

@@ -1,0 +1,53 @@
+//! The only place that spawns: every task has a name, and a panic in one ends the process.
+//!
+//! A farm with a dead part looks alive and loses builds; systemd restarts a process that ended.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// Told to all parts when the process is to end; every loop that waits also waits for it.
+pub use tokio_util::sync::CancellationToken as Shutdown;
+
+/// The exit code after a panic: EX_SOFTWARE of sysexits.h.
+const EXIT_PANIC: i32 = 70;
+
+/// Runs `future` as a task of its own.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(async move {
+        match AssertUnwindSafe(future).catch_unwind().await {
+            Ok(output) => output,
+            Err(_) => {
+                tracing::error!(task = name, "a task panicked; the process ends");
+                std::process::exit(EXIT_PANIC);
+            }
+        }
+    })
+}
+
+/// Runs `work`, which blocks, on the pool of blocking threads (bounded by the runtime).
+///
+/// # Errors
+/// What `work` returns; `Cancelled` if the runtime is ending.
+pub async fn blocking<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => {
+            Err(Error::new(crate::error::Kind::Cancelled, "the farm is stopping").with_source(error))
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Runs actions: inputs, sandbox, outputs.
