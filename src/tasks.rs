@@ -51,3 +51,24 @@ where
         }
     }
 }
+
+/// The long-running parts of a process: when one ends, its name and result are told.
+#[derive(Debug, Default)]
+pub struct Group {
+    tasks: tokio::task::JoinSet<(&'static str, Result<()>)>,
+}
+
+impl Group {
+    pub fn spawn(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        self.tasks.spawn(async move { (name, part.await) });
+    }
+
+    /// The next part that ends, or `None` when all have.
+    pub async fn join_next(&mut self) -> Option<(&'static str, Result<()>)> {
+        match self.tasks.join_next().await? {
+            Ok(ended) => Some(ended),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => None,
+        }
+    }
+}
