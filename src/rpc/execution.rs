@@ -14,11 +14,11 @@ use crate::proto::longrunning::{Operation, operation};
 use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
 use crate::proto::rev2::{
-    Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse, Platform, RequestMetadata,
+    Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse, RequestMetadata,
     WaitExecutionRequest,
 };
 use crate::proto::Any;
-use crate::scheduler::{OperationId, Stage, Task, Update, Watch};
+use crate::scheduler::{OperationId, Platform, Stage, Task, Update, Watch};
 use crate::store::ActionKey;
 
 use super::inline::Hints;
@@ -69,8 +69,11 @@ impl Farm {
     pub(super) async fn watch(&self, name: &str) -> Result<Watch> {
         let (instance, id) = names::parse(name)?;
         self.instances.check(&instance)?;
-        let watch = self.scheduler.watch(id).await?;
-        watch.filter(|watch| watch.current().task.instance == instance).ok_or_else(|| names::unknown(name))
+        let mut watch = self.scheduler.watch(id).await?.ok_or_else(|| names::unknown(name))?;
+        if watch.current().task.instance != instance {
+            return Err(names::unknown(name));
+        }
+        Ok(watch)
     }
 
     /// What the scheduler needs to know, read from the CAS and checked.
@@ -93,7 +96,7 @@ impl Farm {
             instance: request.instance_name,
             action_digest: digest,
             timeout: self.timeout(&action)?,
-            platform: platform(&action, &command).into(),
+            platform: platform(&action, &command),
             action,
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             invocation,
@@ -148,7 +151,7 @@ impl Farm {
         let task = &update.task;
         let name = names::operation(&task.instance, id);
         let mut metadata = metadata(&task.action_digest, wire_stage(update.stage));
-        metadata.partial_execution_metadata.clone_from(&update.metadata);
+        metadata.partial_execution_metadata = update.metadata.as_deref().cloned();
         let Some(response) = &update.response else {
             return Ok(Operation { name, metadata: Some(any(METADATA, &metadata)), done: false, result: None });
         };
@@ -202,7 +205,8 @@ fn invocation(metadata: &MetadataMap) -> String {
 fn platform(action: &Action, command: &Command) -> Platform {
     #[expect(deprecated, reason = "clients older than 2.2 send it")]
     let of_command = command.platform.as_ref();
-    action.platform.as_ref().or(of_command).cloned().unwrap_or_default()
+    let properties = action.platform.as_ref().or(of_command).map(|platform| platform.properties.iter());
+    Platform::new(properties.into_iter().flatten().map(|property| (property.name.clone(), property.value.clone())))
 }
 
 fn metadata(digest: &Digest, stage: WireStage) -> ExecuteOperationMetadata {

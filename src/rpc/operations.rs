@@ -24,8 +24,8 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(60);
 #[tonic::async_trait]
 impl Operations for Farm {
     async fn get_operation(&self, request: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
-        let watch = self.watch(&request.get_ref().name).await?;
-        Ok(Response::new(self.current(&watch).await?))
+        let mut watch = self.watch(&request.get_ref().name).await?;
+        Ok(Response::new(self.current(&mut watch).await?))
     }
 
     async fn list_operations(
@@ -70,12 +70,12 @@ impl Operations for Farm {
         let wait = seconds.map_or(WAIT_DEFAULT, Duration::from_secs);
         // Running out of time is no error: REv2's clients get the operation as it stands.
         let _ = tokio::time::timeout(wait, until_done(&mut watch)).await;
-        Ok(Response::new(self.current(&watch).await?))
+        Ok(Response::new(self.current(&mut watch).await?))
     }
 }
 
 impl Farm {
-    async fn current(&self, watch: &Watch) -> Result<Operation, Status> {
+    async fn current(&self, watch: &mut Watch) -> Result<Operation, Status> {
         Ok(self.operation(watch.id(), &watch.current(), &Hints::default()).await?)
     }
 

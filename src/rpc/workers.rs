@@ -1,5 +1,6 @@
 //! `croft.worker.v1.Workers`: the scheduler's end of a worker's stream.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -21,9 +22,6 @@ use super::Farm;
 /// How long a connection may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(10);
 
-/// How often a worker shows that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// Messages on their way to one worker. The scheduler's outbox is bounded too; this only decouples it from the connection.
 const OUTBOX_MAX: usize = 64;
 
@@ -35,7 +33,10 @@ impl Workers for Farm {
         let mut incoming = request.into_inner();
         let offer = greet(&mut incoming).await?;
         let session = self.scheduler.join(offer).await?;
+        let heartbeat_interval = Some(duration(self.scheduler.config().heartbeat_interval));
+        let welcome = wire::Welcome { heartbeat_interval };
         let (outgoing, messages) = mpsc::channel(OUTBOX_MAX);
+        send(&outgoing, ToWorker::Welcome(welcome))?;
         tasks::spawn("worker session", async move {
             let end = converse(session, incoming, &outgoing).await;
             if let Err(error) = end {
@@ -57,11 +58,11 @@ async fn greet(incoming: &mut Streaming<wire::WorkerMessage>) -> Result<Offer> {
 }
 
 fn offer(hello: wire::Hello) -> Offer {
-    let mut offer = Offer { name: hello.name, slots: hello.slots, ..Offer::default() };
+    let mut properties = BTreeMap::<_, Vec<_>>::new();
     for property in hello.properties {
-        offer.properties.entry(property.name).or_default().push(property.value);
+        properties.entry(property.name).or_default().push(property.value);
     }
-    offer
+    Offer { name: hello.name, slots: hello.slots, properties }
 }
 
 type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
@@ -72,8 +73,6 @@ async fn converse(
     mut incoming: Streaming<wire::WorkerMessage>,
     outgoing: &Outgoing,
 ) -> Result<()> {
-    let heartbeat_interval = Some(duration(HEARTBEAT));
-    send(outgoing, ToWorker::Welcome(wire::Welcome { heartbeat_interval }))?;
     loop {
         tokio::select! {
             command = session.next() => match command {
