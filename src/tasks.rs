@@ -1,4 +1,4 @@
-//! The only place that spawns: every task has a name, and a panic in one ends the process.
+//! The only place that spawns: every task and thread has a name, and a panic in one ends the process.
 //!
 //! A farm with a dead part looks alive and loses builds; systemd restarts a process that ended.
 
@@ -30,6 +30,19 @@ where
                 tracing::error!(task = name, "a task panicked; the process ends");
                 std::process::exit(EXIT_PANIC);
             }
+        }
+    })
+}
+
+/// Runs `work` on a thread of its own: for what blocks as long as the process lives.
+pub fn thread<F>(name: &'static str, work: F) -> std::io::Result<std::thread::JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            tracing::error!(thread = name, "a thread panicked; the process ends");
+            std::process::exit(EXIT_PANIC);
         }
     })
 }
