@@ -52,10 +52,12 @@ const PIPE_BACKLOG: usize = 16;
 /// `Unavailable` with what to do when the address is taken, `Invalid` when it is not ours.
 pub async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
-        let (kind, hint) = match error.kind() {
-            io::ErrorKind::AddrInUse => (Kind::Unavailable, "another process listens there; is a farm running already?"),
-            io::ErrorKind::PermissionDenied => (Kind::Invalid, "ports below 1024 need a privilege"),
-            _ => (Kind::Invalid, "it is not an address of this machine"),
+        let (kind, hint) = if error.kind() == io::ErrorKind::AddrInUse {
+            (Kind::Unavailable, "another process listens there; is a farm running already?")
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            (Kind::Invalid, "ports below 1024 need a privilege")
+        } else {
+            (Kind::Invalid, "it is not an address of this machine")
         };
         Error::new(kind, format!("listen on {address} ({name}): {hint}")).with_source(error)
     })

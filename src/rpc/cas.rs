@@ -19,7 +19,7 @@ use crate::store::tree;
 use super::{Farm, status};
 
 /// Bytes of blobs in one batch: with their digests they stay near the 4 MiB that clients take in one message.
-pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+pub(super) const BATCH_BYTES_MAX: u64 = 4 << 20;
 
 /// Blobs of one batch that are read at a time; each may hold a chunk in memory.
 const BATCH_READS_MAX: usize = 32;
@@ -76,7 +76,7 @@ impl ContentAddressableStorage for Farm {
         let root = Digest::from_proto(function, request.root_digest.as_ref()).map_err(Error::from)?;
         let start = parse_token(&request.page_token)?;
         let page = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_DEFAULT);
-        let walk = tree::directories(&self.cas, &root).await?;
+        let walk = tree::directories(&self.cas, &root, &tree::Limits::default()).await?;
         if walk.missing.contains(&root) {
             return Err(Error::new(Kind::NotFound, format!("the root directory {root} is not in the CAS")).into());
         }

@@ -127,7 +127,7 @@ impl Farm {
             status: Some(status::ok()),
             ..ExecuteResponse::default()
         };
-        let id = OperationId(uuid::Uuid::new_v4().as_u128());
+        let id = OperationId::new(uuid::Uuid::new_v4().as_u128());
         let metadata = metadata(&key.digest, WireStage::Completed);
         Ok(finished(names::operation(&key.instance, id), &metadata, &response))
     }

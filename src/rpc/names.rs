@@ -8,7 +8,7 @@ const COLLECTION: &str = "operations";
 
 pub(super) fn operation(instance: &str, id: OperationId) -> String {
     let collection = collection(instance);
-    format!("{collection}/{:032x}", id.0)
+    format!("{collection}/{id}")
 }
 
 pub(super) fn collection(instance: &str) -> String {
@@ -21,8 +21,8 @@ pub(super) fn collection(instance: &str) -> String {
 /// `NotFound`: a name that we never gave names nothing, and clients answer that by executing again.
 pub(super) fn parse(name: &str) -> Result<(String, OperationId)> {
     let (collection, id) = name.rsplit_once('/').ok_or_else(|| unknown(name))?;
-    let id = u128::from_str_radix(id, 16).ok().filter(|_| id.len() == 32).ok_or_else(|| unknown(name))?;
-    Ok((parse_collection(collection).ok_or_else(|| unknown(name))?, OperationId(id)))
+    let id = OperationId::parse(id).ok_or_else(|| unknown(name))?;
+    Ok((parse_collection(collection).ok_or_else(|| unknown(name))?, id))
 }
 
 /// The instance in the name of a collection of operations.
@@ -46,8 +46,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for instance in ["", "main", "a/b/c"] {
-            let name = operation(instance, OperationId(0xfeed));
-            assert_eq!(parse(&name).unwrap(), (instance.to_owned(), OperationId(0xfeed)));
+            let name = operation(instance, OperationId::new(0xfeed));
+            assert_eq!(parse(&name).unwrap(), (instance.to_owned(), OperationId::new(0xfeed)));
         }
     }
 

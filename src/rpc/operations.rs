@@ -41,7 +41,7 @@ impl Operations for Farm {
         let found = self.scheduler.list(after, wanted.min(PAGE_MAX)).await?;
         let is_last = found.len() < wanted.min(PAGE_MAX);
         let next_page_token = match found.last() {
-            Some((id, _)) if !is_last => format!("{:032x}", id.0),
+            Some((id, _)) if !is_last => id.to_string(),
             _ => String::new(),
         };
         let mut operations = Vec::new();
@@ -96,6 +96,6 @@ fn parse_token(token: &str) -> Result<Option<OperationId>, Error> {
     if token.is_empty() {
         return Ok(None);
     }
-    let id = u128::from_str_radix(token, 16).map_err(|_| Error::invalid("the page token is not one of ours"))?;
-    Ok(Some(OperationId(id)))
+    let id = OperationId::parse(token).ok_or_else(|| Error::invalid("the page token is not one of ours"))?;
+    Ok(Some(id))
 }

@@ -136,13 +136,13 @@ fn outcome(outcome: Option<wire::finished::Outcome>) -> Outcome {
 }
 
 fn to_wire(lease: Lease) -> wire::Lease {
-    wire::Lease { execution: lease.execution.0.to_be_bytes().to_vec().into(), attempt: lease.attempt }
+    wire::Lease { execution: lease.execution.number().to_be_bytes().to_vec().into(), attempt: lease.attempt }
 }
 
 fn from_wire(lease: Option<wire::Lease>) -> Result<Lease> {
     let lease = lease.ok_or_else(|| Error::invalid("the lease is not set"))?;
     let bytes = <[u8; 16]>::try_from(&lease.execution[..]).map_err(|_| Error::invalid("a lease's execution is 16 bytes"))?;
-    Ok(Lease { execution: ExecutionId(u128::from_be_bytes(bytes)), attempt: lease.attempt })
+    Ok(Lease { execution: ExecutionId::new(u128::from_be_bytes(bytes)), attempt: lease.attempt })
 }
 
 fn duration(duration: Duration) -> proto::Duration {
