@@ -3,6 +3,8 @@
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
 //! commands → server, config → rpc, worker, web → listen, store, scheduler → digest, error, proto, metrics, tasks.
 
+pub mod commands;
+pub mod config;
 pub mod digest;
 pub mod error;
 pub mod listen;
@@ -10,6 +12,7 @@ pub mod metrics;
 pub mod proto;
 pub mod rpc;
 pub mod scheduler;
+pub mod server;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
