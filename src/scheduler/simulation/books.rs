@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::proto::rev2::ExecuteResponse;
+
 use super::super::event::{Effect, Event};
 use super::super::id::{ExecutionId, Lease, OperationId, WorkerId};
 use super::super::requirements::{Capacity, Requirements};
@@ -30,6 +32,8 @@ pub(super) struct Books {
     settling: BTreeSet<Lease>,
     completed: BTreeSet<ExecutionId>,
     requirements: BTreeMap<u64, Arc<Requirements>>,
+    /// How often each thing happened that a scheduler must cope with.
+    pub(super) seen: BTreeMap<&'static str, u64>,
 }
 
 pub(super) struct Operation {
@@ -44,6 +48,55 @@ struct Running {
     is_killed: bool,
 }
 
+/// What a world may see; a simulation in which one of these never happens proves little.
+pub(super) const KINDS: [&str; 16] = [
+    "first attempt",
+    "later attempt",
+    "kill",
+    "settle",
+    "report",
+    "refuse",
+    "forget",
+    "not confirmed",
+    "silent",
+    "fault",
+    "result",
+    "cancelled",
+    "abandoned",
+    "unsatisfiable",
+    "quarantined",
+    "out of attempts",
+];
+
+fn kind(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Start { lease, .. } if lease.attempt == 1 => "first attempt",
+        Effect::Start { .. } => "later attempt",
+        Effect::Kill { .. } => "kill",
+        Effect::Settle { .. } => "settle",
+        Effect::Report { update, .. } => {
+            update.response.as_ref().map_or("report", |response| ending(response))
+        }
+        Effect::Refuse(_) => "refuse",
+        Effect::Forget { .. } => "forget",
+        Effect::Drop { reason, .. } if reason.contains("kill") => "not confirmed",
+        Effect::Drop { .. } => "silent",
+        Effect::AttemptFailed { .. } => "fault",
+    }
+}
+
+fn ending(response: &ExecuteResponse) -> &'static str {
+    let message = response.status.as_ref().map_or("", |status| status.message.as_str());
+    let endings = [
+        ("the client cancelled", "cancelled"),
+        ("no client watched", "abandoned"),
+        ("the action cannot run", "unsatisfiable"),
+        ("the action is quarantined", "quarantined"),
+        ("the farm failed", "out of attempts"),
+    ];
+    endings.iter().find(|(start, _)| message.starts_with(start)).map_or("result", |(_, ending)| ending)
+}
+
 type Checked = Result<(), String>;
 
 impl Books {
@@ -51,6 +104,7 @@ impl Books {
     pub(super) fn enter(&mut self, event: &Event, effects: &[Effect]) -> Checked {
         self.enter_event(event);
         for effect in effects {
+            *self.seen.entry(kind(effect)).or_default() += 1;
             self.enter_effect(event, effect)?;
         }
         if let Event::Finished { worker, lease, .. } = event {

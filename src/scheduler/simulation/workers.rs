@@ -24,6 +24,8 @@ pub(super) struct Worker {
 struct Job {
     task: Arc<Task>,
     is_killed: bool,
+    /// A kill has no effect before.
+    deaf_until: Time,
 }
 
 impl World {
@@ -73,7 +75,8 @@ impl World {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         match order {
             Order::Start(task) => {
-                worker.running.insert(lease, Job { task, is_killed: false });
+                let job = Job { task, is_killed: false, deaf_until: self.now };
+                worker.running.insert(lease, job);
                 // Longer than timeout and slack together now and then: a worker that hangs.
                 let hangs = self.is_chaos && self.random.chance(4);
                 let time = if hangs { Duration::from_secs(15) } else { self.random.millis(10, 1900) };
@@ -83,8 +86,11 @@ impl World {
             Order::Kill => {
                 let Some(job) = worker.running.get_mut(&lease) else { return };
                 job.is_killed = true;
-                let is_deaf = self.is_chaos && self.random.chance(10);
+                let is_deaf = self.is_chaos && self.random.chance(40);
                 let time = if is_deaf { Duration::from_secs(9) } else { self.random.millis(1, 900) };
+                if is_deaf {
+                    job.deaf_until = self.now + time;
+                }
                 self.schedule(time, Happening::Ends { worker: id, lease });
             }
         }

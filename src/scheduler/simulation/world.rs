@@ -204,7 +204,7 @@ fn config() -> Config {
         unsatisfiable_after: Duration::from_secs(6),
         retention: Duration::from_secs(10),
         finished_max: 12,
-        operations_max: 30,
+        operations_max: 24,
         ..Config::default()
     }
 }
