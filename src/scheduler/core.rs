@@ -27,7 +27,7 @@ use super::execution::{Execution, State};
 use super::fleet::Fleet;
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
 use super::operations::Operations;
-use super::queue::{Queue, Shape};
+use super::queue::{Entry, Queue, Shape};
 use super::task::{MergeKey, Stage};
 use super::timers::{Timer, Timers};
 
@@ -158,7 +158,7 @@ impl Core {
     fn enqueue(&mut self, id: ExecutionId) {
         let execution = &self.executions[&id];
         let shape = Arc::clone(&execution.shape);
-        self.queue.insert(&shape, execution.position, id, self.now);
+        self.queue.insert(&shape, execution.position, Entry { execution: id, since: self.now });
         self.check_stranded(&shape);
     }
 
@@ -227,11 +227,13 @@ impl Core {
 
     /// Notes anew whether a connected worker could run `shape`, and until when one must come.
     fn check_stranded(&mut self, shape: &Shape) {
-        let is_stranded = !self.fleet.could_run(shape);
         let timer = Timer::Stranded(Arc::clone(shape));
-        match self.queue.set_stranded(shape, is_stranded, self.now, self.config.unsatisfiable_after) {
-            Some(at) => self.timers.set(timer, at),
-            None => self.timers.clear(timer),
+        if self.fleet.could_run(shape) {
+            self.queue.unstrand(shape);
+            return self.timers.clear(timer);
+        }
+        if let Some(at) = self.queue.strand(shape, self.now, self.config.unsatisfiable_after) {
+            self.timers.set(timer, at);
         }
     }
 

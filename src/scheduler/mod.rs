@@ -23,6 +23,8 @@ mod session;
 #[cfg(test)]
 mod simulation;
 mod task;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::sync::Arc;

@@ -40,9 +40,10 @@ struct Line {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    execution: ExecutionId,
-    since: Time,
+pub(super) struct Entry {
+    pub(super) execution: ExecutionId,
+    /// Since when it waits.
+    pub(super) since: Time,
 }
 
 impl Queue {
@@ -59,11 +60,11 @@ impl Queue {
         self.lines.contains_key(shape)
     }
 
-    pub(super) fn insert(&mut self, shape: &Shape, position: Position, execution: ExecutionId, since: Time) {
+    pub(super) fn insert(&mut self, shape: &Shape, position: Position, entry: Entry) {
         let line = self.lines.entry(Arc::clone(shape)).or_default();
         let old_head = line.head();
-        line.order.insert(position, Entry { execution, since });
-        line.waiting.insert((since, position));
+        line.order.insert(position, entry);
+        line.waiting.insert((entry.since, position));
         let head = line.head();
         self.length += 1;
         self.move_head(shape, old_head, head);
@@ -88,7 +89,7 @@ impl Queue {
         let Some(entry) = self.lines.get(shape).and_then(|line| line.order.get(&old)).copied() else {
             return;
         };
-        self.insert(shape, new, entry.execution, entry.since);
+        self.insert(shape, new, entry);
         self.remove(shape, old);
     }
 
@@ -98,17 +99,19 @@ impl Queue {
         Some(self.lines[shape].order[position].execution)
     }
 
-    /// Says whether a connected worker could run `shape`. Returns when that fails the longest waiting execution.
-    pub(super) fn set_stranded(
-        &mut self,
-        shape: &Requirements,
-        is_stranded: bool,
-        now: Time,
-        after: Duration,
-    ) -> Option<Time> {
+    /// No connected worker could run `shape`, since `now` or longer. Returns when its longest waiting execution has waited `after`.
+    pub(super) fn strand(&mut self, shape: &Requirements, now: Time, after: Duration) -> Option<Time> {
         let line = self.lines.get_mut(shape)?;
-        line.stranded_since = is_stranded.then(|| line.stranded_since.unwrap_or(now));
-        line.fails_at(after)
+        let since = *line.stranded_since.get_or_insert(now);
+        let (oldest, _) = line.waiting.first()?;
+        Some((*oldest).max(since) + after)
+    }
+
+    /// A connected worker could run `shape`.
+    pub(super) fn unstrand(&mut self, shape: &Requirements) {
+        if let Some(line) = self.lines.get_mut(shape) {
+            line.stranded_since = None;
+        }
     }
 
     /// The executions of `shape` that have waited for `after` while no connected worker could ever run them.
@@ -137,10 +140,5 @@ impl Queue {
 impl Line {
     fn head(&self) -> Option<Position> {
         self.order.first_key_value().map(|(position, _)| *position)
-    }
-
-    fn fails_at(&self, after: Duration) -> Option<Time> {
-        let (oldest, _) = self.waiting.first()?;
-        Some((*oldest).max(self.stranded_since?) + after)
     }
 }

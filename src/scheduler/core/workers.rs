@@ -183,7 +183,9 @@ impl Core {
         if self.bug != Some(Bug::OverCommit) {
             return capacity;
         }
-        Arc::new(Capacity { slots: capacity.slots + 1, ..(*capacity).clone() })
+        let mut misjudged = (*capacity).clone();
+        misjudged.slots += 1;
+        Arc::new(misjudged)
     }
 
     /// Takes an answer to an earlier attempt for one to the attempt that runs.
