@@ -3,6 +3,7 @@
 //! A file's name is its digest and its length the size, so nothing is read. Blobs that were inlined are lost, which a cache may do.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use tokio::sync::mpsc::WeakSender;
@@ -46,6 +47,7 @@ fn adopt_family(directory: &Path, family: Family, requests: &WeakSender<Request>
 fn list(folder: &Path, family: Family) -> Vec<(Name, u64)> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
             tracing::warn!("a folder of blobs cannot be listed: {error}");
             return Vec::new();

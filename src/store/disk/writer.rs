@@ -209,8 +209,7 @@ impl Writer {
             }
             Content::File(temporary) => {
                 let size = temporary.size();
-                let path = self.shared.files.publish(temporary, &name)?;
-                names.folders.extend(path.parent().map(PathBuf::from));
+                names.folders.insert(self.shared.files.publish(temporary, &name)?);
                 names.obsolete.remove(&name);
                 Location::File { size }
             }
