@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::entry::{Location, Name};
 use super::ledger::{Draft, QUEUE_START, Record};
 use super::writer::Writer;
-use super::{PROTECTED_MINUTES, keeper};
+use super::{PROTECTED_MINUTES, Shared, keeper};
 use crate::error::Result;
 
 /// Names that are looked at in one commit.
@@ -73,16 +73,18 @@ impl Writer {
     /// lost their names, so that nobody is told that a blob is there while it goes.
     fn evict_record(&mut self, record: &Record, wanted: u64, reach: Reach) -> Result<u64> {
         let shared = Arc::clone(&self.shared);
-        let mut draft = self.draft();
+        let draft = self.draft();
         let gate = shared.close_gate();
-        let (mut freed, mut victims, mut taken) = (0, Vec::new(), 0);
+        let mut eviction = Eviction { record, reach, draft, victims: Vec::new() };
+        let (mut freed, mut taken) = (0, 0);
         for name in record.names.iter().take(NAMES_MAX) {
             if freed >= wanted {
                 break;
             }
             taken += 1;
-            freed += self.evict_name(name, record, reach, (&mut draft, &mut victims))?;
+            freed += eviction.take(name, &shared)?;
         }
+        let Eviction { mut draft, victims, .. } = eviction;
         draft.shorten(record, &record.names[taken..]);
         let mut discarded: Vec<PathBuf> = Vec::new();
         self.commit(draft, || {
@@ -98,27 +100,31 @@ impl Writer {
         }
         Ok(freed)
     }
+}
 
-    /// Evicts a name, unless it has a later place in the queue or gets one.
-    fn evict_name(
-        &self,
-        name: &Name,
-        record: &Record,
-        reach: Reach,
-        (draft, victims): (&mut Draft, &mut Vec<Name>),
-    ) -> Result<u64> {
-        let ledger = &self.shared.ledger;
-        let Some(entry) = draft.entry(ledger, name)? else { return Ok(0) };
-        if ledger.last_use(name, &entry)? > record.minute {
+/// One commit's worth of eviction.
+struct Eviction<'a> {
+    record: &'a Record,
+    reach: Reach,
+    draft: Draft,
+    /// Those that have a file.
+    victims: Vec<Name>,
+}
+
+impl Eviction<'_> {
+    /// Evicts a name, unless it has a later place in the queue or gets one. Gives the bytes that become free.
+    fn take(&mut self, name: &Name, shared: &Shared) -> Result<u64> {
+        let Some(entry) = self.draft.entry(&shared.ledger, name)? else { return Ok(0) };
+        if shared.ledger.last_use(name, &entry)? > self.record.minute {
             return Ok(0);
         }
-        if reach == Reach::Unused && self.shared.marks.contains(name) {
-            draft.note_use(name);
+        if self.reach == Reach::Unused && shared.marks.contains(name) {
+            self.draft.note_use(name);
             return Ok(0);
         }
-        draft.remove(name, &entry);
+        self.draft.remove(name, &entry);
         if matches!(entry.location, Location::File { .. }) {
-            victims.push(*name);
+            self.victims.push(*name);
         }
         Ok(entry.charge())
     }

@@ -44,9 +44,10 @@ impl Files {
         }
         fs::create_dir_all(&temporary).context(|| "make the folder of temporary files")?;
         for family in Family::ALL {
-            make_folders(&directory.join(family.folder())).context(|| "make the folders of the blobs")?;
+            let folder = directory.join(family.folder());
+            fs::create_dir_all(&folder).context(|| "make the folders of the blobs")?;
+            folder.ancestors().skip(1).take(2).try_for_each(sync_directory)?;
         }
-        sync_directory(directory)?;
         Ok(Self { directory: directory.to_owned(), temporary, next: AtomicU64::new(0) })
     }
 
@@ -67,12 +68,21 @@ impl Files {
         Ok(Temporary { file: file.context(|| "make a temporary file")?, path, size: 0 })
     }
 
-    /// Gives a finished file its name, in place of what had it before. The name is durable after [`sync_directory`].
+    /// Gives a finished file its name, in place of what had it before. The name is durable after [`sync_directory`] of the
+    /// folder, which is returned.
     pub(super) fn publish(&self, temporary: Temporary, name: &Name) -> Result<PathBuf> {
         let path = self.path(name);
-        fs::rename(&temporary.path, &path).context(|| "name a blob's file")?;
+        let folder = path.parent().expect("a blob's file is in a folder");
+        match fs::rename(&temporary.path, &path) {
+            // The first blob of a folder makes it, so that a start does not have to look at hundreds of them.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_folder(folder).context(|| "make a folder of blobs")?;
+                fs::rename(&temporary.path, &path).map_err(disk_error).context(|| "name a blob's file")?;
+            }
+            renamed => renamed.map_err(disk_error).context(|| "name a blob's file")?,
+        }
         temporary.forget();
-        Ok(path)
+        Ok(folder.to_owned())
     }
 
     /// The blob's file, or `None` if it is absent or not of `size` bytes.
@@ -155,17 +165,10 @@ pub(super) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).context(|| "sync a directory")
 }
 
-/// One folder for each first byte of a hash, all made at once so that no put has to.
-fn make_folders(family: &Path) -> std::io::Result<()> {
-    const LAST: &str = "ff";
-    if family.join(LAST).exists() {
-        return Ok(());
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
     }
-    for byte in 0..=u8::MAX {
-        fs::create_dir_all(family.join(format!("{byte:02x}")))?;
-    }
-    for folder in family.ancestors().take(2) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    folder.parent().map_or(Ok(()), |family| File::open(family)?.sync_all())
 }

@@ -134,7 +134,7 @@ impl Disk {
         ];
         match origin {
             Origin::Existing => {}
-            Origin::New => rebuild::begin(&shared)?,
+            Origin::New => rebuild::begin(directory, &shared.requests)?,
         }
         Ok(Self { shared, requests: Some(requests), threads })
     }

@@ -3,10 +3,11 @@
 //! A file's name is its digest and its length the size, so nothing is read. Blobs that were inlined are lost, which a cache may do.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 
-use super::Shared;
+use tokio::sync::mpsc::WeakSender;
+
 use super::entry::{Family, INLINE_MAX, Name};
 use super::writer::{CHANGES_MAX, Request};
 use crate::digest::HASH_BYTES;
@@ -14,10 +15,11 @@ use crate::error::{Context, Result};
 use crate::tasks;
 
 /// Starts the walk on a thread of its own. It ends by itself, early if the store is dropped.
-pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
-    let shared = Arc::clone(shared);
+pub(super) fn begin(directory: &Path, requests: &WeakSender<Request>) -> Result<()> {
+    let (directory, requests) = (directory.to_owned(), requests.clone());
     let walk = move || {
-        let adopted: Option<u64> = Family::ALL.into_iter().map(|family| adopt_family(&shared, family)).sum();
+        let adopt = |family| adopt_family(&directory, family, &requests);
+        let adopted: Option<u64> = Family::ALL.into_iter().map(adopt).sum();
         match adopted {
             Some(0) | None => {}
             Some(files) => tracing::info!(files, "the index was built from the files"),
@@ -28,14 +30,14 @@ pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
 }
 
 /// The number of files found, or `None` when the store is gone.
-fn adopt_family(shared: &Shared, family: Family) -> Option<u64> {
+fn adopt_family(directory: &Path, family: Family, requests: &WeakSender<Request>) -> Option<u64> {
     let mut found = 0;
     for byte in 0..=u8::MAX {
-        let folder = shared.files.directory().join(family.folder()).join(format!("{byte:02x}"));
+        let folder = directory.join(family.folder()).join(format!("{byte:02x}"));
         let files: Vec<(Name, u64)> = list(&folder, family);
         found += files.len() as u64;
         for some in files.chunks(CHANGES_MAX / 2) {
-            let requests = shared.requests.upgrade()?;
+            let requests = requests.upgrade()?;
             requests.blocking_send(Request::Adopt(some.to_vec())).ok()?;
         }
     }
@@ -45,6 +47,7 @@ fn adopt_family(shared: &Shared, family: Family) -> Option<u64> {
 fn list(folder: &Path, family: Family) -> Vec<(Name, u64)> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
             tracing::warn!("a folder of blobs cannot be listed: {error}");
             return Vec::new();

@@ -33,7 +33,7 @@ const REPAIR_EVERY: Duration = Duration::from_secs(1);
 /// What the thread is asked to do.
 pub(super) enum Request {
     /// Stores all of `changes`, which fit into one commit; the answers are in their order.
-    Put { changes: Vec<Change>, done: oneshot::Sender<Vec<Result<()>>> },
+    Put { changes: Vec<Change>, done: Answer },
     /// Evicts until what is in flight fits, and at least `bytes`.
     MakeRoom { bytes: u64, done: oneshot::Sender<Result<()>> },
     /// Forgets a blob whose file is gone.
@@ -54,7 +54,9 @@ pub(super) enum Content {
     File(Temporary),
 }
 
-type Put = (Vec<Change>, oneshot::Sender<Vec<Result<()>>>);
+type Results = Vec<Result<()>>;
+type Answer = oneshot::Sender<Results>;
+type Put = (Vec<Change>, Answer);
 
 /// The thread's state.
 pub(super) struct Writer {
@@ -167,8 +169,12 @@ impl Writer {
             Request::Put { changes, done } if draft.has_room_for(changes.len(), bytes(&changes)) => {
                 Some((changes, done))
             }
-            other => {
-                self.held = Some(other);
+            request @ (Request::Put { .. }
+            | Request::MakeRoom { .. }
+            | Request::Heal(_)
+            | Request::Adopt(_)
+            | Request::Tick) => {
+                self.held = Some(request);
                 None
             }
         }
@@ -203,8 +209,7 @@ impl Writer {
             }
             Content::File(temporary) => {
                 let size = temporary.size();
-                let path = self.shared.files.publish(temporary, &name)?;
-                names.folders.extend(path.parent().map(PathBuf::from));
+                names.folders.insert(self.shared.files.publish(temporary, &name)?);
                 names.obsolete.remove(&name);
                 Location::File { size }
             }
@@ -255,7 +260,7 @@ impl Writer {
         tracing::info!("the index is open again");
         match origin {
             Origin::Existing => Ok(()),
-            Origin::New => rebuild::begin(&self.shared),
+            Origin::New => rebuild::begin(self.shared.files.directory(), &self.shared.requests),
         }
     }
 
@@ -351,7 +356,7 @@ fn bytes(changes: &[Change]) -> usize {
     changes.iter().map(bytes).sum()
 }
 
-fn answer(answers: Vec<(Vec<Result<()>>, oneshot::Sender<Vec<Result<()>>>)>, committed: Result<()>) {
+fn answer(answers: Vec<(Results, Answer)>, committed: Result<()>) {
     for (mut results, done) in answers {
         if let Err(error) = &committed {
             results.iter_mut().filter(|result| result.is_ok()).for_each(|it| *it = Err(again(error)));
@@ -363,8 +368,8 @@ fn answer(answers: Vec<(Vec<Result<()>>, oneshot::Sender<Vec<Result<()>>>)>, com
 
 /// The same error for one more of those that it concerns. What went wrong with the index is no client's fault, and may pass.
 fn again(error: &Error) -> Error {
-    match error.kind() {
-        Kind::Exhausted => full(),
-        _ => Error::new(Kind::Unavailable, "the store cannot write at present"),
+    if error.kind() == Kind::Exhausted {
+        return full();
     }
+    Error::new(Kind::Unavailable, "the store cannot write at present")
 }
