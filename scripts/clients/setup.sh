@@ -56,13 +56,12 @@ sid_root() {
   command -v debootstrap > /dev/null || install debootstrap || skip "apt cannot install debootstrap: $(tail -n 1 "$log")"
   discard "$unfinished"
   discard "$sid"
-  timeout "$bootstrap_seconds" debootstrap --variant=minbase --include=ca-certificates sid "$unfinished" "$(mirror)" \
-    >> "$log" 2>&1 || skip "debootstrap cannot get Debian sid: $(tail -n 1 "$log")"
+  confined "$bootstrap_seconds" debootstrap --variant=minbase --include=ca-certificates sid "$unfinished" "$(mirror)" ||
+    skip "debootstrap cannot get Debian sid: $(tail -n 1 "$log")"
   touch "$unfinished/.bootstrapped"
   prepare_apt
-  # /proc and /dev only for this one command, in a mount namespace that ends with it. The pid namespace ends what it started.
   # shellcheck disable=SC2016 # expanded by the inner shell
-  timeout "$install_seconds" unshare --mount --pid --fork --kill-child --propagation private bash -ec '
+  confined "$install_seconds" bash -ec '
     mount -t proc proc "$1/proc"
     mount --rbind /dev "$1/dev"
     chroot "$1" apt-get update --quiet
@@ -70,9 +69,16 @@ sid_root() {
       zip unzip file procps
     chroot "$1" localedef -i en_US -f ISO-8859-1 en_US.ISO-8859-1
     chroot "$1" apt-get clean
-  ' install "$unfinished" >> "$log" 2>&1 || skip "apt cannot install Bazel 7 in the sid root: $(tail -n 1 "$log")"
+  ' install "$unfinished" || skip "apt cannot install Bazel 7 in the sid root: $(tail -n 1 "$log")"
   touch "$unfinished/.installed"
   mv "$unfinished" "$sid"
+}
+
+# confined SECONDS COMMAND…   Mounts and processes of the command end with it, however it ends: it has namespaces of its own.
+# In the foreground Ctrl-C reaches it; the KILL is for a first process of a pid namespace, which ignores TERM.
+confined() {
+  timeout --foreground --kill-after=5 "$1" \
+    unshare --mount --pid --fork --kill-child --propagation private "${@:2}" >> "$log" 2>&1
 }
 
 # Only what a run of this script began is removed, and nothing that is mounted in it.

@@ -60,6 +60,7 @@ farm_start() {
     setpriv --pdeathsig KILL "$CROFT" >> "$STORY/farm.log" 2>&1 < /dev/null &
   FARM_PID=$!
   wait_until "$READY_SECONDS" farm_is_ready_or_dead || true
+  ! farm_has_ended || fail "the farm ended at once: $(tail -n 1 "$STORY/farm.log")"
   farm_is_ready || fail "the farm is not ready after $READY_SECONDS s: $(tail -n 1 "$STORY/farm.log")"
 }
 
