@@ -1,0 +1,172 @@
+#!/bin/bash
+# Runs all tests of the farm and installs what they need.
+#
+#   scripts/test.sh [STEP…]      without arguments all steps, in this order:
+#
+#   packages   Debian packages that the other steps use, when they are missing (needs root)
+#   format     cargo fmt
+#   scripts    shellcheck, and that Python compiles
+#   lint       cargo clippy, warnings are errors
+#   licences   cargo deny: licences, banned crates and sources (not the advisories: their database is not in a registry)
+#   tests      unit, simulation and integration tests, with debug assertions
+#   release    the release build, which the rest runs
+#   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
+#   bench      the benchmark, as a short run that shows that it works
+#
+# A step that fails does not keep the others from running. Each client's story counts as a step of its own. The last line
+# counts them; the exit code is 1 when one failed. From a clean checkout on 2 cores: about 25 minutes, most of it compiling.
+# Dependencies are compiled three times, and no flag may make a fourth: checked for clippy, built for tests, built for release.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+all=(packages format scripts lint licences tests release clients bench)
+step_seconds=1800 # a step that hangs must not take the others' time
+skipped=3         # exit code of what cannot run here; its last line says why
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+
+main() {
+  local steps=("$@") step
+  [ "${#steps[@]}" -gt 0 ] || steps=("${all[@]}")
+  output=$(mktemp)
+  trap 'rm -f "$output"; [ -z "${running:-}" ] || kill -TERM "$running"' EXIT
+  trap 'exit 130' INT TERM
+  rows=()
+  for step in "${steps[@]}"; do
+    run "$step"
+  done
+  summary
+}
+
+# ---- the steps ----
+
+step_packages() {
+  local missing=()
+  command -v shellcheck > /dev/null || missing+=(shellcheck)
+  command -v python3 > /dev/null || missing+=(python3)
+  command -v pgrep > /dev/null || missing+=(procps)
+  command -v cc > /dev/null || missing+=(gcc libc6-dev)
+  if [ "${#missing[@]}" = 0 ]; then
+    echo "all there"
+    return
+  fi
+  echo "missing: ${missing[*]}"
+  [ "$(id -u)" = 0 ] || { echo "only root can install ${missing[*]}"; return "$skipped"; }
+  apt_install "${missing[@]}" || { apt-get update --quiet && apt_install "${missing[@]}"; } ||
+    { echo "apt cannot install ${missing[*]}"; return "$skipped"; }
+}
+
+apt_install() {
+  DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$@"
+}
+
+step_format() {
+  cargo fmt --check
+}
+
+step_scripts() {
+  command -v shellcheck > /dev/null || { echo "shellcheck is not installed"; return "$skipped"; }
+  local shell=(.ci/run) python
+  mapfile -t -O 1 shell < <(find scripts tests -name '*.sh')
+  mapfile -t python < <(find scripts tests -name '*.py')
+  shellcheck --external-sources "${shell[@]}" || return 1
+  python3 -c 'import ast, sys
+for path in sys.argv[1:]: ast.parse(open(path, encoding="utf-8").read(), path)' "${python[@]}" || return 1
+  echo "${#shell[@]} shell scripts, ${#python[@]} Python scripts"
+}
+
+step_lint() {
+  cargo clippy --locked --all-targets -- -D warnings
+}
+
+step_licences() {
+  cargo deny --version 2> /dev/null ||
+    { echo "cargo-deny is not installed (cargo install --locked cargo-deny takes minutes)"; return "$skipped"; }
+  cargo deny --locked check bans licenses sources
+}
+
+step_tests() {
+  if cargo nextest --version > /dev/null 2>&1; then
+    cargo nextest run --locked --no-fail-fast
+  else
+    cargo test --locked --no-fail-fast
+  fi
+}
+
+step_release() {
+  cargo build --locked --release
+}
+
+step_clients() {
+  CROFT=${CARGO_TARGET_DIR:-target}/release/croft tests/clients/bazel.sh
+}
+
+step_bench() {
+  cargo bench --locked --bench farm -- --quick
+}
+
+# ---- running and counting ----
+
+# run STEP   runs one step under its heading; adds its row to the summary.
+run() {
+  local step=$1 start=$SECONDS code=0
+  declare -F "step_$step" > /dev/null || { echo "no such step: $step; steps: ${all[*]}" >&2; exit 64; }
+  printf '\n== %s\n' "$step"
+  start_step "$step"
+  wait "$running" || code=$?
+  running=
+  wait "$printing" || true
+  printf -- '-- %s: %d s\n' "$step" $((SECONDS - start))
+  case $code in
+    0) row passed "$step" $((SECONDS - start)) ;;
+    "$skipped") row skipped "$step" $((SECONDS - start)) "$(tail -n 1 "$output")" ;;
+    124 | 137) row failed "$step" $((SECONDS - start)) "not over after $step_seconds s" ;;
+    *) row failed "$step" $((SECONDS - start)) "exit code $code, see above" ;;
+  esac
+  [ "$step" != clients ] || stories
+}
+
+# start_step STEP   Timeout makes a process group of its own, so that its signal reaches all that the step started.
+start_step() {
+  local pipe
+  exec {pipe}> >(tee "$output")
+  printing=$!
+  timeout --kill-after=30 "$step_seconds" "$BASH" scripts/test.sh --only "$1" < /dev/null >&"$pipe" 2>&1 {pipe}>&- &
+  running=$!
+  exec {pipe}>&-
+}
+
+# row RESULT NAME SECONDS [WHY]
+row() {
+  rows+=("$(printf '%-8s %-24s %5s s  %s' "$1" "$2" "$3" "${4:-}")")
+}
+
+# stories   adds a row for every story that the clients' step told.
+stories() {
+  local line name why
+  while IFS= read -r line; do
+    name=${line#* }
+    why=${name#*: }
+    case $line in
+      "ok "*) row passed "clients: ${name% *}" "${name##* }" ;;
+      "skipped "*) row skipped "clients: ${name%%: *}" 0 "$why" ;;
+      "FAILED "*) row failed "clients: ${name%%: *}" - "$why" ;;
+    esac
+  done < "$output"
+}
+
+summary() {
+  printf '\n== summary\n'
+  printf '%s\n' "${rows[@]}"
+  printf '%d passed, %d failed, %d skipped\n' "$(count passed)" "$(count failed)" "$(count skipped)"
+  [ "$(count failed)" = 0 ]
+}
+
+count() {
+  printf '%s\n' "${rows[@]}" | grep --count "^$1 " || true
+}
+
+if [ "${1:-}" = --only ]; then
+  "step_$2"
+else
+  main "$@"
+fi

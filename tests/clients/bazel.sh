@@ -1,0 +1,91 @@
+#!/bin/bash
+# Tells the stories of real Bazels on a farm, one line each: "ok NAME seconds", "skipped NAME: why" or "FAILED NAME: why".
+#
+#   CROFT=target/release/croft tests/clients/bazel.sh [STORY…]      stories: the files of tests/clients/stories
+#
+# Every story has a farm of its own on free loopback ports. The logs of failed stories are kept in a folder that is named at
+# the end. Needs root and what scripts/clients/setup.sh sets up; exit code 3 when that is not to be had, 1 when a story failed.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+export CROFT=${CROFT:-target/release/croft}
+export SID=${CROFT_TEST_CACHE:-/var/cache/croft-test}/sid
+export MANY=200
+story_seconds=300
+all=(local_build cold_build cached_build failing_test interrupt kill_farm daemon timeout bazel4)
+
+# One number a run, so that the sleepers of two runs on one machine are told apart.
+MARKER=$((86400 + RANDOM)).$((1000 + $$ % 9000))
+export MARKER
+
+main() {
+  local stories=("$@") story
+  [ "${#stories[@]}" -gt 0 ] || stories=("${all[@]}")
+  CROFT=$(realpath "$CROFT")
+  [ -x "$CROFT" ] || { echo "no program at $CROFT: build it with cargo build --release" >&2; exit 2; }
+  "$here/../../scripts/clients/setup.sh" || exit $?
+  WORK=$(mktemp --directory /var/tmp/croft-clients.XXXXXX)
+  export WORK
+  trap clean_up EXIT
+  trap 'exit 130' INT TERM
+  # Actions run as another user, and the way to the workspace may be part of a message.
+  chmod 755 "$WORK"
+  generate 7 --many "$MANY" --sleep 0.1
+  generate 4
+  for story in "${stories[@]}"; do
+    tell "$story"
+  done
+  [ -z "${failed:-}" ]
+}
+
+generate() {
+  python3 "$here/workspace.py" --out "$WORK/workspace$1" --bazel "$1" --marker "$MARKER" "${@:2}"
+}
+
+# tell STORY   A story is a process of its own, so that nothing of it is left when it ends.
+tell() {
+  local story=$1 start=$SECONDS code=0 why
+  [ -f "$here/stories/$story.sh" ] || { echo "FAILED $story: there is no such story"; failed=yes; return; }
+  why=$(missing_for "$story")
+  if [ -n "$why" ]; then
+    echo "skipped $story: $why"
+    return
+  fi
+  STORY=$WORK/$story timeout --kill-after=20 "$story_seconds" bash "$here/stories/$story.sh" > "$WORK/$story.txt" 2>&1 &
+  running=$!
+  wait "$running" || code=$?
+  running=
+  if [ "$code" = 0 ]; then
+    echo "ok $story $((SECONDS - start))"
+    return
+  fi
+  failed=yes
+  why=$(cat "$WORK/$story/why" 2> /dev/null || tail -n 1 "$WORK/$story.txt")
+  [ "$code" != 124 ] || why="not over after $story_seconds s"
+  echo "FAILED $story: ${why:-exit code $code}"
+}
+
+missing_for() {
+  if [ "$1" = bazel4 ] && ! compgen -G '/usr/bin/bazel-4*' > /dev/null; then
+    echo "Bazel 4 is packaged only in Debian 12"
+  fi
+}
+
+clean_up() {
+  if [ -n "${running:-}" ]; then
+    kill -TERM "$running" 2> /dev/null || true
+    wait "$running" || true
+  fi
+  if [ -z "${failed:-}" ]; then
+    rm -rf --one-file-system "$WORK"
+    return
+  fi
+  # Logs are kept, what Bazel and the farm stored is not.
+  local folder
+  for folder in "$WORK"/workspace* "$WORK"/*/*/; do
+    rm -rf --one-file-system "$folder"
+  done
+  echo "logs of the failed stories: $WORK"
+}
+
+main "$@"
