@@ -2,6 +2,10 @@
 //!
 //! The rest of the program sees only the typed faces [`Cas`] and [`ActionCache`]. Every leaf and decorator passes `contract`.
 
+mod cas;
+
+pub use cas::Cas;
+
 use std::fs::File;
 use std::ops::RangeFrom;
 use std::sync::Arc;
