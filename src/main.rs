@@ -1,3 +1,10 @@
 //! Parses the arguments and runs a command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(croft::worker::sandbox::LAUNCHER_COMMAND) {
+        return croft::commands::launcher::run();
+    }
+    ExitCode::SUCCESS
+}

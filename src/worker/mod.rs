@@ -1,1 +1,3 @@
 //! Runs actions: inputs, sandbox, outputs.
+
+pub mod sandbox;
