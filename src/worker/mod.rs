@@ -1,3 +1,7 @@
 //! Runs actions: inputs, sandbox, outputs.
 
+mod command;
 pub mod sandbox;
+#[cfg(test)]
+mod shelf;
+mod tree;
