@@ -1,6 +1,8 @@
 //! Runs actions: inputs, sandbox, outputs.
 
 mod command;
+mod directory;
+mod inputs;
 pub mod sandbox;
 #[cfg(test)]
 mod shelf;

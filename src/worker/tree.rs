@@ -13,7 +13,7 @@ use crate::store::Cas;
 /// Directory messages that are fetched at the same time.
 const FETCHES_MAX: usize = 32;
 /// Entries of an input root. A few small messages can name astronomically many.
-const ENTRIES_MAX: usize = 2_000_000;
+const ENTRIES_MAX: usize = 1_000_000;
 /// Bytes of a path, as Linux has it (`PATH_MAX`), with room for where we put the tree.
 const PATH_BYTES_MAX: usize = 3_500;
 /// Bytes of one name, as Linux has it (`NAME_MAX`).
@@ -265,7 +265,7 @@ mod tests {
             digest = put(&cas, &rev2::Directory { directories, ..rev2::Directory::default() }).await;
         }
         let error = Tree::fetch(&cas, digest).await.expect_err("10 to the power of 30 directories");
-        assert!(error.to_string().contains("more than 2000000 entries"), "{error}");
+        assert!(error.to_string().contains("more than 1000000 entries"), "{error}");
     }
 
     #[test]
