@@ -3,6 +3,7 @@
 mod command;
 mod directory;
 mod inputs;
+mod outputs;
 pub mod sandbox;
 #[cfg(test)]
 mod shelf;
