@@ -11,14 +11,13 @@ use crate::error::{Context, Result};
 /// What the sandbox expects below an action's directory: the inputs, the overlay's two, and `/tmp`.
 const INPUTS: &str = "root";
 const WRITTEN: [&str; 3] = ["upper", "work", "tmp"];
-const STDOUT: &str = "stdout";
-const STDERR: &str = "stderr";
 
 /// The directory of one attempt at an action.
 #[derive(Debug)]
 pub(super) struct Directory {
     /// Below the worker's directory of actions.
     pub(super) name: String,
+    pub(super) printed: Printed,
     path: PathBuf,
 }
 
@@ -35,50 +34,14 @@ impl Directory {
     /// # Errors
     /// When it exists already, or the file system fails.
     pub(super) fn create(actions: &Path, name: String, ownership: Ownership) -> Result<Self> {
-        let directory = Self { path: actions.join(&name), name };
-        directory.fill(ownership).context(|| "make the action's directory")?;
-        Ok(directory)
-    }
-
-    fn fill(&self, ownership: Ownership) -> io::Result<()> {
-        let mut builder = fs::DirBuilder::new();
-        // The sandbox's user may have to pass; what keeps others out is the directory of all actions.
-        builder.mode(0o755);
-        builder.create(&self.path)?;
-        builder.create(self.inputs())?;
-        for name in WRITTEN {
-            let path = self.path.join(name);
-            builder.create(&path)?;
-            if let Some((uid, gid)) = owner(ownership) {
-                chown(&path, Some(uid), Some(gid))?;
-            }
-        }
-        // An action sees this directory's mode as that of its root.
-        fs::set_permissions(self.path.join("upper"), Permissions::from_mode(0o755))?;
-        fs::set_permissions(self.path.join("tmp"), Permissions::from_mode(0o1777))
+        let path = actions.join(&name);
+        let printed = fill(&path, ownership).context(|| "make the action's directory")?;
+        Ok(Self { name, printed, path })
     }
 
     /// Where the inputs are staged.
     pub(super) fn inputs(&self) -> PathBuf {
         self.path.join(INPUTS)
-    }
-
-    /// Makes the files for stdout and stderr. Blocks.
-    ///
-    /// # Errors
-    /// When the file system fails.
-    pub(super) fn printed(&self, ownership: Ownership) -> Result<Printed> {
-        let make = |name: &str| -> io::Result<File> {
-            // Appending, so that two descriptors of one command (`/dev/stdout` opened again) do not overwrite each other.
-            let options = File::options().read(true).append(true).create_new(true).mode(0o600).clone();
-            let file = options.open(self.path.join(name))?;
-            if let Some((uid, gid)) = owner(ownership) {
-                fchown(&file, Some(uid), Some(gid))?;
-            }
-            Ok(file)
-        };
-        let pair = make(STDOUT).and_then(|stdout| Ok(Printed { stdout, stderr: make(STDERR)? }));
-        pair.context(|| "make the files for stdout and stderr")
     }
 
     /// Deletes the directory with all that is in it. Blocks.
@@ -96,6 +59,38 @@ impl Printed {
         let clone = |file: &File| file.try_clone().context(|| "duplicate a descriptor");
         Ok(Self { stdout: clone(&self.stdout)?, stderr: clone(&self.stderr)? })
     }
+}
+
+fn fill(path: &Path, ownership: Ownership) -> io::Result<Printed> {
+    let mut builder = fs::DirBuilder::new();
+    // The sandbox's user may have to pass; what keeps others out is the directory of all actions.
+    builder.mode(0o755);
+    builder.create(path)?;
+    builder.create(path.join(INPUTS))?;
+    for name in WRITTEN {
+        let path = path.join(name);
+        builder.create(&path)?;
+        if let Some((uid, gid)) = owner(ownership) {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+    }
+    // An action sees these modes, so they must not depend on our umask.
+    fs::set_permissions(path.join("upper"), Permissions::from_mode(0o755))?;
+    fs::set_permissions(path.join("tmp"), Permissions::from_mode(0o1777))?;
+    Ok(Printed {
+        stdout: output(&path.join("stdout"), ownership)?,
+        stderr: output(&path.join("stderr"), ownership)?,
+    })
+}
+
+/// Makes a file that a command may write to, also by opening it again through `/dev/stdout`.
+fn output(path: &Path, ownership: Ownership) -> io::Result<File> {
+    // Appending, so that two descriptors of one command do not overwrite each other.
+    let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
+    if let Some((uid, gid)) = owner(ownership) {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    Ok(file)
 }
 
 /// The ids that what an action writes must have, where they are not the farm's own.

@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::command::{Expected, Format, Output};
 use crate::digest::{Digest, Function};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::proto::rev2;
 use crate::store::Cas;
 use crate::tasks;
@@ -31,16 +31,18 @@ pub(super) async fn collect(
     view: OwnedFd,
     (outputs, format): (Vec<Output>, Format),
 ) -> Result<rev2::ActionResult> {
-    let view = Arc::new(view);
-    let scanned = view.clone();
+    // Whoever drops the last descriptor unmounts the overlay, which takes time: always a blocking thread.
     let (scan, found) = tasks::blocking(move || {
-        let mut scan = Scan::new(scanned);
-        let found: Result<Vec<Found>> =
-            outputs.into_iter().filter_map(|output| scan.find(output).transpose()).collect();
-        found.map(|found| (scan, found))
+        let mut scan = Scan::new(Arc::new(view));
+        let found = outputs.into_iter().filter_map(|output| scan.find(output).transpose());
+        let found = found.collect::<Result<Vec<Found>>>()?;
+        Ok((if scan.files.is_empty() { None } else { Some(scan) }, found))
     })
     .await?;
-    let digests = upload::upload_outputs(cas, function, &view, scan.files).await?;
+    let digests = match scan {
+        Some(scan) => upload_files(cas, function, scan).await?,
+        None => Vec::new(),
+    };
     let mut collection = Collection {
         function,
         format,
@@ -51,14 +53,17 @@ pub(super) async fn collect(
     found.into_iter().for_each(|found| collection.add(found));
     let Collection { messages, result, .. } = collection;
     upload_messages(cas, messages.blobs).await?;
-    // The last descriptor of the overlay unmounts it, which takes time.
+    Ok(result)
+}
+
+async fn upload_files(cas: &Cas, function: Function, scan: Scan) -> Result<Vec<Digest>> {
+    let Scan { view, files, .. } = scan;
+    let digests = upload::upload_outputs(cas, function, &view, files).await;
     tasks::blocking(move || {
         drop(view);
-        Ok(())
+        digests
     })
     .await
-    .context(|| "close the exec root")?;
-    Ok(result)
 }
 
 /// The result as it grows.

@@ -38,7 +38,7 @@ pub(super) struct Folder {
 
 /// A walk over outputs that numbers the files it meets.
 pub(super) struct Scan {
-    view: Arc<OwnedFd>,
+    pub(super) view: Arc<OwnedFd>,
     /// Paths below the exec root, by number.
     pub(super) files: Vec<String>,
     entries: usize,
