@@ -1,3 +1,4 @@
 //! Integration tests: they run the real binary.
 
 mod sandbox;
+mod worker;
