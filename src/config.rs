@@ -130,14 +130,17 @@ impl Config {
     /// # Errors
     /// `Bug` if a value has no form in TOML.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::bug("write the configuration as TOML").with_source(error))
+        toml::to_string(self)
+            .map_err(|error| Error::bug("write the configuration as TOML").with_source(error))
     }
 }
 
 /// Only variables of our own sections: service managers and clusters put others with the same prefix into the environment.
 fn environment() -> Env {
-    let sections = figment::value::Value::serialize(Config::default()).ok().and_then(figment::value::Value::into_dict);
-    let known: Vec<String> = sections.into_iter().flat_map(|sections| sections.into_keys()).chain(["data".to_owned()]).collect();
+    let sections =
+        figment::value::Value::serialize(Config::default()).ok().and_then(figment::value::Value::into_dict);
+    let known: Vec<String> =
+        sections.into_iter().flat_map(|sections| sections.into_keys()).chain(["data".to_owned()]).collect();
     Env::prefixed(PREFIX)
         .filter(move |key| {
             let section = key.as_str().to_ascii_lowercase();

@@ -13,8 +13,8 @@ use crate::scheduler::Handle;
 use crate::store::{ActionCache, Cas, Disk, Metered, Store, Verified};
 use crate::tasks::{self, Shutdown};
 use crate::web::Readiness;
-use crate::worker::{Launcher, Worker};
-use crate::{listen, rpc, store, web, worker};
+use crate::worker::{Worker, link};
+use crate::{listen, rpc, store, web};
 
 /// A farm that serves.
 pub struct Server {
@@ -48,14 +48,15 @@ impl Server {
         let public = listen::bind("public", config.public.listen).await?;
         let admin = listen::bind("admin", config.admin.listen).await?;
         let farm = assemble(config, disk, shutdown.clone());
-        let launcher = Launcher::start(&std::env::current_exe()?, &config.worker, &data.join("worker"))?;
-        let worker = Worker::new(config.worker.clone(), data.join("worker"), farm.cas.clone(), launcher)?;
+        let executable = std::env::current_exe().context(|| "find the program of this process")?;
+        let directory = data.join("worker");
+        let worker = Worker::start(config.worker.clone(), farm.cas.clone(), &directory, &executable).await?;
         let mut server = Self {
-            public: public.local_addr()?,
-            admin: admin.local_addr()?,
+            public: public.local_addr().context(|| "read the public address")?,
+            admin: admin.local_addr().context(|| "read the admin address")?,
             data,
             store_bytes,
-            slots: worker.slots(),
+            slots: config.worker.slots(),
             parts: tasks::Group::default(),
             readiness: Readiness::default(),
             shutdown,
@@ -78,11 +79,11 @@ impl Server {
         let (pipe, connections) = listen::pipe();
         let routes = rpc::worker_routes(farm);
         self.parts.spawn("worker listener", listen::serve_pipe(connections, routes, self.shutdown.clone()));
-        let connect: worker::Connect = Arc::new(move || {
+        let connect: link::Connect = Arc::new(move || {
             let pipe = pipe.clone();
             Box::pin(async move { pipe.connect().await })
         });
-        self.parts.spawn("worker", worker::run(worker, connect, self.shutdown.clone()));
+        self.parts.spawn("worker", link::run(worker, connect, self.shutdown.clone()));
     }
 
     /// Waits until the farm has stopped.

@@ -66,7 +66,10 @@ impl Figure {
         };
         let mark = if is_met { "met" } else { "MISSED" };
         let limit = format!("{limit:.0} {unit} ({limit_name})");
-        println!("{name:<34} {:>18}  {limit:<36} {ratio:>6.2}  {wanted}: {mark}", format!("{ours:.0} {unit}"));
+        println!(
+            "{name:<34} {:>18}  {limit:<36} {ratio:>6.2}  {wanted}: {mark}",
+            format!("{ours:.0} {unit}")
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -51,13 +52,14 @@ enum Command {
 impl Arguments {
     /// # Errors
     /// Those of the command.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         match self.command {
-            None => farm::run(None),
-            Some(Command::Serve { config }) => farm::run(Some(&config)),
-            Some(Command::Check { files }) => check::run(&files),
-            Some(Command::PrintConfig { config }) => print_config::run(config.as_deref()),
-            Some(Command::Launcher) => launcher::run(),
+            None => farm::run(None)?,
+            Some(Command::Serve { config }) => farm::run(Some(&config))?,
+            Some(Command::Check { files }) => check::run(&files)?,
+            Some(Command::PrintConfig { config }) => print_config::run(config.as_deref())?,
+            Some(Command::Launcher) => return Ok(launcher::run()),
         }
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -24,8 +24,11 @@ impl ActionCache for Farm {
         let Some(mut result) = self.action_cache.get(&key).await? else {
             return Err(Error::new(Kind::NotFound, format!("no result of action {digest} is cached")).into());
         };
-        let hints =
-            Hints { stdout: request.inline_stdout, stderr: request.inline_stderr, files: request.inline_output_files };
+        let hints = Hints {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            files: request.inline_output_files,
+        };
         hints.apply(&self.cas, function, &mut result).await?;
         Ok(Response::new(result))
     }

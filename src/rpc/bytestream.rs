@@ -22,7 +22,10 @@ impl ByteStream for Farm {
         Ok(Response::new(chunks.map(|chunk| Ok(ReadResponse { data: chunk? })).boxed()))
     }
 
-    async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
+    async fn write(
+        &self,
+        request: Request<Streaming<WriteRequest>>,
+    ) -> Result<Response<WriteResponse>, Status> {
         let committed_size = self.receive(request.into_inner()).await?;
         Ok(Response::new(WriteResponse { committed_size }))
     }

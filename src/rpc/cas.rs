@@ -70,7 +70,10 @@ impl ContentAddressableStorage for Farm {
 
     type GetTreeStream = BoxStream<'static, Result<GetTreeResponse, Status>>;
 
-    async fn get_tree(&self, request: Request<GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
+    async fn get_tree(
+        &self,
+        request: Request<GetTreeRequest>,
+    ) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
         let function = self.function_of(&request.instance_name, request.digest_function)?;
         let root = Digest::from_proto(function, request.root_digest.as_ref()).map_err(Error::from)?;
@@ -78,7 +81,9 @@ impl ContentAddressableStorage for Farm {
         let page = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_DEFAULT);
         let walk = tree::directories(&self.cas, &root, &tree::Limits::default()).await?;
         if walk.missing.contains(&root) {
-            return Err(Error::new(Kind::NotFound, format!("the root directory {root} is not in the CAS")).into());
+            return Err(
+                Error::new(Kind::NotFound, format!("the root directory {root} is not in the CAS")).into()
+            );
         }
         let directories = walk.directories.into_iter().map(|(_, directory)| directory);
         let pages = paginate(directories.skip(start), start, page);
@@ -151,7 +156,8 @@ fn parse_update(function: Function, request: &UpdateOne) -> Result<Digest> {
 
 fn check_batch(bytes: u64) -> Result<()> {
     if bytes > BATCH_BYTES_MAX {
-        let message = format!("the batch has {bytes} bytes of blobs; the limit is {BATCH_BYTES_MAX}, use ByteStream");
+        let message =
+            format!("the batch has {bytes} bytes of blobs; the limit is {BATCH_BYTES_MAX}, use ByteStream");
         return Err(Error::invalid(message));
     }
     Ok(())
@@ -175,7 +181,9 @@ fn paginate(
     for directory in directories {
         let size = prost::Message::encoded_len(&directory);
         let page = pages.last_mut().expect("there is a first page");
-        if page.directories.len() >= page_size || (bytes + size > PAGE_BYTES_MAX && !page.directories.is_empty()) {
+        if page.directories.len() >= page_size
+            || (bytes + size > PAGE_BYTES_MAX && !page.directories.is_empty())
+        {
             page.next_page_token = count.to_string();
             pages.push(GetTreeResponse::default());
             bytes = 0;

@@ -10,14 +10,14 @@ use tonic::{Request, Response, Status};
 
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
+use crate::proto::Any;
 use crate::proto::longrunning::{Operation, operation};
 use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
 use crate::proto::rev2::{
-    Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse, RequestMetadata,
-    WaitExecutionRequest,
+    Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse,
+    RequestMetadata, WaitExecutionRequest,
 };
-use crate::proto::Any;
 use crate::scheduler::{OperationId, Platform, Stage, Task, Update, Watch};
 use crate::store::ActionKey;
 
@@ -58,7 +58,10 @@ impl Execution for Farm {
         Ok(Response::new(self.clone().follow(watch, hints)))
     }
 
-    async fn wait_execution(&self, request: Request<WaitExecutionRequest>) -> Result<Response<Operations>, Status> {
+    async fn wait_execution(
+        &self,
+        request: Request<WaitExecutionRequest>,
+    ) -> Result<Response<Operations>, Status> {
         let watch = self.watch(&request.get_ref().name).await?;
         Ok(Response::new(self.clone().follow(watch, Hints::default())))
     }
@@ -113,7 +116,9 @@ impl Farm {
         let timeout = Duration::new(seconds, nanos);
         if timeout > self.config.timeout_max {
             let max = self.config.timeout_max.as_secs();
-            return Err(Error::invalid(format!("the action's timeout of {seconds} s is above the server's maximum of {max} s")));
+            return Err(Error::invalid(format!(
+                "the action's timeout of {seconds} s is above the server's maximum of {max} s"
+            )));
         }
         // Zero is how old clients say "none".
         Ok(if timeout.is_zero() { self.config.timeout_default } else { timeout })
@@ -147,13 +152,23 @@ impl Farm {
     }
 
     /// The operation as a message, with its result if it has one.
-    pub(super) async fn operation(&self, id: OperationId, update: &Update, hints: &Hints) -> Result<Operation> {
+    pub(super) async fn operation(
+        &self,
+        id: OperationId,
+        update: &Update,
+        hints: &Hints,
+    ) -> Result<Operation> {
         let task = &update.task;
         let name = names::operation(&task.instance, id);
         let mut metadata = metadata(&task.action_digest, wire_stage(update.stage));
         metadata.partial_execution_metadata = update.metadata.as_deref().cloned();
         let Some(response) = &update.response else {
-            return Ok(Operation { name, metadata: Some(any(METADATA, &metadata)), done: false, result: None });
+            return Ok(Operation {
+                name,
+                metadata: Some(any(METADATA, &metadata)),
+                done: false,
+                result: None,
+            });
         };
         let mut response = ExecuteResponse::clone(response);
         if let Some(result) = &mut response.result {
@@ -206,7 +221,9 @@ fn platform(action: &Action, command: &Command) -> Platform {
     #[expect(deprecated, reason = "clients older than 2.2 send it")]
     let of_command = command.platform.as_ref();
     let properties = action.platform.as_ref().or(of_command).map(|platform| platform.properties.iter());
-    Platform::new(properties.into_iter().flatten().map(|property| (property.name.clone(), property.value.clone())))
+    Platform::new(
+        properties.into_iter().flatten().map(|property| (property.name.clone(), property.value.clone())),
+    )
 }
 
 fn metadata(digest: &Digest, stage: WireStage) -> ExecuteOperationMetadata {

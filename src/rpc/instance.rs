@@ -23,7 +23,9 @@ impl Instances {
     pub fn check(&self, name: &str) -> Result<()> {
         if !is_valid(name) {
             let shown: String = name.chars().take(LENGTH_MAX).collect();
-            return Err(Error::invalid(format!("instance name `{shown}` has an empty or a reserved segment or is too long")));
+            return Err(Error::invalid(format!(
+                "instance name `{shown}` has an empty or a reserved segment or is too long"
+            )));
         }
         if self.names.is_empty() || self.names.iter().any(|served| served == name) {
             return Ok(());
@@ -43,7 +45,8 @@ impl Instances {
 fn is_valid(name: &str) -> bool {
     let mut segments = name.split('/');
     name.is_empty()
-        || (name.len() <= LENGTH_MAX && segments.all(|segment| !segment.is_empty() && !RESERVED.contains(&segment)))
+        || (name.len() <= LENGTH_MAX
+            && segments.all(|segment| !segment.is_empty() && !RESERVED.contains(&segment)))
 }
 
 #[cfg(test)]

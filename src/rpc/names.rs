@@ -36,7 +36,10 @@ pub(super) fn parse_collection(name: &str) -> Option<String> {
 
 pub(super) fn unknown(name: &str) -> Error {
     let shown: String = name.chars().take(200).collect();
-    Error::new(Kind::NotFound, format!("operation `{shown}` is unknown: it ended long ago or the farm restarted"))
+    Error::new(
+        Kind::NotFound,
+        format!("operation `{shown}` is unknown: it ended long ago or the farm restarted"),
+    )
 }
 
 #[cfg(test)]
@@ -54,7 +57,14 @@ mod tests {
     #[test]
     fn names_of_others_are_unknown() {
         let id = "0".repeat(32);
-        for name in ["", "operations", "operations/1", &id, &format!("x/{id}"), &format!("operations/{}", "g".repeat(32))] {
+        for name in [
+            "",
+            "operations",
+            "operations/1",
+            &id,
+            &format!("x/{id}"),
+            &format!("operations/{}", "g".repeat(32)),
+        ] {
             assert_eq!(parse(name).unwrap_err().kind(), Kind::NotFound, "{name}");
         }
     }

@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status};
 use crate::error::Error;
 use crate::proto::longrunning::operations_server::Operations;
 use crate::proto::longrunning::{
-    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse,
-    Operation, WaitOperationRequest,
+    CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+    ListOperationsResponse, Operation, WaitOperationRequest,
 };
 use crate::scheduler::{OperationId, Watch};
 
@@ -23,7 +23,10 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(60);
 
 #[tonic::async_trait]
 impl Operations for Farm {
-    async fn get_operation(&self, request: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let mut watch = self.watch(&request.get_ref().name).await?;
         Ok(Response::new(self.current(&mut watch).await?))
     }
@@ -51,19 +54,28 @@ impl Operations for Farm {
         Ok(Response::new(ListOperationsResponse { operations, next_page_token, ..Default::default() }))
     }
 
-    async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Result<Response<()>, Status> {
+    async fn delete_operation(
+        &self,
+        request: Request<DeleteOperationRequest>,
+    ) -> Result<Response<()>, Status> {
         let name = request.into_inner().name;
         let id = self.watch(&name).await?.id();
         self.found(self.scheduler.delete(id).await?, &name)
     }
 
-    async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Result<Response<()>, Status> {
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<()>, Status> {
         let name = request.into_inner().name;
         let id = self.watch(&name).await?.id();
         self.found(self.scheduler.cancel(id).await?, &name)
     }
 
-    async fn wait_operation(&self, request: Request<WaitOperationRequest>) -> Result<Response<Operation>, Status> {
+    async fn wait_operation(
+        &self,
+        request: Request<WaitOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
         let request = request.into_inner();
         let mut watch = self.watch(&request.name).await?;
         let seconds = request.timeout.and_then(|timeout| u64::try_from(timeout.seconds).ok());

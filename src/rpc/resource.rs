@@ -74,7 +74,8 @@ fn split_instance(name: &str) -> Result<(String, Vec<&str>)> {
         return Err(Error::invalid(format!("the resource name is longer than {LENGTH_MAX} bytes")));
     }
     let segments: Vec<&str> = name.split('/').collect();
-    let start = segments.iter().position(|segment| RESERVED.contains(segment)).ok_or_else(|| malformed(name))?;
+    let start =
+        segments.iter().position(|segment| RESERVED.contains(segment)).ok_or_else(|| malformed(name))?;
     let instance = segments[..start].join("/");
     if segments[..start].iter().any(|segment| segment.is_empty()) {
         return Err(malformed(name));
@@ -108,7 +109,10 @@ fn malformed(name: &str) -> Error {
 
 fn uncompressed_only(compressor: &str) -> Error {
     let shown: String = compressor.chars().take(20).collect();
-    Error::new(Kind::Unsupported, format!("compressor `{shown}` is not offered; the capabilities list what is"))
+    Error::new(
+        Kind::Unsupported,
+        format!("compressor `{shown}` is not offered; the capabilities list what is"),
+    )
 }
 
 #[cfg(test)]

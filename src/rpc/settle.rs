@@ -28,7 +28,10 @@ impl Settle for Settler {
         };
         let absent = absent_outputs(&self.cas, task.action_digest.function(), result).await?;
         if let Some(first) = absent.first() {
-            let message = format!("the worker reported {} outputs that are not in the CAS, {first} first", absent.len());
+            let message = format!(
+                "the worker reported {} outputs that are not in the CAS, {first} first",
+                absent.len()
+            );
             return Err(Error::new(Kind::Unavailable, message));
         }
         // A failed run may be a flaky one, and a cached failure would never be tried again.

@@ -70,7 +70,9 @@ impl Uploads {
             other => {
                 let committed = other.as_ref().map_or(0, |session| session.committed);
                 self.park(name.clone(), other);
-                return Err(Error::invalid(format!("write offset {offset}, but {committed} bytes are committed")));
+                return Err(Error::invalid(format!(
+                    "write offset {offset}, but {committed} bytes are committed"
+                )));
             }
         };
         Ok(Upload { name: name.clone(), session: Some(session), uploads: self.clone() })
@@ -116,9 +118,14 @@ impl Upload {
     fn problem(&self, message: &WriteRequest) -> Option<String> {
         let (committed, size) = (self.committed(), self.name.digest.size());
         if i64::try_from(committed) != Ok(message.write_offset) {
-            return Some(format!("write offset {}, but {committed} bytes are committed", message.write_offset));
+            return Some(format!(
+                "write offset {}, but {committed} bytes are committed",
+                message.write_offset
+            ));
         }
-        if !message.resource_name.is_empty() && resource::Write::parse(&message.resource_name).ok() != Some(self.name.clone()) {
+        if !message.resource_name.is_empty()
+            && resource::Write::parse(&message.resource_name).ok() != Some(self.name.clone())
+        {
             return Some("the resource name changed within one write".to_owned());
         }
         let end = committed + message.data.len() as u64;
@@ -126,7 +133,10 @@ impl Upload {
             return Some(format!("blob {} has {size} bytes, but {end} were sent", self.name.digest));
         }
         if message.finish_write && end < size {
-            return Some(format!("blob {} has {size} bytes, but the write finished after {end}", self.name.digest));
+            return Some(format!(
+                "blob {} has {size} bytes, but the write finished after {end}",
+                self.name.digest
+            ));
         }
         None
     }

@@ -10,10 +10,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, Kind, Result};
-use crate::proto::{self, worker as wire};
 use crate::proto::worker::scheduler_message::Message as ToWorker;
 use crate::proto::worker::worker_message::Message as FromWorker;
 use crate::proto::worker::workers_server::Workers;
+use crate::proto::{self, worker as wire};
 use crate::scheduler::{Command, ExecutionId, Lease, Offer, Outcome, Task, WorkerSession};
 use crate::tasks;
 
@@ -29,7 +29,10 @@ const OUTBOX_MAX: usize = 64;
 impl Workers for Farm {
     type WorkStream = BoxStream<'static, Result<wire::SchedulerMessage, Status>>;
 
-    async fn work(&self, request: Request<Streaming<wire::WorkerMessage>>) -> Result<Response<Self::WorkStream>, Status> {
+    async fn work(
+        &self,
+        request: Request<Streaming<wire::WorkerMessage>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
         let mut incoming = request.into_inner();
         let offer = greet(&mut incoming).await?;
         let session = self.scheduler.join(offer).await?;
@@ -90,7 +93,9 @@ async fn converse(
 /// Sends without waiting: a worker that does not read its messages is treated as lost.
 fn send(outgoing: &Outgoing, message: ToWorker) -> Result<()> {
     let message = wire::SchedulerMessage { message: Some(message) };
-    outgoing.try_send(Ok(message)).map_err(|_| Error::new(Kind::Unavailable, "the worker does not take its messages"))
+    outgoing
+        .try_send(Ok(message))
+        .map_err(|_| Error::new(Kind::Unavailable, "the worker does not take its messages"))
 }
 
 fn translate(command: Command) -> ToWorker {
@@ -141,7 +146,8 @@ fn to_wire(lease: Lease) -> wire::Lease {
 
 fn from_wire(lease: Option<wire::Lease>) -> Result<Lease> {
     let lease = lease.ok_or_else(|| Error::invalid("the lease is not set"))?;
-    let bytes = <[u8; 16]>::try_from(&lease.execution[..]).map_err(|_| Error::invalid("a lease's execution is 16 bytes"))?;
+    let bytes = <[u8; 16]>::try_from(&lease.execution[..])
+        .map_err(|_| Error::invalid("a lease's execution is 16 bytes"))?;
     Ok(Lease { execution: ExecutionId::new(u128::from_be_bytes(bytes)), attempt: lease.attempt })
 }
 

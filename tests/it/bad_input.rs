@@ -52,7 +52,11 @@ async fn directories_with_impossible_names_are_refused() {
         cases.push((name.into(), Directory { files: vec![file(name)], ..Directory::default() }));
         cases.push((name.into(), Directory { symlinks: vec![link(name)], ..Directory::default() }));
     }
-    let twice = Directory { files: vec![file("twice")], directories: vec![directory("twice")], ..Directory::default() };
+    let twice = Directory {
+        files: vec![file("twice")],
+        directories: vec![directory("twice")],
+        ..Directory::default()
+    };
     cases.push(("twice".into(), twice));
     for (name, root) in cases {
         let root = client.put_message(&root).await;
@@ -71,15 +75,15 @@ async fn a_directory_that_names_itself_cannot_be_stored() {
     let client = Client::new(&farm).await;
     let digest = croft::digest::Function::Sha256.hash(b"a guess");
     let node = DirectoryNode { name: "self".into(), digest: Some(digest.to_proto()) };
-    let content = prost::Message::encode_to_vec(&Directory { directories: vec![node], ..Directory::default() });
+    let content =
+        prost::Message::encode_to_vec(&Directory { directories: vec![node], ..Directory::default() });
     let name = format!("uploads/x/blobs/{}/{}", digest.hex(), content.len());
     let error = client.write(crate::client::pieces(&name, &Bytes::from(content), 0)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
     // Children named after their own ancestor's digest are absent, so a walk over them ends.
-    let action = client.action(&shell("true", &[]), &Inputs::default(), |action| {
-        action.input_root_digest = Some(digest.to_proto());
-    });
-    let error = client.execute(client.request(&action.await)).await.unwrap_err();
+    let change = |action: &mut Action| action.input_root_digest = Some(digest.to_proto());
+    let action = client.action(&shell("true", &[]), &Inputs::default(), change).await;
+    let error = client.execute(client.request(&action)).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(farm.is_alive());
 }
@@ -130,7 +134,7 @@ async fn a_full_disk_refuses_writes_and_goes_on_reading() {
             return;
         }
     };
-    let mut farm = Farm::start_in(disk.path(), &[("CROFT_STORAGE__SIZE", "10 GiB")]);
+    let mut farm = Farm::start_in(&disk.path(), &[("CROFT_STORAGE__SIZE", "10 GiB")]);
     let client = Client::new(&farm).await;
     let kept = Bytes::from(vec![1; 1 << 20]);
     let digest = client.write_blob(&kept).await.unwrap();

@@ -25,7 +25,8 @@ async fn blobs_of_all_sizes_come_back_from_any_offset() {
         let digest = client.write_blob(&content).await.unwrap();
         assert_eq!(client.read_blob(&digest).await.unwrap(), content);
         let name = format!("some/instance/blobs/{digest}");
-        for (offset, limit) in [(size / 2, 0), (size / 3, 10), (size, 0), (0, size + 5), (size / 2, 300_000)] {
+        for (offset, limit) in [(size / 2, 0), (size / 3, 10), (size, 0), (0, size + 5), (size / 2, 300_000)]
+        {
             let read = client.read(&name, offset as i64, limit as i64).await.unwrap();
             let end = if limit == 0 { size } else { size.min(offset + limit) };
             assert_eq!(read, &content[offset..end], "{size} from {offset}, {limit}");
@@ -95,7 +96,10 @@ async fn an_upload_that_broke_off_goes_on_where_it_stood() {
     first.last_mut().unwrap().finish_write = false;
     let committed = client.write(first).await.unwrap();
     assert_eq!(committed, half as i64);
-    assert_eq!(status(&client, &name).await, QueryWriteStatusResponse { committed_size: committed, complete: false });
+    assert_eq!(
+        status(&client, &name).await,
+        QueryWriteStatusResponse { committed_size: committed, complete: false }
+    );
     let gap = client.write(pieces(&name, &content, half + 7)).await.unwrap_err();
     assert_eq!(gap.code(), Code::InvalidArgument);
     assert!(gap.message().contains("1048576 bytes are committed"), "{gap:?}");
@@ -112,7 +116,8 @@ async fn an_upload_survives_its_connection() {
     let name = format!("uploads/c0/blobs/{digest}");
     let lost = Client::new(&farm).await;
     let (sender, receiver) = mpsc::channel(1);
-    let request = WriteRequest { resource_name: name.clone(), data: content.slice(..1000), ..Default::default() };
+    let request =
+        WriteRequest { resource_name: name.clone(), data: content.slice(..1000), ..Default::default() };
     sender.send(request).await.unwrap();
     let mut stub = lost.bytes.clone();
     let call = tokio::spawn(async move { stub.write(ReceiverStream::new(receiver)).await });

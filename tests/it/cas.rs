@@ -5,7 +5,8 @@ use croft::digest::{Digest, Function};
 use croft::proto::rev2::capabilities_client::CapabilitiesClient;
 use croft::proto::rev2::{
     self, ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Directory, DirectoryNode, FileNode,
-    GetActionResultRequest, GetCapabilitiesRequest, GetTreeRequest, OutputFile, batch_update_blobs_request::Request,
+    GetActionResultRequest, GetCapabilitiesRequest, GetTreeRequest, OutputFile,
+    batch_update_blobs_request::Request,
 };
 use prost::Message;
 use tonic::Code;
@@ -21,7 +22,8 @@ async fn capabilities_announce_2_0_to_2_12_and_both_functions() {
     let (low, high) = (answer.low_api_version.unwrap(), answer.high_api_version.unwrap());
     assert_eq!(((low.major, low.minor), (high.major, high.minor)), ((2, 0), (2, 12)));
     let cache = answer.cache_capabilities.unwrap();
-    let functions = [rev2::digest_function::Value::Sha256 as i32, rev2::digest_function::Value::Blake3 as i32];
+    let functions =
+        [rev2::digest_function::Value::Sha256 as i32, rev2::digest_function::Value::Blake3 as i32];
     assert_eq!(cache.digest_functions, functions);
     assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
     assert!((3 << 20..=4 << 20).contains(&cache.max_batch_total_size_bytes));
@@ -35,12 +37,17 @@ async fn what_was_stored_is_found_and_read_in_both_functions() {
     let farm = Farm::start();
     for function in Function::ALL {
         let client = Client { function, ..Client::new(&farm).await };
-        let blobs: Vec<Bytes> = [0_usize, 1, 100, 4096, 4097, 100_000].map(|size| vec![7; size].into()).into();
+        let blobs: Vec<Bytes> =
+            [0_usize, 1, 100, 4096, 4097, 100_000].map(|size| vec![7; size].into()).into();
         let digests = client.put_all(blobs.clone()).await;
         let absent = function.hash(b"never stored");
         let mut asked = digests.clone();
         asked.extend([absent, absent]);
-        assert_eq!(client.missing(&asked).await, [absent.to_proto()], "absent ones once, the empty blob never");
+        assert_eq!(
+            client.missing(&asked).await,
+            [absent.to_proto()],
+            "absent ones once, the empty blob never"
+        );
         let request = BatchReadBlobsRequest {
             digests: asked.iter().map(Digest::to_proto).collect(),
             digest_function: function.to_proto().into(),
@@ -79,7 +86,10 @@ async fn each_blob_of_a_batch_is_answered_for_itself() {
     let invalid = Code::InvalidArgument as i32;
     assert_eq!(codes, [0, invalid, invalid, invalid, invalid]);
     let evil = Function::Sha256.hash(b"evil");
-    assert!(statuses[1].message.contains(&good.hex()) && statuses[1].message.contains(&evil.hex()), "{statuses:?}");
+    assert!(
+        statuses[1].message.contains(&good.hex()) && statuses[1].message.contains(&evil.hex()),
+        "{statuses:?}"
+    );
     assert!(statuses[2].message.contains("4 bytes"), "{statuses:?}");
     assert_eq!(client.read_blob(&good).await.unwrap(), b"good");
 }
@@ -92,7 +102,10 @@ async fn a_batch_above_the_limit_is_refused_and_one_at_it_is_taken() {
     let batch = |size: usize| {
         let data = Bytes::from(vec![1; size]);
         let digest = Some(Function::Sha256.hash(&data).to_proto());
-        BatchUpdateBlobsRequest { requests: vec![Request { digest, data, compressor: 0 }], ..Default::default() }
+        BatchUpdateBlobsRequest {
+            requests: vec![Request { digest, data, compressor: 0 }],
+            ..Default::default()
+        }
     };
     let at_limit = client.cas.clone().batch_update_blobs(batch(limit)).await.unwrap().into_inner();
     assert_eq!(at_limit.responses[0].status.as_ref().unwrap().code, 0);
@@ -112,10 +125,12 @@ async fn get_tree_sends_each_directory_once_in_pages_and_omits_missing_subtrees(
     let leaf_digest = client.put_message(&leaf).await;
     let absent = Function::Sha256.hash(b"no directory");
     let nodes = [("a", &leaf_digest), ("b", &leaf_digest), ("c", &absent)];
-    let directories = nodes.map(|(name, digest)| DirectoryNode { name: name.into(), digest: Some(digest.to_proto()) });
+    let directories =
+        nodes.map(|(name, digest)| DirectoryNode { name: name.into(), digest: Some(digest.to_proto()) });
     let root = Directory { directories: directories.into(), ..Directory::default() };
     let root_digest = client.put_message(&root).await;
-    let request = GetTreeRequest { root_digest: Some(root_digest.to_proto()), page_size: 1, ..Default::default() };
+    let request =
+        GetTreeRequest { root_digest: Some(root_digest.to_proto()), page_size: 1, ..Default::default() };
     let mut pages = client.cas.clone().get_tree(request.clone()).await.unwrap().into_inner();
     let first = pages.message().await.unwrap().unwrap();
     let second = pages.message().await.unwrap().unwrap();
@@ -184,7 +199,8 @@ async fn a_result_with_a_tree_needs_all_that_the_tree_names() {
 async fn an_unknown_instance_is_answered_with_those_that_are_served() {
     let farm = Farm::start_with(&[("CROFT_INSTANCES", "[main,team/a]")]);
     let client = Client::new(&farm).await;
-    let request = |name: &str| rev2::FindMissingBlobsRequest { instance_name: name.into(), ..Default::default() };
+    let request =
+        |name: &str| rev2::FindMissingBlobsRequest { instance_name: name.into(), ..Default::default() };
     client.cas.clone().find_missing_blobs(request("team/a")).await.unwrap();
     let error = client.cas.clone().find_missing_blobs(request("typo")).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);

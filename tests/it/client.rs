@@ -37,7 +37,8 @@ impl Client {
     pub async fn new(farm: &Farm) -> Self {
         let channel = farm.channel().await;
         Self {
-            cas: ContentAddressableStorageClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            cas: ContentAddressableStorageClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
             bytes: ByteStreamClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             execution: ExecutionClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             operations: OperationsClient::new(channel.clone()),
@@ -49,7 +50,11 @@ impl Client {
     /// Stores small blobs, all of which must be taken.
     pub async fn put_all(&self, blobs: Vec<Bytes>) -> Vec<Digest> {
         let digests: Vec<Digest> = blobs.iter().map(|blob| self.function.hash(blob)).collect();
-        let update = |(digest, data): (&Digest, Bytes)| Update { digest: Some(digest.to_proto()), data, compressor: 0 };
+        let update = |(digest, data): (&Digest, Bytes)| Update {
+            digest: Some(digest.to_proto()),
+            data,
+            compressor: 0,
+        };
         let request = BatchUpdateBlobsRequest {
             requests: digests.iter().zip(blobs).map(update).collect(),
             digest_function: self.function.to_proto().into(),
@@ -82,7 +87,8 @@ impl Client {
 
     /// Reads `limit` bytes (0: all) from `offset` on.
     pub async fn read(&self, resource_name: &str, offset: i64, limit: i64) -> Result<Vec<u8>, Status> {
-        let request = ReadRequest { resource_name: resource_name.into(), read_offset: offset, read_limit: limit };
+        let request =
+            ReadRequest { resource_name: resource_name.into(), read_offset: offset, read_limit: limit };
         let mut chunks = self.bytes.clone().read(request).await?.into_inner();
         let mut content = Vec::new();
         while let Some(chunk) = chunks.message().await? {
@@ -110,7 +116,12 @@ impl Client {
     }
 
     /// Stores an action with its command and inputs.
-    pub async fn action(&self, command: &Command, inputs: &Inputs, change: impl FnOnce(&mut Action)) -> Digest {
+    pub async fn action(
+        &self,
+        command: &Command,
+        inputs: &Inputs,
+        change: impl FnOnce(&mut Action),
+    ) -> Digest {
         let root = self.put_inputs(inputs).await;
         let command = self.put_message(command).await;
         let mut action = Action {
@@ -125,12 +136,13 @@ impl Client {
     async fn put_inputs(&self, inputs: &Inputs) -> Digest {
         let blobs: Vec<Bytes> = inputs.files.values().map(|(content, _)| content.clone()).collect();
         let digests = self.put_all(blobs).await;
-        let files = inputs.files.iter().zip(digests).map(|((name, (_, is_executable)), digest)| rev2::FileNode {
-            name: name.clone(),
-            digest: Some(digest.to_proto()),
-            is_executable: *is_executable,
-            node_properties: None,
-        });
+        let files =
+            inputs.files.iter().zip(digests).map(|((name, (_, is_executable)), digest)| rev2::FileNode {
+                name: name.clone(),
+                digest: Some(digest.to_proto()),
+                is_executable: *is_executable,
+                node_properties: None,
+            });
         self.put_message(&Directory { files: files.collect(), ..inputs.root.clone() }).await
     }
 

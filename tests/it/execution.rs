@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use croft::digest::{Digest, Function};
 use croft::proto::rev2::{
-    self, Command, Directory, ExecuteResponse, FileNode, GetActionResultRequest, SymlinkNode, Tree, WaitExecutionRequest,
-    execution_stage,
+    self, Command, Directory, ExecuteResponse, FileNode, GetActionResultRequest, SymlinkNode, Tree,
+    WaitExecutionRequest, execution_stage,
 };
 use prost::Message;
 use tonic::{Code, Status};
@@ -21,8 +21,10 @@ const UNIQUE: &str = "cat /proc/sys/kernel/random/uuid";
 async fn an_action_runs_and_its_second_execution_is_a_cache_hit() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
-    let inputs = Inputs::default().file("in.txt", "hello").program("tool", "#!/bin/sh\ncat in.txt in.txt > out.txt\n");
-    let action = client.action(&shell("./tool && echo done && echo oops >&2", &["out.txt"]), &inputs, |_| {}).await;
+    let inputs =
+        Inputs::default().file("in.txt", "hello").program("tool", "#!/bin/sh\ncat in.txt in.txt > out.txt\n");
+    let action =
+        client.action(&shell("./tool && echo done && echo oops >&2", &["out.txt"]), &inputs, |_| {}).await;
     let first = client.execute(client.request(&action)).await.unwrap();
     assert_eq!((code(&first), first.cached_result), (0, false), "{}", message(&first));
     let result = first.result.as_ref().unwrap();
@@ -50,7 +52,8 @@ fn check_timestamps(metadata: &rev2::ExecutedActionMetadata) {
         &metadata.output_upload_completed_timestamp,
         &metadata.worker_completed_timestamp,
     ];
-    let times: Vec<_> = steps.iter().map(|step| step.as_ref().map(|time| (time.seconds, time.nanos))).collect();
+    let times: Vec<_> =
+        steps.iter().map(|step| step.as_ref().map(|time| (time.seconds, time.nanos))).collect();
     assert!(times.iter().all(Option::is_some), "{metadata:?}");
     assert!(times.is_sorted(), "{metadata:?}");
 }
@@ -107,8 +110,9 @@ async fn a_failing_command_is_an_answer_and_is_not_cached() {
 async fn a_timeout_is_told_with_what_was_printed_and_is_not_cached() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
-    let change =
-        |action: &mut rev2::Action| action.timeout = Some(croft::proto::Duration { seconds: 1, nanos: 500_000_000 });
+    let change = |action: &mut rev2::Action| {
+        action.timeout = Some(croft::proto::Duration { seconds: 1, nanos: 500_000_000 })
+    };
     let script = "echo before; sleep 600 & sleep 600; echo after";
     let action = client.action(&shell(script, &[]), &Inputs::default(), change).await;
     let response = client.execute(client.request(&action)).await.unwrap();
@@ -120,10 +124,16 @@ async fn a_timeout_is_told_with_what_was_printed_and_is_not_cached() {
 
 #[tokio::test]
 async fn a_timeout_above_the_maximum_is_refused() {
-    let farm = Farm::start_with(&[("CROFT_EXECUTION__TIMEOUT_MAX", "1h"), ("CROFT_EXECUTION__TIMEOUT_DEFAULT", "1h")]);
+    let farm = Farm::start_with(&[
+        ("CROFT_EXECUTION__TIMEOUT_MAX", "1h"),
+        ("CROFT_EXECUTION__TIMEOUT_DEFAULT", "1h"),
+    ]);
     let client = Client::new(&farm).await;
-    for (seconds, nanos, sentence) in [(3601, 0, "maximum of 3600 s"), (-1, 0, "negative"), (0, -5, "negative")] {
-        let change = |action: &mut rev2::Action| action.timeout = Some(croft::proto::Duration { seconds, nanos });
+    for (seconds, nanos, sentence) in
+        [(3601, 0, "maximum of 3600 s"), (-1, 0, "negative"), (0, -5, "negative")]
+    {
+        let change =
+            |action: &mut rev2::Action| action.timeout = Some(croft::proto::Duration { seconds, nanos });
         let action = client.action(&shell("true", &[]), &Inputs::default(), change).await;
         let error = client.execute(client.request(&action)).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
@@ -137,7 +147,10 @@ async fn every_missing_blob_is_named() {
     let client = Client::new(&farm).await;
     let absent = |name: &str| Function::Sha256.hash(name.as_bytes());
     let never = absent("action");
-    assert_eq!(missing_of(&client.execute(client.request(&never)).await.unwrap_err()), [format!("blobs/{never}")]);
+    assert_eq!(
+        missing_of(&client.execute(client.request(&never)).await.unwrap_err()),
+        [format!("blobs/{never}")]
+    );
 
     let (command, root) = (absent("command"), absent("root"));
     let action = rev2::Action {
@@ -151,11 +164,17 @@ async fn every_missing_blob_is_named() {
 
     let mut inputs = Inputs::default();
     let (first, second, subtree) = (absent("first"), absent("second"), absent("subtree"));
-    let file =
-        |name: &str, digest: &Digest| FileNode { name: name.into(), digest: Some(digest.to_proto()), ..Default::default() };
+    let file = |name: &str, digest: &Digest| FileNode {
+        name: name.into(),
+        digest: Some(digest.to_proto()),
+        ..Default::default()
+    };
     let child = Directory { files: vec![file("second", &second)], ..Directory::default() };
     let child = client.put_message(&child).await;
-    let node = |name: &str, digest: &Digest| rev2::DirectoryNode { name: name.into(), digest: Some(digest.to_proto()) };
+    let node = |name: &str, digest: &Digest| rev2::DirectoryNode {
+        name: name.into(),
+        digest: Some(digest.to_proto()),
+    };
     inputs.root.directories = vec![node("a", &child), node("b", &subtree)];
     let root = Directory { files: vec![file("first", &first)], ..inputs.root };
     let root = client.put_message(&root).await;
@@ -163,7 +182,8 @@ async fn every_missing_blob_is_named() {
     let action = client.action(&shell("true", &[]), &Inputs::default(), change).await;
     let response = client.execute(client.request(&action)).await.unwrap();
     assert_eq!(code(&response), Code::FailedPrecondition as i32);
-    let mut expected: Vec<_> = [first, second, subtree].iter().map(|digest| format!("blobs/{digest}")).collect();
+    let mut expected: Vec<_> =
+        [first, second, subtree].iter().map(|digest| format!("blobs/{digest}")).collect();
     expected.sort();
     assert_eq!(missing_in(&response), expected);
 }
@@ -193,9 +213,11 @@ async fn outputs_of_every_kind_come_back() {
     let response = client.run(script, &Inputs::default(), &outputs).await;
     let result = response.result.as_ref().unwrap();
     assert_eq!(result.exit_code, 0, "{}", stderr(&response));
-    let files: Vec<_> = result.output_files.iter().map(|file| (file.path.as_str(), file.is_executable)).collect();
+    let files: Vec<_> =
+        result.output_files.iter().map(|file| (file.path.as_str(), file.is_executable)).collect();
     assert_eq!(files, [("empty", false), ("plain", false)]);
-    let links: Vec<_> = result.output_symlinks.iter().map(|link| (link.path.as_str(), link.target.as_str())).collect();
+    let links: Vec<_> =
+        result.output_symlinks.iter().map(|link| (link.path.as_str(), link.target.as_str())).collect();
     assert_eq!(links, [("dangling", "/nowhere/at/all"), ("to-d", "d")]);
     let tree = tree(&client, &response).await;
     let root = tree.root.unwrap();
@@ -203,7 +225,10 @@ async fn outputs_of_every_kind_come_back() {
     assert_eq!(names, [("run", true), ("\u{e4}.txt", false)], "in the order of UTF-8 bytes");
     let directories: Vec<_> = root.directories.iter().map(|directory| directory.name.as_str()).collect();
     assert_eq!(directories, ["empty", "sub"]);
-    assert_eq!(root.symlinks, [SymlinkNode { name: "link".into(), target: "sub/x".into(), node_properties: None }]);
+    assert_eq!(
+        root.symlinks,
+        [SymlinkNode { name: "link".into(), target: "sub/x".into(), node_properties: None }]
+    );
     assert_eq!(tree.children.len(), 2);
 }
 
@@ -261,7 +286,8 @@ async fn a_client_that_lost_its_stream_waits_for_the_same_operation() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     let action = client.action(&shell(&format!("sleep 1; {UNIQUE}"), &[]), &Inputs::default(), |_| {}).await;
-    let mut operations = client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    let mut operations =
+        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
     let first = operations.message().await.unwrap().unwrap();
     assert!(!first.done && first.result.is_none());
     assert_eq!(metadata(&first).action_digest, Some(action.to_proto()));
@@ -284,7 +310,8 @@ async fn the_stages_come_in_order_and_the_last_message_ends_the_stream() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     let action = client.action(&shell("sleep 0.3", &[]), &Inputs::default(), |_| {}).await;
-    let mut operations = client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    let mut operations =
+        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
     let mut stages = Vec::new();
     while let Some(operation) = operations.message().await.unwrap() {
         assert_eq!(operation.done, metadata(&operation).stage() == execution_stage::Value::Completed);
@@ -299,8 +326,11 @@ async fn a_client_that_goes_away_stops_its_action() {
     let farm = Farm::start_with(&[("CROFT_SCHEDULER__ABANDON_AFTER", "1s")]);
     let client = Client::new(&farm).await;
     let action = client.action(&shell("sleep 86399", &[]), &Inputs::default(), |_| {}).await;
-    let mut operations = client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
-    while metadata(&operations.message().await.unwrap().unwrap()).stage() != execution_stage::Value::Executing {}
+    let mut operations =
+        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    while metadata(&operations.message().await.unwrap().unwrap()).stage() != execution_stage::Value::Executing
+    {
+    }
     wait_for(|| runs("sleep\086399")).await;
     drop(operations);
     wait_for(|| !runs("sleep\086399")).await;

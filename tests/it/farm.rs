@@ -41,7 +41,8 @@ impl Farm {
 
     /// A farm on the data in `data`.
     pub fn start_in(data: &Path, environment: &[(&str, &str)]) -> Self {
-        Self::try_start(data, environment).unwrap_or_else(|(_, errors)| panic!("the farm did not start: {errors}"))
+        Self::try_start(data, environment)
+            .unwrap_or_else(|(_, errors)| panic!("the farm did not start: {errors}"))
     }
 
     /// As [`Farm::start_in`], or the exit status and what it said on standard error.
@@ -74,10 +75,7 @@ impl Farm {
 
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.public)).unwrap();
-        endpoint
-            .connect()
-            .await
-            .unwrap()
+        endpoint.connect().await.unwrap()
     }
 
     /// Ends it as a power failure of the process would.

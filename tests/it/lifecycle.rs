@@ -55,22 +55,29 @@ async fn metrics_count_what_happened() {
 
 #[tokio::test]
 async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
     let farm = Farm::start();
     let mut client = ServerReflectionClient::new(farm.channel().await);
-    let ask = |message_request| ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
+    let ask = |message_request| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message_request),
+    };
     let symbol = "build.bazel.remote.execution.v2.Execution".to_owned();
-    let asked = [MessageRequest::ListServices(String::new()), MessageRequest::FileContainingSymbol(symbol.clone())];
+    let asked =
+        [MessageRequest::ListServices(String::new()), MessageRequest::FileContainingSymbol(symbol.clone())];
     let mut answers =
         client.server_reflection_info(tokio_stream::iter(asked.map(ask))).await.unwrap().into_inner();
     let list = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = list else { panic!("{list:?}") };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
     assert!(names.contains(&symbol.as_str()) && names.contains(&"google.bytestream.ByteStream"), "{names:?}");
-    assert!(!names.iter().any(|name| name.starts_with("croft.")), "workers have a listener of their own: {names:?}");
+    assert!(
+        !names.iter().any(|name| name.starts_with("croft.")),
+        "workers have a listener of their own: {names:?}"
+    );
     let file = answers.message().await.unwrap().unwrap().message_response.unwrap();
     assert!(matches!(file, MessageResponse::FileDescriptorResponse(_)), "{file:?}");
 }
@@ -134,7 +141,8 @@ async fn sigterm_in_the_middle_of_an_action_ends_cleanly() {
     let mut farm = Farm::start();
     let client = Client::new(&farm).await;
     let action = client.action(&shell("sleep 3600", &[]), &Inputs::default(), |_| {}).await;
-    let mut operations = client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    let mut operations =
+        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
     operations.message().await.unwrap().unwrap();
     let following = tokio::spawn(async move {
         while let Ok(Some(operation)) = operations.message().await {
