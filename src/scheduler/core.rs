@@ -66,6 +66,8 @@ pub(super) enum Bug {
     RunEqualsTwice,
     /// A killed lease frees its slot before the worker has confirmed.
     ForgetDyingLease,
+    /// Every action is as urgent as every other.
+    IgnorePriority,
 }
 
 impl Core {
@@ -192,15 +194,22 @@ impl Core {
         let deadline = self.now + task.timeout.saturating_add(self.config.lease_slack);
         self.timers.set(Timer::Lease(worker, lease), deadline);
         self.effects.push(Effect::Start { worker, lease, task });
-        self.report(id, Stage::Executing, None);
+        self.enter(id, Stage::Executing);
+    }
+
+    /// Tells all operations of an execution that it is in another stage.
+    fn enter(&mut self, id: ExecutionId, stage: Stage) {
+        self.executions.get_mut(&id).expect("only an execution that exists enters a stage").enter(stage);
+        self.report(id);
     }
 
     /// Tells all operations of an execution where it stands.
-    fn report(&mut self, id: ExecutionId, stage: Stage, metadata: Option<Box<ExecutedActionMetadata>>) {
-        let execution = self.executions.get_mut(&id).expect("only an execution that exists is reported");
-        let update = execution.tell(stage, metadata);
-        let report =
-            |operation: &OperationId| Effect::Report { operation: *operation, update: Arc::clone(&update) };
+    fn report(&mut self, id: ExecutionId) {
+        let execution = &self.executions[&id];
+        let report = |operation: &OperationId| Effect::Report {
+            operation: *operation,
+            update: Arc::clone(&execution.update),
+        };
         self.effects.extend(execution.operations.iter().map(report));
     }
 

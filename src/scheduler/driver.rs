@@ -31,6 +31,9 @@ use super::{Listed, Settle};
 /// How many answers are checked and written at once; the rest wait in line, each as one response in memory.
 const SETTLING_MAX: usize = 256;
 
+/// How many operations one answer lists: what the driver spends on it at most.
+const LIST_MAX: usize = 1000;
+
 pub(super) struct Driver {
     core: Core,
     started: Instant,
@@ -68,7 +71,7 @@ impl Driver {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shutdown: Shutdown) {
         let departures = Arc::clone(&self.departures);
         loop {
-            let deadline = self.core.deadline().map(|at| self.started + at.since_start());
+            let deadline = self.core.deadline().and_then(|at| self.started.checked_add(at.since_start()));
             let first = tokio::select! {
                 () = shutdown.cancelled() => break,
                 message = inbox.recv() => message,
@@ -76,6 +79,8 @@ impl Driver {
                 () = sleep_until(deadline) => None,
             };
             self.turn(first, &mut inbox);
+            // Under load there is always a next message; whoever was woken gets a turn all the same.
+            tokio::task::yield_now().await;
         }
         self.stop();
     }
@@ -171,7 +176,7 @@ impl Driver {
 
     fn list(&self, after: Option<OperationId>, limit: usize) -> Vec<Listed> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = self.operations.range((start, Bound::Unbounded)).take(limit);
+        let range = self.operations.range((start, Bound::Unbounded)).take(limit.min(LIST_MAX));
         range.map(|(operation, updates)| (*operation, Arc::clone(&updates.borrow()))).collect()
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Execution {
     pub(super) failed_on: BTreeSet<WorkerId>,
     /// When it was first queued, by the wall clock.
     pub(super) queued_at: SystemTime,
-    /// What its operations were told last.
+    /// What its operations are told.
     pub(super) update: Arc<Update>,
 }
 
@@ -64,19 +64,17 @@ impl Execution {
         }
     }
 
-    /// What the operations are to be told when the stage becomes `stage`, with what is known of the attempt.
-    pub(super) fn tell(
-        &mut self,
-        stage: Stage,
-        metadata: Option<Box<ExecutedActionMetadata>>,
-    ) -> Arc<Update> {
-        let mut next = update(Arc::clone(&self.task), stage, self.queued_at);
-        next.metadata = metadata.map(|mut metadata| {
-            answers::stamp(&mut metadata, self.queued_at);
-            metadata
-        });
+    /// The execution is in another stage.
+    pub(super) fn enter(&mut self, stage: Stage) {
+        self.update = Arc::new(update(Arc::clone(&self.task), stage, self.queued_at));
+    }
+
+    /// More is known of the running attempt.
+    pub(super) fn advance(&mut self, mut metadata: Box<ExecutedActionMetadata>) {
+        answers::stamp(&mut metadata, self.queued_at);
+        let mut next = update(Arc::clone(&self.task), Stage::Executing, self.queued_at);
+        next.metadata = Some(metadata);
         self.update = Arc::new(next);
-        Arc::clone(&self.update)
     }
 
     /// What an operation is told when it ends with `response`.

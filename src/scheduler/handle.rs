@@ -88,7 +88,7 @@ impl Handle {
         self.ask(|reply| Message::Delete { operation, reply }).await
     }
 
-    /// Up to `limit` operations in the order of their identifiers, from the one after `after`.
+    /// Up to `limit` operations, and no more than 1,000, in the order of their identifiers, from the one after `after`.
     ///
     /// # Errors
     /// As for `watch`.

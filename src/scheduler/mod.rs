@@ -1,6 +1,6 @@
 //! Which worker runs which action, when.
 //!
-//! [`core`] decides everything and does nothing. The [`driver`] is one task that feeds it events and performs its effects; it never
+//! `core` decides everything and does nothing. `driver` is one task that feeds it events and performs its effects; it never
 //! waits on a client or a worker. The rest of the program holds a [`Handle`] and, through it, [`Watch`]es and [`WorkerSession`]s.
 //!
 //! A client's `Execute` makes an *operation*. Operations of equal actions wait for one *execution*, which runs as one or more

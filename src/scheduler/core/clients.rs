@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::super::event::{Refusal, Submission};
-use super::super::execution::{Execution, State};
 use super::*;
+use crate::scheduler::event::{Refusal, Submission};
+use crate::scheduler::execution::{Execution, State};
 
 /// How many different sets of requirements may be queued: what it costs at most to look through the heads of the lines.
 const SHAPES_MAX: usize = 10_000;
@@ -38,11 +38,20 @@ impl Core {
         self.arrivals += 1;
         self.operations.insert(operation, id);
         self.executions.insert(id, Execution::new(submission, self.arrivals));
+        #[cfg(test)]
+        self.misplace(id);
         if let Some(key) = submission.task.merge_key() {
             self.mergeable.insert(key, id);
         }
-        self.report(id, Stage::Queued, None);
+        self.report(id);
         self.place(id);
+    }
+
+    #[cfg(test)]
+    fn misplace(&mut self, id: ExecutionId) {
+        if self.bug == Some(Bug::IgnorePriority) {
+            self.executions.get_mut(&id).expect("it was inserted").position.priority = 0;
+        }
     }
 
     /// The operation waits for an equal action that is in flight; the more urgent of both decides its place in line.

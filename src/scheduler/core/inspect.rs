@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::fleet::Hold;
 use super::*;
+use crate::scheduler::fleet::Hold;
 
 /// Fails with the given sentence unless the condition holds.
 macro_rules! ensure {
@@ -16,7 +16,7 @@ macro_rules! ensure {
 
 impl Core {
     /// The first thing that is wrong.
-    pub(in super::super) fn check(&self) -> Result<(), String> {
+    pub(in crate::scheduler) fn check(&self) -> Result<(), String> {
         self.check_operations()?;
         for (id, execution) in &self.executions {
             self.check_execution(*id, execution)?;
@@ -83,7 +83,7 @@ impl Core {
     }
 
     /// Whether nothing is left: no operation, no worker, no deadline.
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(in crate::scheduler) fn is_empty(&self) -> bool {
         self.executions.is_empty()
             && self.mergeable.is_empty()
             && self.queue.len() == 0

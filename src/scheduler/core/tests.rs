@@ -3,7 +3,7 @@
 mod measure;
 mod script;
 
-use super::super::config::Config;
+use crate::scheduler::config::Config;
 use script::{patient, play, play_with};
 
 const LOST: &str = "a worker was lost while it ran the action";

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::super::execution::State;
-use super::super::fleet::{Hold, Worker};
-use super::super::requirements::Capacity;
-use super::super::task::Outcome;
 use super::*;
+use crate::scheduler::execution::State;
+use crate::scheduler::fleet::{Hold, Worker};
+use crate::scheduler::requirements::Capacity;
+use crate::scheduler::task::Outcome;
 
 /// How an attempt failed.
 struct Fault {
@@ -37,8 +37,12 @@ impl Core {
 
     pub(super) fn progress(&mut self, worker: WorkerId, lease: Lease, metadata: Box<ExecutedActionMetadata>) {
         self.heard(worker);
-        if self.fleet.holding(worker, lease) == Some(Hold::Running) {
-            self.report(lease.execution, Stage::Executing, Some(metadata));
+        if self.fleet.holding(worker, lease) != Some(Hold::Running) {
+            return;
+        }
+        if let Some(execution) = self.executions.get_mut(&lease.execution) {
+            execution.advance(metadata);
+            self.report(lease.execution);
         }
     }
 
@@ -116,7 +120,7 @@ impl Core {
         if attempts >= self.config.attempts_max {
             return self.finish(id, answers::out_of_attempts(attempts, &sentence));
         }
-        self.report(id, Stage::Queued, None);
+        self.enter(id, Stage::Queued);
         #[cfg(test)]
         if self.bug == Some(Bug::LostRequeue) {
             return;

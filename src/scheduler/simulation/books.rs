@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use crate::proto::rev2::ExecuteResponse;
 
-use super::super::event::{Effect, Event};
-use super::super::id::{ExecutionId, Lease, OperationId, WorkerId};
-use super::super::requirements::{Capacity, Requirements};
-use super::super::task::{MergeKey, Outcome, Stage, Task, Update};
 use super::world::action_number;
+use crate::scheduler::event::{Effect, Event};
+use crate::scheduler::id::{ExecutionId, Lease, OperationId, WorkerId};
+use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::task::{MergeKey, Outcome, Stage, Task, Update};
 
 /// Fails with the given sentence unless the condition holds.
 macro_rules! ensure {
@@ -32,6 +32,7 @@ pub(super) struct Books {
     settling: BTreeSet<Lease>,
     completed: BTreeSet<ExecutionId>,
     requirements: BTreeMap<u64, Arc<Requirements>>,
+    urgency: BTreeMap<u64, i32>,
     /// How often each thing happened that a scheduler must cope with.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -110,6 +111,7 @@ impl Books {
         if let Event::Finished { worker, lease, .. } = event {
             self.end_lease(*worker, *lease);
         }
+        self.check_order(effects)?;
         self.check_loads()?;
         self.check_merging()?;
         self.check_idle()
@@ -124,6 +126,7 @@ impl Books {
             Event::Submit(submission) => {
                 let number = action_number(&submission.task);
                 self.requirements.insert(number, Arc::clone(&submission.requirements));
+                self.note_urgency(number, submission.task.priority);
             }
             Event::WorkerJoined { worker, capacity, .. } => {
                 self.workers.insert(*worker, Arc::clone(capacity));
@@ -137,6 +140,15 @@ impl Books {
             }
             Event::Heartbeat { .. } | Event::Progress { .. } => {}
         }
+    }
+
+    /// An action is as urgent as the most urgent of those who have asked for it since it was last at rest.
+    fn note_urgency(&mut self, number: u64, priority: i32) {
+        let mut live = self.operations.values().filter(|one| one.stage != Stage::Completed);
+        let is_known = live.any(|one| action_number(&one.task) == number);
+        let urgency = self.urgency.get(&number).filter(|_| is_known);
+        let urgency = urgency.map_or(priority, |urgency| priority.min(*urgency));
+        self.urgency.insert(number, urgency);
     }
 
     fn enter_effect(&mut self, event: &Event, effect: &Effect) -> Checked {
@@ -221,6 +233,25 @@ impl Books {
     fn lose(&mut self, worker: WorkerId) {
         self.workers.remove(&worker);
         self.leases.retain(|_, running| running.worker != worker);
+    }
+
+    /// Nothing starts while something more urgent with the same requirements waits.
+    fn check_order(&self, effects: &[Effect]) -> Checked {
+        for effect in effects {
+            let Effect::Start { task, .. } = effect else { continue };
+            let number = action_number(task);
+            let urgency = self.urgency[&number];
+            let waits = |one: &&Operation| {
+                let requirements = &self.requirements[&action_number(&one.task)];
+                one.stage == Stage::Queued && *requirements == self.requirements[&number]
+            };
+            let next = self.operations.values().filter(waits).map(|one| one.task.priority).min();
+            ensure!(
+                next.is_none_or(|next| urgency <= next),
+                "action {number} starts before a more urgent one"
+            );
+        }
+        Ok(())
     }
 
     /// What a worker holds is at most what it offers.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::super::event::{Event, Submission};
-use super::super::id::{ExecutionId, OperationId};
-use super::super::requirements::Requirements;
 use super::world::{Happening, World, some_wall_time, task};
+use crate::scheduler::event::{Event, Submission};
+use crate::scheduler::id::{ExecutionId, OperationId};
+use crate::scheduler::requirements::Requirements;
 
 /// Few enough that equal actions meet.
 const ACTIONS: u64 = 24;

@@ -69,7 +69,7 @@ fn live(world: &mut World) -> Result<(), String> {
 /// From here on everything works, and there is a worker for every action.
 fn make_peace(world: &mut World) -> Result<(), String> {
     world.is_chaos = false;
-    world.join(true)
+    world.join_able()
 }
 
 /// Everybody leaves.
@@ -129,6 +129,7 @@ fn planted_bugs_are_found() {
         Bug::OverCommit,
         Bug::RunEqualsTwice,
         Bug::ForgetDyingLease,
+        Bug::IgnorePriority,
     ];
     for bug in bugs {
         let found = (0..SEEDS).find_map(|seed| run(seed, Some(bug)).err());

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::event::Event;
-use super::super::id::{ExecutionId, Lease, Time, WorkerId};
-use super::super::requirements::Capacity;
-use super::super::task::{Offer, Outcome, Task};
 use super::world::{Happening, Order, World, action_number, response};
+use crate::scheduler::event::Event;
+use crate::scheduler::id::{ExecutionId, Lease, Time, WorkerId};
+use crate::scheduler::requirements::Capacity;
+use crate::scheduler::task::{Offer, Outcome, Task};
 
 const WORKERS_MAX: usize = 5;
 
@@ -40,23 +40,26 @@ impl World {
             0 | 1 => self.crash_any(),
             2 | 3 => self.cut_off_any(),
             4 => return self.stray_answer(),
-            _ if self.workers.len() < WORKERS_MAX => return self.join(false),
+            _ if self.workers.len() < WORKERS_MAX => return self.join_any(),
             _ => {}
         }
         Ok(())
     }
 
-    /// Connects a worker; one that is `able` can run every action that any worker can.
-    pub(super) fn join(&mut self, is_able: bool) -> Result<(), String> {
+    fn join_any(&mut self) -> Result<(), String> {
+        let sets: [&[&str]; 4] = [&["a"], &["b"], &["a", "b"], &[]];
+        let instructions = self.random.pick(&sets).unwrap();
+        let cores = self.random.below(5);
+        self.join(instructions, cores)
+    }
+
+    /// Connects a worker that can run every action.
+    pub(super) fn join_able(&mut self) -> Result<(), String> {
+        self.join(&["a", "b", "z"], 4)
+    }
+
+    fn join(&mut self, instructions: &[&str], cores: u64) -> Result<(), String> {
         let id = WorkerId::new(self.fresh_id());
-        let instructions: &[&str] = match self.random.below(4) {
-            _ if is_able => &["a", "b", "z"],
-            0 => &["a"],
-            1 => &["b"],
-            2 => &["a", "b"],
-            _ => &[],
-        };
-        let cores = if is_able { 4 } else { self.random.below(5) };
         let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
         let properties = BTreeMap::from([
             ("ISA".to_owned(), list(instructions)),

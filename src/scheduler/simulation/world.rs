@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime};
 use crate::digest::{Digest, Function};
 use crate::proto::rev2::{Action, ActionResult, ExecuteResponse};
 
-use super::super::config::Config;
-use super::super::core::{Bug, Core};
-use super::super::event::{Effect, Event};
-use super::super::id::{Lease, OperationId, Time, WorkerId};
-use super::super::task::{Outcome, Platform, Task};
 use super::books::Books;
 use super::random::Random;
 use super::workers::Worker;
+use crate::scheduler::config::Config;
+use crate::scheduler::core::{Bug, Core};
+use crate::scheduler::event::{Effect, Event};
+use crate::scheduler::id::{Lease, OperationId, Time, WorkerId};
+use crate::scheduler::task::{Outcome, Platform, Task};
 
 /// How many lines of the story are shown when something is wrong.
 const STORY_LINES: usize = 60;

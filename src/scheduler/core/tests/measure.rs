@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::digest::{Digest, Function};
 use crate::proto::rev2::Action;
 
-use super::super::super::event::Submission;
-use super::super::super::requirements::{Capacity, Requirements};
-use super::super::super::task::{Offer, Outcome, Platform, Task};
-use super::super::*;
 use super::patient;
+use crate::scheduler::core::*;
+use crate::scheduler::event::Submission;
+use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::task::{Offer, Outcome, Platform, Task};
 
 struct Bench {
     core: Core,

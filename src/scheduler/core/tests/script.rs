@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use crate::digest::Function;
 use crate::proto::rev2::{Action, ActionResult, ExecuteResponse, ExecutedActionMetadata};
 
-use super::super::super::event::Submission;
-use super::super::super::requirements::{Capacity, Requirements};
-use super::super::super::task::{Offer, Outcome, Platform, Task};
-use super::super::*;
+use crate::scheduler::core::*;
+use crate::scheduler::event::Submission;
+use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::task::{Offer, Outcome, Platform, Task};
 
 /// An event, and what the core must say to it.
 pub(super) type Line<'a> = (&'a str, &'a str);
