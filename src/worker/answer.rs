@@ -90,7 +90,7 @@ mod tests {
     fn status_of(error: &Error) -> Status {
         match of_error(error) {
             Outcome::Response(response) => response.status.expect("a status"),
-            other => panic!("{other:?}"),
+            outcome @ (Outcome::Fault(_) | Outcome::Killed(_)) => panic!("{outcome:?}"),
         }
     }
 

@@ -126,8 +126,11 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<Config, figment::Error> {
-        Figment::from(Serialized::defaults(Config::default())).merge(Toml::string(text)).extract()
+    fn read(text: &str) -> Result<Config, Box<figment::Error>> {
+        Figment::from(Serialized::defaults(Config::default()))
+            .merge(Toml::string(text))
+            .extract()
+            .map_err(Box::new)
     }
 
     #[test]

@@ -148,7 +148,7 @@ mod tests {
         let locked = actions.path().join("a-1/upper/x/y");
         fs::create_dir_all(&locked).expect("mkdir");
         fs::write(locked.join("file"), "x").expect("write");
-        fs::set_permissions(&locked, Permissions::from_mode(0)).expect("chmod");
+        fs::set_permissions(&locked, Permissions::from_mode(0o000)).expect("chmod");
         directory.remove().expect("removed");
         assert_eq!(fs::read_dir(actions.path()).expect("list").count(), 0);
     }

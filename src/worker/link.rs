@@ -1,7 +1,7 @@
 //! The worker's side of its stream to the scheduler: says hello, takes leases, answers each once, reconnects.
 
 use std::collections::HashMap;
-use std::future::{self, Future};
+use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,16 +84,19 @@ struct Session {
     heartbeat: Interval,
     /// What cancels each running lease.
     running: HashMap<Key, Shutdown>,
-    ends: FuturesUnordered<JoinHandle<(Lease, Outcome)>>,
+    ends: FuturesUnordered<JoinHandle<End>>,
 }
 
 /// A lease as a key.
 type Key = (bytes::Bytes, u32);
 
+/// The end of a lease; boxed, because a result can be large.
+type End = Box<(Lease, Outcome)>;
+
 /// What a session waits for.
 enum Event {
-    Message(FromScheduler),
-    Ended(Lease, Outcome),
+    Message(Box<FromScheduler>),
+    Ended(End),
     Heartbeat,
     Shutdown,
     Lost(Option<tonic::Status>),
@@ -136,8 +139,8 @@ impl Session {
     async fn serve(mut self, shutdown: &Shutdown) {
         loop {
             let result = match self.next(shutdown).await {
-                Event::Message(message) => self.take(message),
-                Event::Ended(lease, outcome) => self.answer(lease, outcome).await,
+                Event::Message(message) => self.take(*message),
+                Event::Ended(end) => self.answer(*end).await,
                 Event::Heartbeat => self.send(FromWorker::Heartbeat(Heartbeat {})).await,
                 Event::Shutdown => return self.finish().await,
                 Event::Lost(status) => Err(status.map_or_else(closed, lost)),
@@ -154,9 +157,9 @@ impl Session {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Event::Shutdown,
-            (lease, outcome) = next_end(&mut self.ends) => Event::Ended(lease, outcome),
+            end = next_end(&mut self.ends) => Event::Ended(end),
             message = self.inbox.message() => match message {
-                Ok(Some(SchedulerMessage { message: Some(message) })) => Event::Message(message),
+                Ok(Some(SchedulerMessage { message: Some(message) })) => Event::Message(Box::new(message)),
                 Ok(Some(SchedulerMessage { message: None })) => Event::Lost(Some(tonic::Status::internal("an empty message"))),
                 Ok(None) => Event::Lost(None),
                 Err(status) => Event::Lost(Some(status)),
@@ -188,11 +191,13 @@ impl Session {
             return Err(Error::new(Kind::Unavailable, "the scheduler starts a lease twice"));
         }
         let worker = self.worker.clone();
-        self.ends.push(tasks::spawn("run a lease", async move { (lease, worker.run(start, kill).await) }));
+        self.ends.push(tasks::spawn("run a lease", async move {
+            Box::new((lease, worker.run(start, kill).await))
+        }));
         Ok(())
     }
 
-    async fn answer(&mut self, lease: Lease, outcome: Outcome) -> Result<()> {
+    async fn answer(&mut self, (lease, outcome): (Lease, Outcome)) -> Result<()> {
         self.running.remove(&key(&lease));
         if let Outcome::Fault(sentence) = &outcome {
             tracing::warn!(lease = super::run::directory_name(&lease), fault = sentence, "an attempt failed");
@@ -213,23 +218,19 @@ impl Session {
         self.running.values().for_each(Shutdown::cancel);
         let mut is_heard = true;
         while let Some(ended) = self.ends.next().await {
-            if let (Ok((lease, outcome)), true) = (ended, is_heard) {
-                is_heard = self.answer(lease, outcome).await.is_ok();
+            if let (Ok(end), true) = (ended, is_heard) {
+                is_heard = self.answer(*end).await.is_ok();
             }
         }
     }
 }
 
 /// The next lease that ends; waits for ever while none runs.
-fn next_end(
-    ends: &mut FuturesUnordered<JoinHandle<(Lease, Outcome)>>,
-) -> impl Future<Output = (Lease, Outcome)> + '_ {
-    async {
-        match ends.next().await {
-            Some(Ok(end)) => end,
-            // A task is cancelled only when the runtime ends, and this one with it.
-            Some(Err(_)) | None => future::pending().await,
-        }
+async fn next_end(ends: &mut FuturesUnordered<JoinHandle<End>>) -> End {
+    match ends.next().await {
+        Some(Ok(end)) => end,
+        // A task is cancelled only when the runtime ends, and this one with it.
+        Some(Err(_)) | None => future::pending().await,
     }
 }
 

@@ -142,7 +142,9 @@ impl Worker {
         match exit.context(|| "the sandbox cannot be set up")?.end {
             // The program does not exist; that nothing but this went wrong is what we want to know.
             End::Exited(127) => Ok(()),
-            end => Err(Error::new(Kind::Unavailable, format!("the sandbox does not work: {end:?}"))),
+            end @ (End::Exited(_) | End::Signaled(_) | End::Killed) => {
+                Err(Error::new(Kind::Unavailable, format!("the sandbox does not work: {end:?}")))
+            }
         }
     }
 

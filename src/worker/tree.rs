@@ -48,9 +48,9 @@ impl Tree {
         while !level.is_empty() {
             fetch_level(cas, &level, &mut known, &mut missing).await?;
             let mut next = Vec::new();
-            for (path, digest) in level {
-                if let Some(directory) = known.get(&digest) {
-                    tree.add(&path, digest, directory, &mut next)?;
+            for place in &level {
+                if let Some(directory) = known.get(&place.1) {
+                    tree.add(place, directory, &mut next)?;
                 }
             }
             level = next;
@@ -64,8 +64,7 @@ impl Tree {
     /// Adds the entries of one directory; its subdirectories go into `next` too.
     fn add(
         &mut self,
-        path: &str,
-        parent: Digest,
+        (path, parent): &(String, Digest),
         directory: &rev2::Directory,
         next: &mut Vec<(String, Digest)>,
     ) -> Result<()> {

@@ -179,7 +179,9 @@ fn kind_name(kind: FileType) -> &'static str {
         FileType::Fifo => "is a named pipe, which cannot be an output",
         FileType::Socket => "is a socket, which cannot be an output",
         FileType::CharacterDevice | FileType::BlockDevice => "is a device, which cannot be an output",
-        _ => "is of a type that cannot be an output",
+        FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => {
+            "is of a type that cannot be an output"
+        }
     }
 }
 

@@ -117,11 +117,13 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Ve
             result => break result?,
         }
     };
-    let fds = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    Ok((received.bytes, fds.flatten().collect()))
+    let mut received_fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            received_fds.extend(fds);
+        }
+    }
+    Ok((received.bytes, received_fds))
 }
 
 /// Tells the farm that the action could not be run.
