@@ -145,11 +145,11 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use figment::Figment;
-    use figment::providers::{Format, Toml};
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error, MapDeserializer};
 
-    fn read(text: &str) -> Result<Config, Box<figment::Error>> {
-        Figment::from(Toml::string(text)).extract().map_err(Box::new)
+    fn read<'de, V: IntoDeserializer<'de, Error>>(key: &'static str, value: V) -> Result<Config, Error> {
+        Config::deserialize(MapDeserializer::new([(key, value)].into_iter()))
     }
 
     #[test]
@@ -159,15 +159,21 @@ mod tests {
 
     #[test]
     fn times_are_written_with_units() {
-        let config = read("abandon_after = \"1 min 5 s\"\n[properties]\ngpu = \"minimum\"").unwrap();
+        let config = read("abandon_after", "1 min 5 s").unwrap();
         assert_eq!(config.abandon_after, Duration::from_secs(65));
-        assert_eq!(config.properties["gpu"], PropertyKind::Minimum);
-        assert_eq!(config.properties["ISA"], PropertyKind::Exact);
+        assert_eq!(config.kill_timeout, Config::default().kill_timeout);
+    }
+
+    #[test]
+    fn properties_come_on_top_of_the_default_ones() {
+        let config = read("properties", BTreeMap::from([("gpu", "minimum"), ("Pool", "any")])).unwrap();
+        let kinds = ["gpu", "Pool", "ISA"].map(|name| config.properties[name]);
+        assert_eq!(kinds, [PropertyKind::Minimum, PropertyKind::Any, PropertyKind::Exact]);
     }
 
     #[test]
     fn an_unknown_key_is_refused() {
-        let error = read("abandon = \"1 s\"").unwrap_err().to_string();
+        let error = read("abandon", "1 s").unwrap_err().to_string();
         assert!(error.contains("abandon"), "{error}");
     }
 

@@ -10,7 +10,7 @@
 
 mod clients;
 #[cfg(test)]
-mod inspect;
+pub(super) mod inspect;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -90,13 +90,11 @@ impl Core {
 
     /// Takes one event and says what must happen, in this order.
     ///
-    /// The event comes before the deadlines that have passed by then: an answer that arrives with its deadline counts.
+    /// Deadlines expire on `Tick` alone. So the driver can deliver everything that has arrived before it lets time pass,
+    /// and a farm that was held up for a while does not take its workers for dead while their heartbeats wait.
     pub(super) fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
         self.apply(event);
-        while let Some(timer) = self.timers.pop_due(self.now) {
-            self.expire(timer);
-        }
         std::mem::take(&mut self.effects)
     }
 
@@ -128,8 +126,14 @@ impl Core {
             Event::Progress { worker, lease, metadata } => self.progress(worker, lease, metadata),
             Event::Finished { worker, lease, outcome } => self.finished(worker, lease, outcome),
             Event::Settled { lease, result } => self.settled(lease, result),
-            Event::Tick => {}
+            Event::Tick => self.tick(),
             Event::Stop => self.stop(),
+        }
+    }
+
+    fn tick(&mut self) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            self.expire(timer);
         }
     }
 

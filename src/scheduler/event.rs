@@ -34,7 +34,7 @@ pub(super) enum Event {
     Finished { worker: WorkerId, lease: Lease, outcome: Outcome },
     /// The answer to `Effect::Settle`; an error is a sentence for the client.
     Settled { lease: Lease, result: Result<Box<ExecuteResponse>, String> },
-    /// A deadline has passed.
+    /// Time has passed; what has arrived until then was told.
     Tick,
     /// The farm stops.
     Stop,

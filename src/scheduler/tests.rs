@@ -124,7 +124,7 @@ fn code(update: &Update) -> i32 {
     update.response.as_ref().and_then(|response| response.status.as_ref()).map_or(0, |status| status.code)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_is_settled_and_reaches_every_watch() {
     let farm = Farm::start(Config::default(), Settling::Works);
     let mut first = farm.submit("a").await;
@@ -173,7 +173,7 @@ async fn an_action_of_a_dropped_worker_goes_to_another_one() {
     assert_eq!(code(&*completed(&mut watch).await), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_worker_says_before_it_leaves_counts() {
     let farm = Farm::start(Config::default(), Settling::Works);
     for number in 0..100 {
@@ -186,7 +186,7 @@ async fn what_a_worker_says_before_it_leaves_counts() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_departure_is_lost_when_more_leave_at_once_than_the_inbox_holds() {
     let config = Config { abandon_after: Duration::from_millis(1), ..Config::default() };
     let farm = Farm::start(config, Settling::Works);

@@ -13,6 +13,7 @@ macro_rules! ensure {
         }
     };
 }
+pub(in crate::scheduler) use ensure;
 
 impl Core {
     /// The first thing that is wrong.

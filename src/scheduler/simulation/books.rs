@@ -8,19 +8,11 @@ use std::sync::Arc;
 use crate::proto::rev2::ExecuteResponse;
 
 use super::world::action_number;
+use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::{Effect, Event};
 use crate::scheduler::id::{ExecutionId, Lease, OperationId, WorkerId};
 use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{MergeKey, Outcome, Stage, Task, Update};
-
-/// Fails with the given sentence unless the condition holds.
-macro_rules! ensure {
-    ($condition:expr, $($sentence:tt)*) => {
-        if !$condition {
-            return Err(format!($($sentence)*));
-        }
-    };
-}
 
 #[derive(Default)]
 pub(super) struct Books {
