@@ -181,7 +181,7 @@ fn check_prints_every_problem_of_every_file() {
 fn a_wrong_configuration_stops_the_start_with_the_key() {
     let data = tempfile::tempdir().unwrap();
     for (name, value, expected) in [
-        ("CROFT_STORAGE__SIZE", "many", "size"),
+        ("CROFT_STORAGE__SIZE", "many", "STORAGE.SIZE"),
         ("CROFT_WORKER__NO_SUCH_KEY", "1", "no_such_key"),
         ("CROFT_PUBLIC__LISTEN", "localhost", "listen"),
     ] {
