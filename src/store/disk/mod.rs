@@ -15,6 +15,8 @@ mod marks;
 mod rebuild;
 mod space;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 mod upload;
 mod writer;
