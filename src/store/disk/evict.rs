@@ -122,6 +122,7 @@ impl Eviction<'_> {
             self.draft.note_use(name);
             return Ok(0);
         }
+        shared.marks.forget(name);
         self.draft.remove(name, &entry);
         if matches!(entry.location, Location::File { .. }) {
             self.victims.push(*name);

@@ -15,6 +15,8 @@ mod marks;
 mod rebuild;
 mod space;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 mod upload;
 mod writer;
@@ -216,7 +218,7 @@ impl Shared {
         let Some(entry) = self.ledger.entry(&name)?.filter(|entry| fits(key, entry.size())) else {
             return Ok(Found::Nothing);
         };
-        self.marks.mark(&name);
+        self.marks.mark(&name, entry.size());
         Ok(match entry.location {
             Location::Inline(bytes) => Found::Blob(Blob::Whole(bytes)),
             Location::File { size } => match self.files.read(&name, size)? {
@@ -232,7 +234,7 @@ impl Shared {
         if name.family() == Some(Family::Action) || self.ledger.size(name)? != Some(size) {
             return Ok(false);
         }
-        self.marks.mark(name);
+        self.marks.mark(name, size);
         Ok(self.files.read(name, size)?.is_some())
     }
 
@@ -243,10 +245,12 @@ impl Shared {
             let _open = self.open_gate();
             for key in some {
                 let name = Name::from(key);
-                if self.ledger.size(&name)?.is_some_and(|size| fits(key, size)) {
-                    self.marks.mark(&name);
-                } else {
-                    missing.push(*key);
+                if self.marks.renew(&name).is_some_and(|size| fits(key, size)) {
+                    continue;
+                }
+                match self.ledger.size(&name)?.filter(|size| fits(key, *size)) {
+                    Some(size) => self.marks.mark(&name, size),
+                    None => missing.push(*key),
                 }
             }
         }

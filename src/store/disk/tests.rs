@@ -300,84 +300,34 @@ fn is_there_unmarked(disk: &Disk, key: &Key) -> bool {
     disk.shared.ledger.entry(&Name::from(key)).unwrap().is_some()
 }
 
-/// Run by hand: `cargo test --release --lib store::disk::tests::speed -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "measures; it proves nothing about right or wrong"]
-async fn speed() {
-    let directory =
-        TempDir::new_in(std::env::var("CROFT_SPEED_DIRECTORY").unwrap_or("/tmp".to_owned())).unwrap();
-    let disk: Arc<dyn Store> = Arc::new(super::super::Verified::new(Arc::new(
-        Disk::open(&directory.path().join("cas"), 20 << 30).unwrap(),
-    )));
-    for round in 0..3 {
-        let bytes = content(64 * MIB, 1000 + round);
-        let key = Key::Blob(digest(&bytes));
-        let start = Instant::now();
-        let file = directory.path().join(format!("plain{round}"));
-        let plain = bytes.clone();
-        tasks::blocking(move || {
-            use std::io::Write;
-            let mut file = fs::File::create(file)?;
-            for piece in plain.chunks(MIB) {
-                file.write_all(piece)?;
-            }
-            Ok(file.sync_data()?)
-        })
-        .await
-        .unwrap();
-        let plain = start.elapsed();
-        let start = Instant::now();
-        let pieces: Vec<_> = (0..64 * 4).map(|i| Ok(bytes.slice(i * MIB / 4..(i + 1) * MIB / 4))).collect();
-        let blob = Blob::Stream { size: 64 * MIB as u64, chunks: stream::iter(pieces).boxed() };
-        disk.put(&key, blob).await.unwrap();
-        let ours = start.elapsed();
-        println!(
-            "64 MiB: plain {plain:?}, ours {ours:?}, ratio {:.2}",
-            plain.as_secs_f64() / ours.as_secs_f64()
-        );
+/// Needs a small file system of its own: `mount -t tmpfs -o size=48m none DIRECTORY`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a small file system, named by CROFT_SMALL_DIRECTORY"]
+async fn a_full_disk_refuses_new_blobs_and_keeps_serving() {
+    let small = PathBuf::from(std::env::var("CROFT_SMALL_DIRECTORY").unwrap());
+    let disk = Disk::open(&small.join("cas"), SIZE).unwrap();
+    let kept = [put(&disk, 100, 1).await, put(&disk, MIB, 2).await];
+    let hog = small.join("hog");
+    let fill = || {
+        let mut file = fs::File::options().create(true).append(true).open(&hog).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    };
+    fill();
+    for seed in 10..200 {
+        let bytes = content(if seed % 2 == 0 { 1000 } else { 3 * MIB }, seed);
+        if let Err(error) = disk.put(&Key::Blob(digest(&bytes)), Blob::Whole(bytes)).await {
+            let kind = error.kind();
+            assert!(matches!(kind, Kind::Exhausted | Kind::Unavailable), "{}", error.chain());
+        }
+        fill();
+        disk.missing(&kept).await.unwrap();
     }
-    for in_flight in [64, 256, 1000] {
-        let count = 40_000;
-        let blobs: Vec<Bytes> = (0..count).map(|n| content(1024, in_flight as u64 * 1_000_000 + n)).collect();
-        let start = Instant::now();
-        stream::iter(blobs)
-            .map(|bytes| {
-                let disk = Arc::clone(&disk);
-                async move { disk.put(&Key::Blob(digest(&bytes)), Blob::Whole(bytes)).await.unwrap() }
-            })
-            .buffer_unordered(in_flight)
-            .collect::<Vec<()>>()
-            .await;
-        println!("1 KiB puts, {in_flight} in flight: {:.0}/s", count as f64 / start.elapsed().as_secs_f64());
+    fs::remove_file(hog).unwrap();
+    for seed in 1000..1100 {
+        put(&disk, if seed % 2 == 0 { 1000 } else { 3 * MIB }, seed).await;
     }
-    for batches in [1, 4, 16] {
-        let count = 40_000;
-        let blobs: Vec<_> = (0..count)
-            .map(|n| content(1024, batches as u64 * 777_000_000 + n))
-            .map(|bytes| (Key::Blob(digest(&bytes)), bytes))
-            .collect();
-        let start = Instant::now();
-        stream::iter(blobs.chunks(1000).map(<[_]>::to_vec).collect::<Vec<_>>())
-            .map(|batch| disk.put_all(batch))
-            .buffer_unordered(batches)
-            .for_each(|results| async move { assert!(results.iter().all(Result::is_ok)) })
-            .await;
-        println!(
-            "1 KiB in batches of 1000, {batches} at once: {:.0}/s",
-            count as f64 / start.elapsed().as_secs_f64()
-        );
-    }
-    let keys: Vec<Key> = (0..10_000)
-        .map(|n| Key::Blob(digest(&content(1024, if n % 2 == 0 { 64_000_000 + n } else { 5 + n }))))
-        .collect();
-    for _ in 0..3 {
-        let start = Instant::now();
-        let missing = disk.missing(&keys).await.unwrap().len();
-        println!("missing() of 10,000: {:?}, {missing} absent", start.elapsed());
-    }
-    let start = Instant::now();
-    for key in keys.iter().step_by(2) {
-        assert!(disk.get(key, 0..).await.unwrap().is_some());
-    }
-    println!("1 KiB gets, one after the other: {:.0}/s", 5_000.0 / start.elapsed().as_secs_f64());
+    drop(disk);
+    let disk = Disk::open(&small.join("cas"), SIZE).unwrap();
+    put(&disk, MIB, 5000).await;
+    assert!(!small.join("cas/index.bad-1").exists());
 }

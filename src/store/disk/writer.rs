@@ -199,7 +199,7 @@ impl Writer {
         let location = match change.content {
             Content::Inline(bytes) => {
                 if is_same_blob(&name, old.as_ref(), bytes.len() as u64) {
-                    self.shared.marks.mark(&name);
+                    self.shared.marks.mark(&name, bytes.len() as u64);
                     return Ok(());
                 }
                 if matches!(&old, Some(Entry { location: Location::File { .. }, .. })) {
@@ -238,6 +238,8 @@ impl Writer {
             Err(error) => {
                 tracing::error!("the index failed and will be opened again: {}", error.chain());
                 self.broken_since = Some(Instant::now());
+                // A mark may be of an entry that was about to be written.
+                self.shared.marks.forget_all();
                 Err(error)
             }
         }
@@ -260,7 +262,10 @@ impl Writer {
         tracing::info!("the index is open again");
         match origin {
             Origin::Existing => Ok(()),
-            Origin::New => rebuild::begin(self.shared.files.directory(), &self.shared.requests),
+            Origin::New => {
+                self.shared.marks.forget_all();
+                rebuild::begin(self.shared.files.directory(), &self.shared.requests)
+            }
         }
     }
 
@@ -275,7 +280,10 @@ impl Writer {
         tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
         let mut draft = self.draft();
         draft.remove(name, &entry);
-        self.commit(draft, || {})?;
+        let shared = Arc::clone(&self.shared);
+        let gate = shared.close_gate();
+        shared.marks.forget(name);
+        self.commit(draft, || drop(gate))?;
         self.discard(name);
         Ok(())
     }
