@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::sandbox::Scratch;
 use crate::proto::rev2::platform::Property;
 
 /// Slots that one worker may have: each holds some descriptors and a network namespace.
@@ -28,6 +29,9 @@ pub struct Config {
     pub uid: u32,
     /// The group on the host that actions run under, when the worker runs as root.
     pub gid: u32,
+    /// Where what an action writes is kept until its outputs are uploaded: `"memory"` (at most half of the machine's for one
+    /// action) or `"disk"`, which is slower and has room for more.
+    pub scratch: Scratch,
     /// The platform properties that the worker offers, with all values of each.
     pub properties: BTreeMap<String, Vec<String>>,
 }
@@ -54,6 +58,7 @@ impl Default for Config {
             root: Root::Host,
             uid: NOBODY,
             gid: NOBODY,
+            scratch: Scratch::default(),
             properties: properties.into(),
         }
     }

@@ -1,31 +1,25 @@
-//! The directory of one attempt: its inputs, what it writes, its stdout and stderr. Never shared, never reused.
+//! The directory of one attempt: its inputs and, if that is not in memory, what it writes. Never shared, never reused.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::sandbox::Ownership;
+use super::sandbox::{DISK_DIRECTORY, Ownership, Scratch};
 use crate::error::{Context, Result};
 
-/// What the sandbox expects below an action's directory: the inputs, the overlay's two, and `/tmp`.
+/// Where the sandbox expects the inputs below an action's directory.
 const INPUTS: &str = "root";
-const WRITTEN: [&str; 3] = ["upper", "work", "tmp"];
+
+/// Whose an action's files are and where they are.
+pub(super) type Kind = (Ownership, Scratch);
 
 /// The directory of one attempt at an action.
 #[derive(Debug)]
 pub(super) struct Directory {
     /// Below the worker's directory of actions.
     pub(super) name: String,
-    pub(super) printed: Printed,
     path: PathBuf,
-}
-
-/// The files that take what a command prints.
-#[derive(Debug)]
-pub(super) struct Printed {
-    pub(super) stdout: File,
-    pub(super) stderr: File,
 }
 
 impl Directory {
@@ -33,10 +27,10 @@ impl Directory {
     ///
     /// # Errors
     /// When it exists already, or the file system fails.
-    pub(super) fn create(actions: &Path, name: String, ownership: Ownership) -> Result<Self> {
+    pub(super) fn create(actions: &Path, name: String, kind: Kind) -> Result<Self> {
         let path = actions.join(&name);
-        let printed = fill(&path, ownership).context(|| "make the action's directory")?;
-        Ok(Self { name, printed, path })
+        fill(&path, kind).context(|| "make the action's directory")?;
+        Ok(Self { name, path })
     }
 
     /// Where the inputs are staged.
@@ -53,44 +47,20 @@ impl Directory {
     }
 }
 
-impl Printed {
-    /// Handles on the same files for the command.
-    pub(super) fn try_clone(&self) -> Result<Self> {
-        let clone = |file: &File| file.try_clone().context(|| "duplicate a descriptor");
-        Ok(Self { stdout: clone(&self.stdout)?, stderr: clone(&self.stderr)? })
-    }
-}
-
-fn fill(path: &Path, ownership: Ownership) -> io::Result<Printed> {
+fn fill(path: &Path, (ownership, scratch): Kind) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     // The sandbox's user may have to pass; what keeps others out is the directory of all actions.
     builder.mode(0o755);
     builder.create(path)?;
     builder.create(path.join(INPUTS))?;
-    for name in WRITTEN {
-        let path = path.join(name);
+    if scratch == Scratch::Disk {
+        let path = path.join(DISK_DIRECTORY);
         builder.create(&path)?;
         if let Some((uid, gid)) = owner(ownership) {
             chown(&path, Some(uid), Some(gid))?;
         }
     }
-    // An action sees these modes, so they must not depend on our umask.
-    fs::set_permissions(path.join("upper"), Permissions::from_mode(0o755))?;
-    fs::set_permissions(path.join("tmp"), Permissions::from_mode(0o1777))?;
-    Ok(Printed {
-        stdout: output(&path.join("stdout"), ownership)?,
-        stderr: output(&path.join("stderr"), ownership)?,
-    })
-}
-
-/// Makes a file that a command may write to, also by opening it again through `/dev/stdout`.
-fn output(path: &Path, ownership: Ownership) -> io::Result<File> {
-    // Appending, so that two descriptors of one command do not overwrite each other.
-    let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
-    if let Some((uid, gid)) = owner(ownership) {
-        fchown(&file, Some(uid), Some(gid))?;
-    }
-    Ok(file)
+    Ok(())
 }
 
 /// The ids that what an action writes must have, where they are not the farm's own.
@@ -141,11 +111,13 @@ fn open_up(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const KIND: Kind = (Ownership::Same, Scratch::Disk);
+
     #[test]
     fn a_directory_that_an_action_locked_is_deleted() {
         let actions = tempfile::tempdir().expect("a directory");
-        let directory = Directory::create(actions.path(), "a-1".into(), Ownership::Same).expect("created");
-        let locked = actions.path().join("a-1/upper/x/y");
+        let directory = Directory::create(actions.path(), "a-1".into(), KIND).expect("created");
+        let locked = actions.path().join("a-1/scratch/x/y");
         fs::create_dir_all(&locked).expect("mkdir");
         fs::write(locked.join("file"), "x").expect("write");
         fs::set_permissions(&locked, Permissions::from_mode(0o000)).expect("chmod");
@@ -158,7 +130,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("a directory");
         let actions = parent.path().join("actions");
         sweep(&actions).expect("made");
-        Directory::create(&actions, "a-1".into(), Ownership::Same).expect("created");
+        Directory::create(&actions, "a-1".into(), KIND).expect("created");
         sweep(&actions).expect("swept");
         assert_eq!(fs::read_dir(&actions).expect("list").count(), 0);
     }
@@ -166,7 +138,7 @@ mod tests {
     #[test]
     fn an_attempt_never_gets_the_directory_of_another() {
         let actions = tempfile::tempdir().expect("a directory");
-        Directory::create(actions.path(), "a-1".into(), Ownership::Same).expect("created");
-        assert!(Directory::create(actions.path(), "a-1".into(), Ownership::Same).is_err());
+        Directory::create(actions.path(), "a-1".into(), KIND).expect("created");
+        assert!(Directory::create(actions.path(), "a-1".into(), KIND).is_err());
     }
 }

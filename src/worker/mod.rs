@@ -19,13 +19,14 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use config::{Config, Root};
+pub use sandbox::Scratch;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::worker::Start;
 use crate::proto::worker::finished::Outcome;
 use crate::store::Cas;
 use crate::tasks::{self, Shutdown};
-use directory::{Directory, Printed};
+use directory::Directory;
 use run::Attempt;
 use sandbox::{End, Launcher, Ownership, Spec};
 
@@ -75,6 +76,7 @@ impl Worker {
             uid: config.uid,
             gid: config.gid,
             networks: slots,
+            scratch: config.scratch,
         };
         let (swept, executable) = (actions.clone(), executable.to_owned());
         let launcher = tasks::blocking(move || {
@@ -128,14 +130,11 @@ impl Worker {
     /// Tries the whole sandbox once, so that a machine that lacks something refuses to start instead of failing every action.
     async fn probe(&self) -> Result<()> {
         let counted = self.make_directory(PROBE.to_owned()).await?;
-        let Printed { stdout, stderr } = counted.directory.printed.try_clone()?;
         let spec = Spec {
             directory: PROBE.to_owned(),
             arguments: vec![format!("/{PROBE}")],
             environment: Vec::new(),
             working_directory: String::new(),
-            stdout,
-            stderr,
         };
         let exit = self.launcher().run(spec).await?.wait().await;
         self.discard(counted);
@@ -151,8 +150,8 @@ impl Worker {
     async fn make_directory(&self, name: String) -> Result<Counted> {
         let permit =
             self.shared.directories.clone().acquire_owned().await.expect("nothing closes the semaphore");
-        let (actions, ownership) = (self.shared.actions.clone(), self.ownership());
-        let directory = tasks::blocking(move || Directory::create(&actions, name, ownership)).await?;
+        let (actions, kind) = (self.shared.actions.clone(), (self.ownership(), self.shared.config.scratch));
+        let directory = tasks::blocking(move || Directory::create(&actions, name, kind)).await?;
         Ok(Counted { directory, _permit: permit })
     }
 

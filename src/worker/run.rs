@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::Worker;
 use super::answer;
 use super::command::{Command, digest};
-use super::directory::{Directory, Printed};
+use super::directory::Directory;
 use super::inputs::Staging;
 use super::outputs;
 use super::sandbox::{End, Exit, Running, Spec};
@@ -45,7 +45,6 @@ pub(super) struct Attempt {
 struct Ended {
     why: Why,
     exit: Exit,
-    printed: Printed,
 }
 
 /// Why a command ended.
@@ -142,15 +141,11 @@ impl Attempt {
     }
 
     async fn command(&self, command: &Command, limit: Duration, directory: &Directory) -> Result<Ended> {
-        let printed = directory.printed.try_clone()?;
-        let Printed { stdout, stderr } = printed.try_clone()?;
         let spec = Spec {
             directory: directory.name.clone(),
             arguments: command.arguments.clone(),
             environment: command.environment.clone(),
             working_directory: command.working_directory.clone(),
-            stdout,
-            stderr,
         };
         let running =
             self.bounded("starting the sandbox", SANDBOX_MAX, self.worker.launcher().run(spec)).await?;
@@ -158,7 +153,7 @@ impl Attempt {
         if why == Why::Killed {
             return Err(Error::new(Kind::Cancelled, "killed while the command ran"));
         }
-        Ok(Ended { why, exit, printed })
+        Ok(Ended { why, exit })
     }
 
     async fn wait(&self, running: &Running, limit: Duration) -> Result<(Why, Exit)> {
@@ -174,12 +169,12 @@ impl Attempt {
     }
 
     async fn answer(&self, job: &Job, command: Command, ended: Ended) -> Result<Outcome> {
-        let Ended { why, exit, printed } = ended;
+        let Ended { why, exit } = ended;
         let cas = self.worker.cas();
         let mut result = ActionResult::default();
         let (stdout, stderr) = tokio::try_join!(
-            outputs::upload_file(cas, job.function, printed.stdout),
-            outputs::upload_file(cas, job.function, printed.stderr),
+            outputs::upload_file(cas, job.function, exit.stdout),
+            outputs::upload_file(cas, job.function, exit.stderr),
         )?;
         result.stdout_digest = stdout.map(|digest| digest.to_proto());
         result.stderr_digest = stderr.map(|digest| digest.to_proto());

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use croft::worker::sandbox::{Config, End, Exit, Launcher, Ownership, Running, Spec};
+use croft::worker::sandbox::{Config, End, Exit, Launcher, Ownership, Running, Scratch, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -25,55 +25,37 @@ struct Outcome {
 
 impl Bench {
     fn new() -> Self {
-        Self::with_networks(2)
+        Self::with(2, Scratch::Memory)
     }
 
-    fn with_networks(networks: u32) -> Self {
+    fn with(networks: u32, scratch: Scratch) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        let launcher =
-            Launcher::start(Path::new(env!("CARGO_BIN_EXE_croft")), config(directory.path(), networks))
-                .expect("the sandbox starts");
+        let launcher = Launcher::start(&executable(), config(directory.path(), networks, scratch))
+            .expect("the sandbox starts");
         Self { directory, launcher }
     }
 
     /// Makes an action's directory as the worker does, with one input file.
-    fn prepare(&self, name: &str) -> PathBuf {
+    fn prepare(&self, name: &str) {
         let path = self.directory.path().join(name);
-        for part in ["", "root", "root/sub", "upper", "work", "tmp"] {
+        for part in ["", "root", "root/sub", "scratch"] {
             fs::create_dir(path.join(part)).expect("mkdir");
         }
         fs::write(path.join("root/input"), "input").expect("write");
         fs::set_permissions(path.join("root/input"), fs::Permissions::from_mode(0o444)).expect("chmod");
         if let Ownership::Mapped { uid, gid } = self.launcher.ownership() {
-            for part in ["upper", "work", "tmp"] {
-                chown(path.join(part), Some(uid), Some(gid)).expect("chown");
-            }
+            chown(path.join("scratch"), Some(uid), Some(gid)).expect("chown");
         }
-        path
     }
 
     fn spec(&self, name: &str, arguments: &[&str]) -> Spec {
-        let path = self.prepare(name);
-        let output = |file: &str| {
-            let file = File::options()
-                .append(true)
-                .create_new(true)
-                .read(true)
-                .open(path.join(file))
-                .expect("create");
-            if let Ownership::Mapped { uid, gid } = self.launcher.ownership() {
-                std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).expect("chown");
-            }
-            file
-        };
+        self.prepare(name);
         Spec {
             directory: name.to_owned(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned(), "COLOUR=grün".to_owned()],
             working_directory: String::new(),
-            stdout: output("stdout"),
-            stderr: output("stderr"),
         }
     }
 
@@ -82,21 +64,24 @@ impl Bench {
         self.launcher.run(spec).await.expect("the command starts")
     }
 
-    async fn finish(&self, name: &str, running: Running) -> Outcome {
+    async fn finish(&self, running: Running) -> Outcome {
         let exit = tokio::time::timeout(LIMIT, running.wait()).await.expect("in time").expect("an exit");
-        let read =
-            |file: &str| fs::read_to_string(self.directory.path().join(name).join(file)).expect("read");
-        Outcome { exit, stdout: read("stdout"), stderr: read("stderr") }
+        let read = |file: &File| {
+            let mut bytes = vec![0; usize::try_from(file.metadata().expect("stat").len()).expect("small")];
+            file.read_exact_at(&mut bytes, 0).expect("read");
+            String::from_utf8(bytes).expect("UTF-8")
+        };
+        Outcome { stdout: read(&exit.stdout), stderr: read(&exit.stderr), exit }
     }
 
     async fn run(&self, name: &str, script: &str) -> Outcome {
         let running = self.start(name, script).await;
-        self.finish(name, running).await
+        self.finish(running).await
     }
 }
 
-fn config(directory: &Path, networks: u32) -> Config {
-    Config { directory: directory.to_owned(), root: "/".into(), uid: 65534, gid: 65534, networks }
+fn config(directory: &Path, networks: u32, scratch: Scratch) -> Config {
+    Config { directory: directory.to_owned(), root: "/".into(), uid: 65534, gid: 65534, networks, scratch }
 }
 
 impl Outcome {
@@ -151,7 +136,12 @@ async fn outputs_are_read_through_the_view_after_the_end() {
 
 #[tokio::test]
 async fn an_input_cannot_be_changed_for_others() {
-    let bench = Bench::new();
+    for scratch in [Scratch::Memory, Scratch::Disk] {
+        cannot_change_inputs(&Bench::with(1, scratch)).await;
+    }
+}
+
+async fn cannot_change_inputs(bench: &Bench) {
     let script =
         "chmod 777 input && echo changed > input && cat input && mv input moved && touch -d @0 moved";
     let outcome = bench.run("a", script).await;
@@ -180,7 +170,6 @@ async fn what_is_the_hosts_stays_out_of_reach() {
         "echo x > /dev/shm/../x",
         "mount -t tmpfs none /tmp",
         "chroot /build /bin/true",
-        "kill -9 1 && sleep 0.1 && kill -0 1 && false",
         "unshare --mount true",
         "hostname other",
         "mknod /tmp/disk b 254 0",
@@ -191,6 +180,14 @@ async fn what_is_the_hosts_stays_out_of_reach() {
         let outcome = bench.run(&format!("a{number}"), script).await;
         assert!(outcome.exit.end != End::Exited(0), "`{script}` succeeded: {}", outcome.stdout);
     }
+}
+
+#[tokio::test]
+async fn an_action_cannot_end_its_init() {
+    let bench = Bench::new();
+    let outcome = bench.run("a", "kill -9 1; kill -15 1; kill -0 1 && echo alive").await;
+    outcome.succeeded();
+    assert_eq!(outcome.stdout, "alive\n");
 }
 
 #[tokio::test]
@@ -230,7 +227,7 @@ async fn a_program_that_cannot_run_is_reported_as_by_a_shell() {
     for (number, (program, code, sentence)) in cases.into_iter().enumerate() {
         let name = format!("a{number}");
         let running = bench.launcher.run(bench.spec(&name, &[program])).await.expect("started");
-        let outcome = bench.finish(&name, running).await;
+        let outcome = bench.finish(running).await;
         assert_eq!(outcome.exit.end, End::Exited(code));
         assert!(outcome.stderr.contains(sentence), "{}", outcome.stderr);
     }
@@ -240,7 +237,7 @@ async fn a_program_that_cannot_run_is_reported_as_by_a_shell() {
 async fn a_program_without_a_slash_is_found_in_path() {
     let bench = Bench::new();
     let running = bench.launcher.run(bench.spec("a", &["echo", "found"])).await.expect("started");
-    let outcome = bench.finish("a", running).await;
+    let outcome = bench.finish(running).await;
     assert_eq!(outcome.stdout, "found\n");
 }
 
@@ -266,7 +263,7 @@ async fn killing_takes_every_process_along() {
     let running = bench.start("a", &script).await;
     wait_until(|| processes(&mark) == 9).await;
     running.kill();
-    let outcome = bench.finish("a", running).await;
+    let outcome = bench.finish(running).await;
     assert_eq!(outcome.exit.end, End::Killed);
     assert_eq!(outcome.stdout, "started\n");
     assert_eq!(processes(&mark), 0);
@@ -313,7 +310,7 @@ async fn large_environments_arrive() {
     let mut spec = bench.spec("a", &["/bin/sh", "-c", "env | wc -c; echo $# | tail -c 20", "sh"]);
     spec.environment.extend((0..2_000).map(|number| format!("V{number}={}", "x".repeat(300))));
     let running = bench.launcher.run(spec).await.expect("started");
-    let outcome = bench.finish("a", running).await;
+    let outcome = bench.finish(running).await;
     outcome.succeeded();
     let bytes: usize = outcome.stdout.lines().next().expect("a line").trim().parse().expect("a number");
     assert!(bytes > 600_000, "{bytes}");
@@ -324,6 +321,42 @@ async fn a_script_can_reopen_its_outputs() {
     let bench = Bench::new();
     let outcome = bench.run("a", "echo one > /dev/stdout; echo two >> /dev/stderr; tty; cat").await;
     assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("one\nnot a tty\n", "two\n"));
+}
+
+/// The same as a user without privileges: the test runs itself as `nobody`, where it may.
+#[test]
+fn the_sandbox_works_without_root() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: this whole run is without root already");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
+    // The build's own directory may be closed to others, so the binaries go where `nobody` can reach them.
+    let test = std::env::current_exe().expect("a path");
+    for (from, to) in [(test.as_path(), "it"), (Path::new(env!("CARGO_BIN_EXE_croft")), "croft")] {
+        fs::copy(from, directory.path().join(to)).expect("copy");
+    }
+    let output = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+        .arg(directory.path().join("it"))
+        .args(["sandbox::", "--skip", "without_root"])
+        .env("CROFT_UNDER_TEST", directory.path().join("croft"))
+        .env("TMPDIR", directory.path())
+        .current_dir("/")
+        .output();
+    let Ok(output) = output else {
+        println!("skipped: there is no setpriv");
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("test sandbox::an_input_cannot_be_changed_for_others ... ok"), "{text}");
+}
+
+/// The binary; the run without root has a copy of its own.
+fn executable() -> std::path::PathBuf {
+    std::env::var_os("CROFT_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_croft").into(), Into::into)
 }
 
 /// Processes on this machine that have `mark` among their arguments.
@@ -348,9 +381,11 @@ async fn wait_until(mut is_reached: impl FnMut() -> bool) {
 #[ignore = "a measurement"]
 async fn spawn_cost() {
     const ACTIONS: usize = 400;
-    for at_once in [1, 2, 4] {
-        let bench = std::sync::Arc::new(Bench::with_networks(4));
-        println!("ownership {:?}", bench.launcher.ownership());
+    for (scratch, at_once) in
+        [1, 2, 4].map(|at_once| [(Scratch::Memory, at_once), (Scratch::Disk, at_once)]).concat()
+    {
+        let bench = std::sync::Arc::new(Bench::with(4, scratch));
+        print!("{scratch:?}, {:?}: ", bench.launcher.ownership());
         let specs: Vec<Spec> =
             (0..ACTIONS).map(|number| bench.spec(&format!("a{number}"), &["/bin/true"])).collect();
         let begin = Instant::now();

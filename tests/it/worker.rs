@@ -119,7 +119,7 @@ impl Farm {
             .expect("the worker starts");
         let (sender, mut connections) = mpsc::channel(4);
         let shutdown = Shutdown::new();
-        let address = serve(Scheduler { connections: sender }, &shutdown).await;
+        let address = serve(Scheduler { connections: sender }).await;
         let connect: link::Connect = Arc::new(move || {
             async move {
                 let endpoint =
@@ -219,12 +219,11 @@ impl Farm {
     }
 }
 
-async fn serve(scheduler: Scheduler, shutdown: &Shutdown) -> std::net::SocketAddr {
+async fn serve(scheduler: Scheduler) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("bound");
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let server = tonic::transport::Server::builder().add_service(WorkersServer::new(scheduler));
-    let _shutdown = shutdown.clone();
     tasks::spawn("scheduler", server.serve_with_incoming(incoming));
     address
 }
@@ -357,5 +356,33 @@ async fn a_lost_connection_kills_its_leases_and_the_worker_comes_back() {
 async fn ending_the_farm_kills_what_runs() {
     let mut farm = Farm::start().await;
     farm.start_script("sleep 600", |_| {}).await;
+    farm.stop().await;
+}
+
+/// Prints how many leases that do nothing a worker of two slots runs: `cargo test --test it lease_rate -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn lease_rate() {
+    const LEASES: u32 = 600;
+    const AT_ONCE: u32 = 8;
+    let mut farm = Farm::start().await;
+    let root = farm.put(rev2::Directory::default().encode_to_vec()).await;
+    let mut commands = Vec::new();
+    for number in 0..LEASES {
+        let arguments = vec!["/bin/true".to_owned(), number.to_string()];
+        let command = rev2::Command { arguments, ..rev2::Command::default() };
+        commands.push(farm.put(command.encode_to_vec()).await);
+    }
+    let begin = std::time::Instant::now();
+    for (number, command) in (0..).zip(commands) {
+        farm.start_action(command, root.clone(), 20).await;
+        if number >= AT_ONCE {
+            assert_eq!(code(&farm.response().await), 0);
+        }
+    }
+    for _ in 0..AT_ONCE {
+        assert_eq!(code(&farm.response().await), 0);
+    }
+    println!("{:.0} leases a second", f64::from(LEASES) / begin.elapsed().as_secs_f64());
     farm.stop().await;
 }

@@ -3,15 +3,16 @@
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::init::{Init, Order};
+use super::init::Order;
 use super::launcher::{Fault, Step};
 use super::sys::{self, Strings};
-use super::wire;
+use super::wire::{self, Left};
 
 /// As a shell: the program is not there.
 const NOT_FOUND: i32 = 127;
@@ -25,10 +26,10 @@ const OPEN_FILES: u64 = 1024;
 const STACK_BYTES: u64 = 8 << 20;
 
 /// Becomes the command, or ends with a shell's exit code and a sentence on stderr.
-pub(super) fn main(init: &Init<'_>, order: &Order) -> ! {
-    if let Err(fault) = prepare(init) {
+pub(super) fn main(channel: &OwnedFd, left: &Left, order: &Order) -> ! {
+    if let Err(fault) = prepare(left) {
         // The farm takes the first message, so the code of this process does not matter any more.
-        let _ = wire::send_fault(&init.channel, &fault);
+        let _ = wire::send_fault(channel, &fault);
         sys::exit_now(NOT_EXECUTABLE);
     }
     let error = execute(order);
@@ -44,13 +45,13 @@ pub(super) fn main(init: &Init<'_>, order: &Order) -> ! {
     sys::exit_now(code)
 }
 
-fn prepare(init: &Init<'_>) -> Result<(), Fault> {
+fn prepare(left: &Left) -> Result<(), Fault> {
     rustix::process::setsid().step("start a session")?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).step("set stdin")?;
-    rustix::stdio::dup2_stdout(&init.stdout).step("set stdout")?;
-    rustix::stdio::dup2_stderr(&init.stderr).step("set stderr")?;
+    rustix::stdio::dup2_stdout(&left.stdout).step("set stdout")?;
+    rustix::stdio::dup2_stderr(&left.stderr).step("set stderr")?;
     sys::close_on_exec_from(3).step("close all other descriptors")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     limit(Resource::Core, 0).step("limit core dumps")?;

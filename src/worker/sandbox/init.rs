@@ -11,13 +11,17 @@ use rustix::process::{Signal, WaitOptions, WaitStatus};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::exec;
-use super::launcher::{Fault, Step};
-use super::skeleton::{HIDDEN, LOWER, SCRATCH};
+use super::launcher::{Fault, Scratch, Step};
+use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH};
 use super::sys::{self, Side};
-use super::wire::{self, End};
+use super::wire::{self, End, Left};
 
 /// Where every action sees its inputs.
 const EXEC_ROOT: &str = "/build";
+/// Of the action's directory, in which its overlay and `/tmp` are when they are on disk.
+pub(in crate::worker) const DISK_DIRECTORY: &str = "scratch";
+/// What one action may write, as a part of the machine's memory.
+const SCRATCH_OPTIONS: &std::ffi::CStr = c"mode=0755,size=50%";
 /// Memory that a command may put into `/dev/shm`.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=512m";
 const PTS_OPTIONS: &std::ffi::CStr = c"newinstance,ptmxmode=0666,mode=0620";
@@ -27,9 +31,8 @@ const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 /// What the launcher hands to an init.
 pub(super) struct Init<'a> {
     pub(super) channel: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
     pub(super) networks: &'a [OwnedFd],
+    pub(super) scratch: Scratch,
 }
 
 /// The command as it crosses the channel.
@@ -87,34 +90,61 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
     let order = text.as_deref().and_then(Order::decode).ok_or("read the command: it is cut short")?;
     let network = init.networks.get(order.network).ok_or("the command names no network of the launcher's")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
-    mount_all(&order.directory)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
+    let left = prepare(init.scratch, &order.directory)?;
     let working_directory = format!("{EXEC_ROOT}/{}", order.working_directory);
     rustix::process::chdir(&working_directory).step("enter the working directory")?;
     let command = match sys::fork(0).step("start a process for the command")? {
-        Side::Child => exec::main(init, &order),
+        Side::Child => exec::main(&init.channel, &left, &order),
         Side::Parent(pid) => pid,
     };
     let end = supervise(&init.channel, &children, command).step("wait for the command")?;
     // A send fails only when the farm is gone.
-    let _ = wire::send_end(&init.channel, end, sys::children_usage(), view.as_fd());
+    let _ = wire::send_end(&init.channel, end, sys::children_usage(), &left);
     Ok(())
 }
 
-/// Mounts the exec root, `/tmp`, `/proc` and the rest that no two actions share, and takes the actions' directories out of sight.
-fn mount_all(directory: &str) -> Result<(), Fault> {
+/// Mounts what no two actions share, makes the files for what the command prints, and hides the actions' directories.
+fn prepare(scratch: Scratch, directory: &str) -> Result<Left, Fault> {
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC).step("create the action's namespaces")?;
+    // The modes below are what the command sees; it gets a umask of its own.
+    rustix::process::umask(Mode::empty());
+    let scratch = match scratch {
+        Scratch::Memory => {
+            mount("tmpfs", MEMORY, "tmpfs", PLAIN, Some(SCRATCH_OPTIONS))
+                .step("mount the action's memory")?;
+            MEMORY.to_owned()
+        }
+        Scratch::Disk => format!("{SCRATCH}/{directory}/{DISK_DIRECTORY}"),
+    };
+    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("tmp", 0o1777)] {
+        rustix::fs::mkdir(format!("{scratch}/{name}"), Mode::from_raw_mode(mode))
+            .step("make a directory for the action")?;
+    }
+    let (stdout, stderr) = (output(&format!("{scratch}/stdout"))?, output(&format!("{scratch}/stderr"))?);
+    mount_all(&scratch, directory)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
+    Ok(Left { view, stdout, stderr })
+}
+
+/// Makes a file for what the command prints. Appending, so that a descriptor that the command opens again through
+/// `/dev/stdout` overwrites nothing.
+fn output(path: &str) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).step("make a file for what the command prints")
+}
+
+fn mount_all(scratch: &str, directory: &str) -> Result<(), Fault> {
     // volatile: unmounting would sync the whole file system below, for files that are thrown away.
     let options = format!(
-        "lowerdir={LOWER}/{directory}/root,upperdir={SCRATCH}/{directory}/upper,workdir={SCRATCH}/{directory}/work,userxattr,volatile"
+        "lowerdir={LOWER}/{directory}/root,upperdir={scratch}/upper,workdir={scratch}/work,userxattr,volatile"
     );
     let options = CString::new(options).expect("the farm's own names have no NUL");
     mount("overlay", EXEC_ROOT, "overlay", PLAIN, Some(options.as_c_str())).step(
-        "mount the overlay of inputs and outputs; the worker's directory must be on a file system that can be an overlay's \
-         upper layer (ext4, XFS, Btrfs or tmpfs; not an overlay and not NFS)",
+        "mount the overlay of inputs and outputs; the worker's directory must be on a file system that can be part of an \
+         overlay (ext4, XFS, Btrfs or tmpfs; not an overlay and not NFS)",
     )?;
-    mount_bind(format!("{SCRATCH}/{directory}/tmp"), "/tmp").step("mount /tmp")?;
+    mount_bind(format!("{scratch}/tmp"), "/tmp").step("mount /tmp")?;
     mount("proc", "/proc", "proc", PLAIN | MountFlags::NOEXEC, None)
         .step("mount /proc; in a container, the outer /proc must not be masked")?;
     mount("tmpfs", "/dev/shm", "tmpfs", PLAIN, Some(SHM_OPTIONS)).step("mount /dev/shm")?;

@@ -13,14 +13,17 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::DumpableBehavior;
 use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 
 use super::init;
 use super::skeleton;
 use super::sys::{self, Side};
-use super::wire::{self, REQUEST_FDS};
+use super::wire;
 
 /// The id of user and group inside the sandbox: the same on every host, and not root's.
 pub(super) const INSIDE_ID: u32 = 1000;
+const MEMORY: &str = "memory";
+const DISK: &str = "disk";
 const HOSTNAME: &[u8] = b"croft";
 
 const NAMESPACES: UnshareFlags = UnshareFlags::NEWUSER
@@ -54,6 +57,19 @@ pub(super) struct Setting {
     pub(super) gid: u32,
     /// Network namespaces to make: one for each action that runs at a time.
     pub(super) networks: u32,
+    pub(super) scratch: Scratch,
+}
+
+/// Where what an action writes is kept until its outputs are uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scratch {
+    /// In memory (tmpfs), up to half of the machine's for each action. Disk file systems take several times as long to create
+    /// and delete the overlay's own files as a small action takes to run.
+    #[default]
+    Memory,
+    /// On the disk of the worker's directory: for actions that write more than memory holds.
+    Disk,
 }
 
 /// How the owner of the inputs relates to the user that actions run as.
@@ -74,7 +90,11 @@ impl Setting {
             name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path is not UTF-8"))
         };
         let numbers = [self.uid, self.gid, self.networks].map(|number| number.to_string());
-        let mut fields = vec![name(&self.directory)?, name(&self.root)?];
+        let scratch = match self.scratch {
+            Scratch::Memory => MEMORY,
+            Scratch::Disk => DISK,
+        };
+        let mut fields = vec![name(&self.directory)?, name(&self.root)?, scratch.to_owned()];
         fields.extend(numbers);
         wire::join(fields.iter().map(String::as_str))
     }
@@ -85,6 +105,11 @@ impl Setting {
         Some(Self {
             directory: field()?.into(),
             root: field()?.into(),
+            scratch: match field()? {
+                MEMORY => Scratch::Memory,
+                DISK => Scratch::Disk,
+                _ => return None,
+            },
             uid: field()?.parse().ok()?,
             gid: field()?.parse().ok()?,
             networks: field()?.parse().ok()?,
@@ -106,7 +131,7 @@ pub fn main() -> ExitCode {
                 Ownership::Foreign { .. } => "Rforeign",
             };
             if wire::send(&socket, name.as_bytes(), &[]).is_ok() {
-                serve(&socket, &networks);
+                serve(&socket, &networks, setting.scratch);
             }
             ExitCode::SUCCESS
         }
@@ -220,16 +245,16 @@ fn network() -> Result<OwnedFd, Fault> {
 }
 
 /// Forks an init for every request until the farm closes its end.
-fn serve(socket: &OwnedFd, networks: &[OwnedFd]) {
+fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch) {
     let mut buffer = [0; 16];
     loop {
         let Ok((length, fds)) = wire::receive(socket, &mut buffer) else { return };
         if length == 0 {
             return;
         }
-        let Ok([channel, stdout, stderr]) = <[OwnedFd; REQUEST_FDS]>::try_from(fds) else { continue };
+        let Ok([channel]) = <[OwnedFd; 1]>::try_from(fds) else { continue };
         match sys::fork(libc::CLONE_NEWPID) {
-            Ok(Side::Child) => init::main(&init::Init { channel, stdout, stderr, networks }),
+            Ok(Side::Child) => init::main(&init::Init { channel, networks, scratch }),
             Ok(Side::Parent(_)) => {}
             Err(error) => {
                 let _ = wire::send_fault(&channel, &format!("start a process for the action: {error}"));

@@ -22,7 +22,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use launcher::Ownership;
+pub(super) use init::DISK_DIRECTORY;
+pub use launcher::{Ownership, Scratch};
 pub use sys::Usage;
 pub use wire::End;
 
@@ -30,7 +31,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 use init::Order;
 use launcher::Setting;
-use wire::Event;
+use wire::{Event, Left};
 
 /// The hidden command that the binary runs as the launcher.
 pub const LAUNCHER_COMMAND: &str = "launcher";
@@ -49,12 +50,14 @@ pub struct Config {
     pub gid: u32,
     /// How many actions run at a time.
     pub networks: u32,
+    pub scratch: Scratch,
 }
 
 /// A command to run.
 #[derive(Debug)]
 pub struct Spec {
-    /// The action's directory below [`Config::directory`]; it holds `root` (inputs), `upper`, `work` and `tmp`.
+    /// The action's directory below [`Config::directory`]; it holds `root`, the inputs, and for [`Scratch::Disk`] an empty
+    /// directory `scratch` that belongs to the actions' user.
     pub directory: String,
     /// The program and its arguments; not empty.
     pub arguments: Vec<String>,
@@ -62,8 +65,6 @@ pub struct Spec {
     pub environment: Vec<String>,
     /// Relative to the input root; it exists.
     pub working_directory: String,
-    pub stdout: File,
-    pub stderr: File,
 }
 
 /// How a command ended, what it used, and what it left.
@@ -73,6 +74,9 @@ pub struct Exit {
     pub usage: Usage,
     /// The input root with all that the command changed, as an `O_PATH` directory. It stays readable until it is closed.
     pub view: OwnedFd,
+    /// What the command printed. Their positions are at the end.
+    pub stdout: File,
+    pub stderr: File,
 }
 
 /// Starts commands in the sandbox. Cheap to clone.
@@ -157,8 +161,7 @@ impl Launcher {
         let text =
             order.encode().map_err(|error| Error::invalid("the command cannot be run").with_source(error))?;
         let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox")?;
-        let fds = [theirs.as_fd(), spec.stdout.as_fd(), spec.stderr.as_fd()];
-        self.request(&fds).await?;
+        self.request(&theirs).await?;
         drop(theirs);
         let channel = nonblocking(ours)?;
         for datagram in wire::datagrams(&text) {
@@ -177,14 +180,14 @@ impl Launcher {
     }
 
     /// Asks the launcher for an init; starts the launcher anew if it is gone.
-    async fn request(&self, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
+    async fn request(&self, channel: &OwnedFd) -> Result<()> {
         let process = lock(&self.inner.process).clone();
-        if send(&process.socket, b"+", fds).await.is_ok() {
+        if send(&process.socket, b"+", &[channel.as_fd()]).await.is_ok() {
             return Ok(());
         }
         tracing::warn!("the sandbox's launcher is gone and is started again");
         let process = self.restart(&process).await?;
-        send(&process.socket, b"+", fds).await.map_err(|errno| {
+        send(&process.socket, b"+", &[channel.as_fd()]).await.map_err(|errno| {
             Error::new(Kind::Unavailable, "the sandbox's launcher does not take commands").with_source(errno)
         })
     }
@@ -218,7 +221,9 @@ impl Running {
             return Err(Error::new(Kind::Unavailable, "the sandbox's init ended before the command did"));
         }
         match wire::parse_event(&bytes, fds) {
-            Some(Event::Ended { end, usage, view }) => Ok(Exit { end, usage, view }),
+            Some(Event::Ended { end, usage, left: Left { view, stdout, stderr } }) => {
+                Ok(Exit { end, usage, view, stdout: stdout.into(), stderr: stderr.into() })
+            }
             Some(Event::Fault(sentence)) => Err(Error::new(Kind::Unavailable, sentence)),
             None => Err(Error::bug("the sandbox's init sent a message that makes no sense")),
         }
@@ -264,8 +269,8 @@ impl Drop for Process {
 /// Tells a new launcher what it needs and waits until it is ready.
 fn greet(socket: &OwnedFd, config: &Config) -> Result<Ownership> {
     let (uid, gid) = (config.uid, config.gid);
-    let Config { directory, root, networks, .. } = config.clone();
-    let text = Setting { directory, root, uid, gid, networks }.encode().map_err(|error| {
+    let Config { directory, root, networks, scratch, .. } = config.clone();
+    let text = Setting { directory, root, uid, gid, networks, scratch }.encode().map_err(|error| {
         Error::invalid("the worker's directory or root cannot be used").with_source(error)
     })?;
     let dead = |errno: Errno| unavailable("the sandbox's launcher ended at its start").with_source(errno);

@@ -24,6 +24,8 @@ pub(super) const HIDDEN: &str = "/.croft";
 pub(super) const LOWER: &str = "/.croft/lower";
 /// The actions' directories, writable.
 pub(super) const SCRATCH: &str = "/.croft/scratch";
+/// Where init mounts a tmpfs for what one action writes.
+pub(super) const MEMORY: &str = "/.croft/memory";
 /// A procfs mounted as a whole: without one in sight the kernel lets a user namespace mount no other.
 const PROC: &str = "/.croft/proc";
 
@@ -171,6 +173,7 @@ impl Parts {
         let hidden = target.join(HIDDEN.trim_start_matches('/'));
         mount("tmpfs", &hidden, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options)
             .step("mount a tmpfs")?;
+        fs::create_dir(target.join(MEMORY.trim_start_matches('/'))).step("make a mount point")?;
         for (tree, name) in &self.hidden {
             let point = target.join(name.trim_start_matches('/'));
             fs::create_dir(&point).step("make a mount point")?;

@@ -17,8 +17,8 @@ use super::sys::Usage;
 /// Bytes of text in one datagram: well below the smallest default of a socket's buffer (208 KiB).
 const DATAGRAM_BYTES: usize = 32 * 1024;
 
-/// The descriptors that ride on a request: the channel to the init, stdout and stderr.
-pub(super) const REQUEST_FDS: usize = 3;
+/// The most descriptors that ride on one message: those of [`Left`].
+const FDS_MAX: usize = 3;
 
 const LAST: u8 = b'.';
 const MORE: u8 = b'+';
@@ -27,7 +27,16 @@ const MORE: u8 = b'+';
 #[derive(Debug)]
 pub(super) enum Event {
     Fault(String),
-    Ended { end: End, usage: Usage, view: OwnedFd },
+    Ended { end: End, usage: Usage, left: Left },
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// The exec root.
+    pub(super) view: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
 }
 
 /// How a command ended.
@@ -96,7 +105,7 @@ pub(super) fn split(text: &[u8]) -> impl Iterator<Item = &str> {
 
 /// Sends one datagram with descriptors.
 pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         assert!(control.push(SendAncillaryMessage::ScmRights(fds)), "no message has more descriptors");
@@ -108,12 +117,14 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
 
 /// Receives one datagram and its descriptors; no bytes at all mean that the other end is closed.
 pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(REQUEST_FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         let result = recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC);
         match result {
-            Err(Errno::INTR) => {}
+            // A reset says that the other end closed without reading our last word (a kill that came too late), once; what it
+            // sent before is still there.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             result => break result?,
         }
     };
@@ -132,8 +143,8 @@ pub(super) fn send_fault(socket: impl AsFd, sentence: &str) -> Result<(), Errno>
     send(socket, &bytes[..bytes.len().min(DATAGRAM_BYTES)], &[])
 }
 
-/// Tells the farm how the command ended and hands over the view of its files.
-pub(super) fn send_end(socket: impl AsFd, end: End, usage: Usage, view: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Tells the farm how the command ended and hands over what it left.
+pub(super) fn send_end(socket: impl AsFd, end: End, usage: Usage, left: &Left) -> Result<(), Errno> {
     let (kind, number) = match end {
         End::Exited(code) => ("exited", code),
         End::Signaled(signal) => ("signaled", signal),
@@ -141,11 +152,11 @@ pub(super) fn send_end(socket: impl AsFd, end: End, usage: Usage, view: Borrowed
     };
     let Usage { user_us, system_us, resident_bytes } = usage;
     let text = format!("E{kind} {number} {user_us} {system_us} {resident_bytes}");
-    send(socket, text.as_bytes(), &[view])
+    send(socket, text.as_bytes(), &[left.view.as_fd(), left.stdout.as_fd(), left.stderr.as_fd()])
 }
 
 /// Reads a message of an init; `None` for bytes that no init sends.
-pub(super) fn parse_event(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<Event> {
+pub(super) fn parse_event(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Event> {
     let text = std::str::from_utf8(bytes).ok()?;
     if let Some(sentence) = text.strip_prefix('F') {
         return Some(Event::Fault(sentence.to_owned()));
@@ -160,7 +171,8 @@ pub(super) fn parse_event(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Option<Event> 
     };
     let mut figure = || words.next()?.parse().ok();
     let usage = Usage { user_us: figure()?, system_us: figure()?, resident_bytes: figure()? };
-    Some(Event::Ended { end, usage, view: fds.pop()? })
+    let [view, stdout, stderr] = fds.try_into().ok()?;
+    Some(Event::Ended { end, usage, left: Left { view, stdout, stderr } })
 }
 
 #[cfg(test)]
@@ -184,10 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn an_end_arrives_with_its_view() {
+    fn an_end_arrives_with_what_is_left() {
         let (one, other) = pair().expect("a socket pair");
         let usage = Usage { user_us: 1, system_us: 2, resident_bytes: 3 };
-        send_end(&one, End::Signaled(9), usage, one.as_fd()).expect("sent");
+        let fd = || one.try_clone().expect("a descriptor");
+        let left = Left { view: fd(), stdout: fd(), stderr: fd() };
+        send_end(&one, End::Signaled(9), usage, &left).expect("sent");
         let mut buffer = [0; 256];
         let (length, fds) = receive(&other, &mut buffer).expect("received");
         let event = parse_event(&buffer[..length], fds).expect("an event");
