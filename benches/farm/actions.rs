@@ -12,7 +12,7 @@ const ACTIONS: usize = 1000;
 const AT_ONCE: usize = 64;
 
 /// Distinct actions, none of them cached, in the sandbox.
-pub async fn no_ops(rounds: Rounds) -> Figure {
+pub(crate) async fn no_ops(rounds: Rounds) -> Figure {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     let (mut ours, mut limit) = (Vec::new(), Vec::new());

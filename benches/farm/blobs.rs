@@ -27,7 +27,7 @@ fn content(size: usize, seed: u64) -> Bytes {
 }
 
 /// Reads one large blob again and again.
-pub async fn reads(rounds: Rounds) -> Figure {
+pub(crate) async fn reads(rounds: Rounds) -> Figure {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     let content = content(LARGE, 1);
@@ -59,7 +59,7 @@ async fn drain(client: &Client, resource_name: String) {
 }
 
 /// Writes large blobs, each answered when it is safe on the disk.
-pub async fn durable_writes(rounds: Rounds) -> Figure {
+pub(crate) async fn durable_writes(rounds: Rounds) -> Figure {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     let (mut ours, mut limit) = (Vec::new(), Vec::new());
@@ -81,7 +81,7 @@ pub async fn durable_writes(rounds: Rounds) -> Figure {
 }
 
 /// Writes many small blobs in batches, each answered when it is safe on the disk.
-pub async fn batches(rounds: Rounds) -> Figure {
+pub(crate) async fn batches(rounds: Rounds) -> Figure {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     let (mut ours, mut limit) = (Vec::new(), Vec::new());

@@ -11,7 +11,7 @@ use std::time::Instant;
 const PIECE: usize = 256 << 10;
 
 /// Bytes per second of `content` over a socket on loopback, into memory that is used again and again.
-pub fn socket(content: &[u8]) -> f64 {
+pub(crate) fn socket(content: &[u8]) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::scope(|scope| {
@@ -33,7 +33,7 @@ pub fn socket(content: &[u8]) -> f64 {
 }
 
 /// Bytes per second of `content` written to a new file in `directory` and synced.
-pub fn synced_file(directory: &Path, content: &[u8]) -> f64 {
+pub(crate) fn synced_file(directory: &Path, content: &[u8]) -> f64 {
     let path = directory.join("limit");
     let start = Instant::now();
     let mut file = File::create(&path).unwrap();
@@ -47,7 +47,7 @@ pub fn synced_file(directory: &Path, content: &[u8]) -> f64 {
 }
 
 /// Blobs per second when `count` of them are appended to one file that is synced after every `group`.
-pub fn synced_groups(directory: &Path, blob: &[u8], count: usize, group: usize) -> f64 {
+pub(crate) fn synced_groups(directory: &Path, blob: &[u8], count: usize, group: usize) -> f64 {
     let path = directory.join("limit");
     let start = Instant::now();
     let mut file = File::create(&path).unwrap();
@@ -63,7 +63,7 @@ pub fn synced_groups(directory: &Path, blob: &[u8], count: usize, group: usize) 
 }
 
 /// Bare processes per second, started from as many threads as there are cores.
-pub fn processes(count: usize) -> f64 {
+pub(crate) fn processes(count: usize) -> f64 {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let start = Instant::now();
     std::thread::scope(|scope| {

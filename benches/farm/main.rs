@@ -4,7 +4,11 @@
 //! machine's own limit: the same bytes over a raw socket, the same file written and synced, bare processes. `-- --quick` takes
 //! fewer rounds. Client, server and worker share the machine's cores.
 
-#![allow(clippy::print_stdout, reason = "printing is what a benchmark is for")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints, and one that cannot go on panics"
+)]
 
 #[path = "../../tests/it/client.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]

@@ -24,17 +24,17 @@ use crate::farm::{Farm, MESSAGE_BYTES_MAX};
 
 /// One connection, with a stub for each service.
 #[derive(Clone)]
-pub struct Client {
-    pub cas: ContentAddressableStorageClient<Channel>,
-    pub bytes: ByteStreamClient<Channel>,
-    pub execution: ExecutionClient<Channel>,
-    pub operations: OperationsClient<Channel>,
-    pub cache: ActionCacheClient<Channel>,
-    pub function: Function,
+pub(crate) struct Client {
+    pub(crate) cas: ContentAddressableStorageClient<Channel>,
+    pub(crate) bytes: ByteStreamClient<Channel>,
+    pub(crate) execution: ExecutionClient<Channel>,
+    pub(crate) operations: OperationsClient<Channel>,
+    pub(crate) cache: ActionCacheClient<Channel>,
+    pub(crate) function: Function,
 }
 
 impl Client {
-    pub async fn new(farm: &Farm) -> Self {
+    pub(crate) async fn new(farm: &Farm) -> Self {
         let channel = farm.channel().await;
         Self {
             cas: ContentAddressableStorageClient::new(channel.clone())
@@ -48,7 +48,7 @@ impl Client {
     }
 
     /// Stores small blobs, all of which must be taken.
-    pub async fn put_all(&self, blobs: Vec<Bytes>) -> Vec<Digest> {
+    pub(crate) async fn put_all(&self, blobs: Vec<Bytes>) -> Vec<Digest> {
         let digests: Vec<Digest> = blobs.iter().map(|blob| self.function.hash(blob)).collect();
         let update = |(digest, data): (&Digest, Bytes)| Update {
             digest: Some(digest.to_proto()),
@@ -68,15 +68,15 @@ impl Client {
         digests
     }
 
-    pub async fn put(&self, blob: impl Into<Bytes>) -> Digest {
+    pub(crate) async fn put(&self, blob: impl Into<Bytes>) -> Digest {
         self.put_all(vec![blob.into()]).await[0]
     }
 
-    pub async fn put_message(&self, message: &impl Message) -> Digest {
+    pub(crate) async fn put_message(&self, message: &impl Message) -> Digest {
         self.put(message.encode_to_vec()).await
     }
 
-    pub async fn missing(&self, digests: &[Digest]) -> Vec<rev2::Digest> {
+    pub(crate) async fn missing(&self, digests: &[Digest]) -> Vec<rev2::Digest> {
         let request = FindMissingBlobsRequest {
             blob_digests: digests.iter().map(Digest::to_proto).collect(),
             digest_function: self.function.to_proto().into(),
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// Reads `limit` bytes (0: all) from `offset` on.
-    pub async fn read(&self, resource_name: &str, offset: i64, limit: i64) -> Result<Vec<u8>, Status> {
+    pub(crate) async fn read(&self, resource_name: &str, offset: i64, limit: i64) -> Result<Vec<u8>, Status> {
         let request =
             ReadRequest { resource_name: resource_name.into(), read_offset: offset, read_limit: limit };
         let mut chunks = self.bytes.clone().read(request).await?.into_inner();
@@ -97,18 +97,18 @@ impl Client {
         Ok(content)
     }
 
-    pub async fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, Status> {
+    pub(crate) async fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, Status> {
         self.read(&format!("blobs/{digest}"), 0, 0).await
     }
 
     /// Sends `messages` as one write.
-    pub async fn write(&self, messages: Vec<WriteRequest>) -> Result<i64, Status> {
+    pub(crate) async fn write(&self, messages: Vec<WriteRequest>) -> Result<i64, Status> {
         let answer = self.bytes.clone().write(tokio_stream::iter(messages)).await?;
         Ok(answer.into_inner().committed_size)
     }
 
     /// Uploads a blob in pieces through ByteStream.
-    pub async fn write_blob(&self, content: &Bytes) -> Result<Digest, Status> {
+    pub(crate) async fn write_blob(&self, content: &Bytes) -> Result<Digest, Status> {
         let digest = self.function.hash(content);
         let name = format!("uploads/{}/blobs/{digest}", uuid::Uuid::new_v4());
         self.write(pieces(&name, content, 0)).await?;
@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// Stores an action with its command and inputs.
-    pub async fn action(
+    pub(crate) async fn action(
         &self,
         command: &Command,
         inputs: &Inputs,
@@ -146,7 +146,7 @@ impl Client {
         self.put_message(&Directory { files: files.collect(), ..inputs.root.clone() }).await
     }
 
-    pub fn request(&self, action: &Digest) -> ExecuteRequest {
+    pub(crate) fn request(&self, action: &Digest) -> ExecuteRequest {
         ExecuteRequest {
             action_digest: Some(action.to_proto()),
             digest_function: self.function.to_proto().into(),
@@ -156,18 +156,18 @@ impl Client {
         }
     }
 
-    pub async fn execute(&self, request: ExecuteRequest) -> Result<ExecuteResponse, Status> {
+    pub(crate) async fn execute(&self, request: ExecuteRequest) -> Result<ExecuteResponse, Status> {
         let mut operations = self.execution.clone().execute(request).await?.into_inner();
         finish(&mut operations).await
     }
 
     /// Runs `script` with `/bin/sh` in a tree of `inputs`.
-    pub async fn run(&self, script: &str, inputs: &Inputs, outputs: &[&str]) -> ExecuteResponse {
+    pub(crate) async fn run(&self, script: &str, inputs: &Inputs, outputs: &[&str]) -> ExecuteResponse {
         let action = self.action(&shell(script, outputs), inputs, |_| {}).await;
         self.execute(self.request(&action)).await.unwrap()
     }
 
-    pub async fn put_result(&self, action: &Digest, result: rev2::ActionResult) -> Result<(), Status> {
+    pub(crate) async fn put_result(&self, action: &Digest, result: rev2::ActionResult) -> Result<(), Status> {
         let request = UpdateActionResultRequest {
             action_digest: Some(action.to_proto()),
             action_result: Some(result),
@@ -180,27 +180,27 @@ impl Client {
 
 /// The files at the top of an input root, and what else its directory holds.
 #[derive(Debug, Clone, Default)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     files: BTreeMap<String, (Bytes, bool)>,
-    pub root: Directory,
+    pub(crate) root: Directory,
 }
 
 impl Inputs {
     #[must_use]
-    pub fn file(mut self, name: &str, content: impl Into<Bytes>) -> Self {
+    pub(crate) fn file(mut self, name: &str, content: impl Into<Bytes>) -> Self {
         self.files.insert(name.into(), (content.into(), false));
         self
     }
 
     #[must_use]
-    pub fn program(mut self, name: &str, content: impl Into<Bytes>) -> Self {
+    pub(crate) fn program(mut self, name: &str, content: impl Into<Bytes>) -> Self {
         self.files.insert(name.into(), (content.into(), true));
         self
     }
 }
 
 /// A command that runs `script` with the shell.
-pub fn shell(script: &str, outputs: &[&str]) -> Command {
+pub(crate) fn shell(script: &str, outputs: &[&str]) -> Command {
     Command {
         arguments: ["/bin/sh", "-c", script].map(String::from).into(),
         environment_variables: vec![rev2::command::EnvironmentVariable {
@@ -213,7 +213,7 @@ pub fn shell(script: &str, outputs: &[&str]) -> Command {
 }
 
 /// Follows an operation to its end.
-pub async fn finish(operations: &mut Streaming<Operation>) -> Result<ExecuteResponse, Status> {
+pub(crate) async fn finish(operations: &mut Streaming<Operation>) -> Result<ExecuteResponse, Status> {
     while let Some(operation) = operations.message().await? {
         if operation.done {
             return Ok(response(&operation));
@@ -222,21 +222,21 @@ pub async fn finish(operations: &mut Streaming<Operation>) -> Result<ExecuteResp
     Err(Status::internal("the stream ended before the operation was done"))
 }
 
-pub fn response(operation: &Operation) -> ExecuteResponse {
+pub(crate) fn response(operation: &Operation) -> ExecuteResponse {
     match operation.result.as_ref().expect("a finished operation has a result") {
         operation::Result::Response(any) => ExecuteResponse::decode(any.value.as_slice()).unwrap(),
         operation::Result::Error(status) => panic!("REv2 forbids Operation.error: {status:?}"),
     }
 }
 
-pub fn metadata(operation: &Operation) -> ExecuteOperationMetadata {
+pub(crate) fn metadata(operation: &Operation) -> ExecuteOperationMetadata {
     let any = operation.metadata.as_ref().expect("every operation has metadata");
     assert_eq!(any.type_url, "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteOperationMetadata");
     ExecuteOperationMetadata::decode(any.value.as_slice()).unwrap()
 }
 
 /// The messages of one write of `content` from `offset` on, in pieces of 256 KiB.
-pub fn pieces(name: &str, content: &Bytes, offset: usize) -> Vec<WriteRequest> {
+pub(crate) fn pieces(name: &str, content: &Bytes, offset: usize) -> Vec<WriteRequest> {
     const PIECE: usize = 256 << 10;
     let starts = (offset..content.len().max(offset + 1)).step_by(PIECE);
     let piece = |start: usize| {
@@ -252,19 +252,19 @@ pub fn pieces(name: &str, content: &Bytes, offset: usize) -> Vec<WriteRequest> {
 }
 
 /// The code of the status inside a response; 0 when it has none.
-pub fn code(response: &ExecuteResponse) -> i32 {
+pub(crate) fn code(response: &ExecuteResponse) -> i32 {
     response.status.as_ref().map_or(0, |status| status.code)
 }
 
 /// The message of the status inside a response.
-pub fn message(response: &ExecuteResponse) -> &str {
+pub(crate) fn message(response: &ExecuteResponse) -> &str {
     response.status.as_ref().map_or("", |status| &status.message)
 }
 
-pub fn stdout(response: &ExecuteResponse) -> String {
+pub(crate) fn stdout(response: &ExecuteResponse) -> String {
     String::from_utf8_lossy(&response.result.as_ref().expect("the action ran").stdout_raw).into_owned()
 }
 
-pub fn stderr(response: &ExecuteResponse) -> String {
+pub(crate) fn stderr(response: &ExecuteResponse) -> String {
     String::from_utf8_lossy(&response.result.as_ref().expect("the action ran").stderr_raw).into_owned()
 }

@@ -244,7 +244,8 @@ async fn old_clients_are_served() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
     // Bazel before 5 expects its output directories to be there.
-    let script = "printf a > o/file && printf b > dir/b && ln -s file o/link && rmdir dirlink && ln -s dir dirlink";
+    let script =
+        "printf a > o/file && printf b > dir/b && ln -s file o/link && rmdir dirlink && ln -s dir dirlink";
     let command = Command {
         output_files: vec!["o/file".into(), "o/link".into(), "o/none".into()],
         output_directories: vec!["dir".into(), "dirlink".into()],

@@ -12,27 +12,27 @@ use tonic::transport::{Channel, Endpoint};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The largest message that the tests take; a batch at its limit is a little larger than the usual 4 MiB.
-pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// A running farm. Dropping it kills it.
-pub struct Farm {
+pub(crate) struct Farm {
     child: Child,
     output: BufReader<ChildStdout>,
-    pub public: String,
-    pub admin: String,
-    pub greeting: String,
+    pub(crate) public: String,
+    pub(crate) admin: String,
+    pub(crate) greeting: String,
     data: PathBuf,
     _own: Option<TempDir>,
 }
 
 impl Farm {
     /// A farm with fresh data.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// A farm with fresh data and more environment.
-    pub fn start_with(environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut farm = Self::start_in(directory.path(), environment);
         farm._own = Some(directory);
@@ -40,13 +40,13 @@ impl Farm {
     }
 
     /// A farm on the data in `data`.
-    pub fn start_in(data: &Path, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_in(data: &Path, environment: &[(&str, &str)]) -> Self {
         Self::try_start(data, environment)
             .unwrap_or_else(|(_, errors)| panic!("the farm did not start: {errors}"))
     }
 
     /// As [`Farm::start_in`], or the exit status and what it said on standard error.
-    pub fn try_start(data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
+    pub(crate) fn try_start(data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
         let mut child = command(data, environment).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut greeting = String::new();
@@ -65,27 +65,27 @@ impl Farm {
         Ok(Self { child, output, public, admin, greeting, data: data.to_owned(), _own: None })
     }
 
-    pub fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.public)).unwrap();
         endpoint.connect().await.unwrap()
     }
 
     /// Ends it as a power failure of the process would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Sends SIGTERM and waits for the end.
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let start = Instant::now();
@@ -99,12 +99,12 @@ impl Farm {
     }
 
     /// Whether the process still runs.
-    pub fn is_alive(&mut self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// The body of a page of the admin listener, after its status line.
-    pub async fn page(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn page(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut connection = tokio::net::TcpStream::connect(&self.admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
@@ -127,7 +127,7 @@ impl Drop for Farm {
 }
 
 /// The command that starts a farm for `data`.
-pub fn command(data: &Path, environment: &[(&str, &str)]) -> Command {
+pub(crate) fn command(data: &Path, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_croft"));
     command
         .env("CROFT_DATA", data)

@@ -1,5 +1,11 @@
 //! Do the pieces fit: the real binary, spoken to as clients do.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on panics, and says what it skips"
+)]
+
 mod bad_input;
 mod bytestream;
 mod cas;
@@ -9,3 +15,4 @@ mod farm;
 mod lifecycle;
 mod operations;
 mod sandbox;
+mod worker;
