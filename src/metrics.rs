@@ -9,6 +9,9 @@ use prometheus::{
     histogram_opts, opts,
 };
 
+/// A number that only grows.
+pub type Counter = IntCounter;
+
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 /// Seconds a request took, by method and gRPC code.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use prometheus::IntCounter;
 
 use super::{Blob, Key, Store};
 use crate::error::Result;
-use crate::metrics::{STORE_BYTES, STORE_CALLS};
+use crate::metrics::{Counter, STORE_BYTES, STORE_CALLS};
 
 /// Reports under the store's name. Bytes are those of the blobs handed over, read to their end or not: a blob that is a file
 /// must stay one.
@@ -18,16 +17,16 @@ pub struct Metered {
     get: Outcomes,
     put: Outcomes,
     missing: Outcomes,
-    read_bytes: IntCounter,
-    written_bytes: IntCounter,
+    read_bytes: Counter,
+    written_bytes: Counter,
 }
 
 /// The counters of one operation, looked up once.
 struct Outcomes {
-    hit: IntCounter,
-    miss: IntCounter,
-    ok: IntCounter,
-    error: IntCounter,
+    hit: Counter,
+    miss: Counter,
+    ok: Counter,
+    error: Counter,
 }
 
 impl Outcomes {

@@ -126,16 +126,10 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use figment::Figment;
-    use figment::providers::{Format, Serialized, Toml};
-
     use super::*;
 
-    fn read(text: &str) -> Result<Config, Box<figment::Error>> {
-        Figment::from(Serialized::defaults(Config::default()))
-            .merge(Toml::string(text))
-            .extract()
-            .map_err(Box::new)
+    fn read(text: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(text)
     }
 
     #[test]
