@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench farm` starts the real binary, drives it over loopback from this process, and prints for each figure the
 //! machine's own limit: the same bytes over a raw socket, the same file written and synced, bare processes. `-- --quick` takes
-//! fewer rounds. Client, server and worker share the machine's cores.
+//! fewer rounds, `-- reads writes` measures only these (also `actions`, `batches`). Client, server and worker share the machine's cores.
 
 #![allow(
     clippy::print_stdout,
@@ -48,12 +48,22 @@ struct Rounds(usize);
 async fn main() {
     let is_quick = std::env::args().any(|argument| argument == "--quick");
     let rounds = Rounds(if is_quick { 3 } else { 9 });
-    let figures = [
-        actions::no_ops(rounds).await,
-        blobs::reads(rounds).await,
-        blobs::durable_writes(rounds).await,
-        blobs::batches(rounds).await,
-    ];
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let mut figures = Vec::new();
+    if is_wanted("actions") {
+        figures.push(actions::no_ops(rounds).await);
+    }
+    if is_wanted("reads") {
+        figures.push(blobs::reads(rounds).await);
+    }
+    if is_wanted("writes") {
+        figures.push(blobs::durable_writes(rounds).await);
+    }
+    if is_wanted("batches") {
+        figures.push(blobs::batches(rounds).await);
+    }
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("\n{cores} cores, median of {} rounds, client and farm on the same machine\n", rounds.0);
     println!("{:<34} {:>18}  {:<36} {:>6}  goal", "", "croft", "the machine", "ratio");
