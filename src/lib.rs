@@ -4,6 +4,7 @@
 //! commands → server, config → rpc, worker, web → listen, store, scheduler → digest, error, proto, metrics, tasks.
 
 pub mod commands;
+pub mod config;
 pub mod digest;
 pub mod error;
 pub mod listen;
@@ -11,7 +12,9 @@ pub mod metrics;
 pub mod proto;
 pub mod rpc;
 pub mod scheduler;
+pub mod server;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 pub mod web;
 pub mod worker;

@@ -1,4 +1,4 @@
-//! The only place that spawns: every task has a name, and a panic in one ends the process.
+//! The only place that spawns: every task and thread has a name, and a panic in one ends the process.
 //!
 //! A farm with a dead part looks alive and loses builds; systemd restarts a process that ended.
 
@@ -34,6 +34,19 @@ where
     })
 }
 
+/// Runs `work` on a thread of its own: for what blocks as long as the process lives.
+pub fn thread<F>(name: &'static str, work: F) -> std::io::Result<std::thread::JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            tracing::error!(thread = name, "a thread panicked; the process ends");
+            std::process::exit(EXIT_PANIC);
+        }
+    })
+}
+
 /// Runs `work`, which blocks, on the pool of blocking threads (bounded by the runtime).
 ///
 /// # Errors
@@ -48,6 +61,27 @@ where
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(error) => {
             Err(Error::new(crate::error::Kind::Cancelled, "the farm is stopping").with_source(error))
+        }
+    }
+}
+
+/// The long-running parts of a process: when one ends, its name and result are told.
+#[derive(Debug, Default)]
+pub struct Group {
+    tasks: tokio::task::JoinSet<(&'static str, Result<()>)>,
+}
+
+impl Group {
+    pub fn spawn(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        self.tasks.spawn(async move { (name, part.await) });
+    }
+
+    /// The next part that ends, or `None` when all have.
+    pub async fn join_next(&mut self) -> Option<(&'static str, Result<()>)> {
+        match self.tasks.join_next().await? {
+            Ok(ended) => Some(ended),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => None,
         }
     }
 }

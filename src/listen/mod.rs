@@ -1,1 +1,147 @@
-//! Sockets: bind, accept, serve, drain.
+//! Sockets: bind, accept, serve, drain. Also the in-memory pipe that joins parts of one process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::error::{Error, Kind, Result};
+use crate::tasks::Shutdown;
+
+mod measured;
+
+pub use measured::Measured;
+
+/// The largest HTTP/2 frame that we take. Uploads in large frames cost half the CPU of those in 16 KiB ones.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+
+/// What one stream may have under way before it is read. Uploads over links with a long round trip need it.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// The same for all streams of a connection, which bounds what a connection can make us hold.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Requests that one connection may have open. Bazel opens one for each of its `--jobs`.
+const STREAMS_MAX: u32 = 4096;
+
+/// A peer that is gone without a word is found out by pings.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long requests may go on after the stop was asked for.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes on their way through the in-memory pipe.
+const PIPE_BYTES: usize = 256 << 10;
+
+/// Connections to the in-memory pipe that wait to be accepted.
+const PIPE_BACKLOG: usize = 16;
+
+/// Binds the listener that is called `name` in messages.
+///
+/// # Errors
+/// `Unavailable` with what to do when the address is taken, `Invalid` when it is not ours.
+pub async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let (kind, hint) = if error.kind() == io::ErrorKind::AddrInUse {
+            (Kind::Unavailable, "another process listens there; is a farm running already?")
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            (Kind::Invalid, "ports below 1024 need a privilege")
+        } else {
+            (Kind::Invalid, "it is not an address of this machine")
+        };
+        Error::new(kind, format!("listen on {address} ({name}): {hint}")).with_source(error)
+    })
+}
+
+/// Serves `routes` on a socket until `shutdown`, then lets what is under way end, for a while.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, routes: Routes, shutdown: Shutdown) -> Result<()> {
+    let incoming = TcpListenerStream::new(listener).map(|connection| {
+        let connection = connection?;
+        connection.set_nodelay(true)?;
+        Ok(connection)
+    });
+    serve_incoming(incoming, routes, shutdown).await
+}
+
+/// Serves `routes` on the connections of an in-memory pipe.
+///
+/// # Errors
+/// When the pipe fails, which it does not.
+pub async fn serve_pipe(incoming: PipeIncoming, routes: Routes, shutdown: Shutdown) -> Result<()> {
+    serve_incoming(incoming.0.map(Ok), routes, shutdown).await
+}
+
+async fn serve_incoming<C>(
+    incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
+    routes: Routes,
+    shutdown: Shutdown,
+) -> Result<()>
+where
+    C: Connected + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let serving = Server::builder()
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .layer(Measured)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    let expired = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| Error::bug("serve a listener").with_source(error)),
+        () = expired => Ok(()),
+    }
+}
+
+/// The accepting end of an in-memory pipe.
+pub struct PipeIncoming(ReceiverStream<DuplexStream>);
+
+/// The connecting end of an in-memory pipe.
+#[derive(Debug, Clone)]
+pub struct Pipe(mpsc::Sender<DuplexStream>);
+
+/// A listener without a socket: what connects to one end is accepted at the other.
+pub fn pipe() -> (Pipe, PipeIncoming) {
+    let (sender, receiver) = mpsc::channel(PIPE_BACKLOG);
+    (Pipe(sender), PipeIncoming(ReceiverStream::new(receiver)))
+}
+
+impl Pipe {
+    /// A gRPC channel over a new connection.
+    ///
+    /// # Errors
+    /// `Unavailable` when the other end is closed.
+    pub async fn connect(&self) -> Result<Channel> {
+        let sender = self.0.clone();
+        let connector = tower::service_fn(move |_| {
+            let sender = sender.clone();
+            async move {
+                let (near, far) = tokio::io::duplex(PIPE_BYTES);
+                sender.send(far).await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+                Ok::<_, io::Error>(TokioIo::new(near))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://in-memory.invalid");
+        let channel = endpoint.connect_with_connector(connector).await;
+        channel.map_err(|error| Error::new(Kind::Unavailable, "connect to the scheduler").with_source(error))
+    }
+}

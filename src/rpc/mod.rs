@@ -1,1 +1,41 @@
 //! Our gRPC services, one file each: translate, check, call, translate back.
+
+use std::sync::Arc;
+
+use crate::scheduler::Handle;
+use crate::store::{ActionCache, Cas};
+
+pub mod instance;
+pub mod resource;
+pub mod status;
+
+mod action_cache;
+mod bytestream;
+mod capabilities;
+mod cas;
+mod config;
+mod execution;
+mod inline;
+mod names;
+mod operations;
+mod routes;
+mod settle;
+mod uploads;
+mod workers;
+
+pub use config::Config;
+pub use instance::Instances;
+pub use routes::{client_routes, worker_routes};
+pub use settle::Settler;
+pub use uploads::Uploads;
+
+/// What the services of one farm work on. Cheap to clone.
+#[derive(Clone)]
+pub struct Farm {
+    pub cas: Cas,
+    pub action_cache: ActionCache,
+    pub scheduler: Handle,
+    pub instances: Arc<Instances>,
+    pub config: Arc<Config>,
+    pub uploads: Uploads,
+}

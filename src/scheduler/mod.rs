@@ -1,3 +1,54 @@
 //! Which worker runs which action, when.
 //!
-//! [`core`] decides everything and does nothing; the driver feeds it events and performs its effects.
+//! `core` decides everything and does nothing. `driver` is one task that feeds it events and performs its effects; it never
+//! waits on a client or a worker. The rest of the program holds a [`Handle`] and, through it, [`Watch`]es and [`WorkerSession`]s.
+//!
+//! A client's `Execute` makes an *operation*. Operations of equal actions wait for one *execution*, which runs as one or more
+//! attempts; an attempt on a worker is a *lease*.
+
+mod answers;
+mod config;
+mod core;
+mod departures;
+mod driver;
+mod event;
+mod execution;
+mod fleet;
+mod handle;
+mod id;
+mod operations;
+mod queue;
+mod requirements;
+mod session;
+#[cfg(test)]
+mod simulation;
+mod task;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::proto::rev2::ExecuteResponse;
+
+pub use config::{Config, PropertyKind};
+pub use handle::{Handle, Watch};
+pub use id::{ExecutionId, Lease, OperationId, WorkerId};
+pub use session::{Command, WorkerSession};
+pub use task::{Offer, Outcome, Platform, Stage, Task, Update};
+
+/// An operation with where it stands.
+pub type Listed = (OperationId, Arc<Update>);
+
+/// What stands between a worker's answer and the client: the outputs are in the CAS, the action cache is written.
+#[async_trait]
+pub trait Settle: Send + Sync + 'static {
+    /// Checks `response` and keeps what is worth keeping. Returns what the client gets.
+    ///
+    /// # Errors
+    /// When the answer cannot be relied on; another attempt is made. The message is shown to the client.
+    async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse>;
+}

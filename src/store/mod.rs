@@ -2,13 +2,35 @@
 //!
 //! The rest of the program sees only the typed faces [`Cas`] and [`ActionCache`]. Every leaf and decorator passes `contract`.
 
-use std::fs::File;
+mod action_cache;
+mod blob;
+mod cas;
+mod config;
+#[cfg(test)]
+mod contract;
+mod disk;
+mod faulty;
+mod memory;
+mod metered;
+pub mod tree;
+mod verified;
+
 use std::ops::RangeFrom;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::future::join_all;
+
+pub use self::action_cache::{ActionCache, ActionKey, absent_outputs};
+pub use self::blob::{Blob, CHUNK_BYTES, Chunks};
+pub use self::cas::{Cas, MESSAGE_MAX};
+pub use self::config::Config;
+pub use self::disk::{Disk, INLINE_MAX, default_size};
+#[doc(hidden)]
+pub use self::faulty::{Faulty, Rates};
+pub use self::memory::Memory;
+pub use self::metered::Metered;
+pub use self::verified::Verified;
 
 use crate::digest::{Digest, HASH_BYTES};
 use crate::error::Result;
@@ -39,23 +61,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The absent ones of `keys`, in their order; marks the present ones as used.
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>>;
-}
 
-/// Pieces of a blob, in order.
-pub type Chunks = BoxStream<'static, Result<Bytes>>;
-
-/// A blob on its way, in the form that its holder can give most cheaply.
-pub enum Blob {
-    Whole(Bytes),
-    /// `size` bytes in all; a stream that ends early or late is refused by whoever stores it.
-    Stream {
-        size: u64,
-        chunks: Chunks,
-    },
-    /// `size` bytes of `file` from `offset`. The file is never written again, so it can be spliced, linked or mounted.
-    File {
-        file: Arc<File>,
-        offset: u64,
-        size: u64,
-    },
+    /// Stores many small blobs, each as [`Store::put`] would; the results are in their order. A leaf that commits in groups
+    /// takes them as one.
+    async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
+        join_all(blobs.iter().map(|(key, bytes)| self.put(key, Blob::Whole(bytes.clone())))).await
+    }
 }

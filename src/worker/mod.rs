@@ -1,1 +1,176 @@
-//! Runs actions: inputs, sandbox, outputs.
+//! Runs actions: inputs, sandbox, outputs. Connects to a scheduler, takes leases, and answers each exactly once.
+
+mod answer;
+mod command;
+mod config;
+mod directory;
+mod inputs;
+pub mod link;
+mod outputs;
+mod run;
+pub mod sandbox;
+#[cfg(test)]
+mod shelf;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use config::{Config, Root};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::worker::Start;
+use crate::proto::worker::finished::Outcome;
+use crate::store::Cas;
+use crate::tasks::{self, Shutdown};
+use directory::{Directory, Printed};
+use run::Attempt;
+use sandbox::{End, Launcher, Ownership, Spec};
+
+/// Directories that may wait for their deletion while all slots are in use. Deleting one takes a few times as long as
+/// a command that does nothing, so without a bound a burst of those would fill the disk.
+const DISCARDED_MAX: usize = 64;
+/// The name of the action that tries the sandbox; no lease has it.
+const PROBE: &str = "croft-probe";
+
+/// A worker on this machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    name: String,
+    cas: Cas,
+    launcher: Launcher,
+    /// Where the actions' directories are.
+    actions: PathBuf,
+    slots: Arc<Semaphore>,
+    slots_max: usize,
+    /// One permit for each directory that exists.
+    directories: Arc<Semaphore>,
+}
+
+/// A directory that counts against the bound until it is deleted.
+struct Counted {
+    directory: Directory,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Worker {
+    /// Makes a worker whose actions live in `directory` and whose sandbox is started by `executable`, this program. Nothing
+    /// else may use `directory`; what is in it is deleted.
+    ///
+    /// # Errors
+    /// `Unavailable` when the machine cannot do what the sandbox needs, with a sentence that says what to change.
+    pub async fn start(config: Config, cas: Cas, directory: &Path, executable: &Path) -> Result<Self> {
+        let slots = config.slots();
+        let actions = directory.join("actions");
+        let sandbox = sandbox::Config {
+            directory: actions.clone(),
+            root: config.root_path(),
+            uid: config.uid,
+            gid: config.gid,
+            networks: slots,
+        };
+        let (swept, executable) = (actions.clone(), executable.to_owned());
+        let launcher = tasks::blocking(move || {
+            directory::sweep(&swept)?;
+            Launcher::start(&executable, sandbox)
+        })
+        .await?;
+        let worker = Self {
+            shared: Arc::new(Shared {
+                name: config.name(),
+                slots: Arc::new(Semaphore::new(slots as usize)),
+                slots_max: slots as usize,
+                directories: Arc::new(Semaphore::new(slots as usize + DISCARDED_MAX)),
+                config,
+                cas,
+                launcher,
+                actions,
+            }),
+        };
+        worker.probe().await?;
+        Ok(worker)
+    }
+
+    /// The worker's name for people.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Runs one lease. Waits while all slots are taken. Cancelling `kill` ends it early.
+    pub(crate) async fn run(&self, start: Start, kill: Shutdown) -> Outcome {
+        let slots = self.shared.slots.clone();
+        let _slot = tokio::select! {
+            slot = slots.acquire_owned() => slot.expect("nothing closes the semaphore"),
+            () = kill.cancelled() => return Outcome::Killed(true),
+        };
+        Attempt::new(self.clone(), kill).run(start).await
+    }
+
+    fn cas(&self) -> &Cas {
+        &self.shared.cas
+    }
+
+    fn launcher(&self) -> &Launcher {
+        &self.shared.launcher
+    }
+
+    fn ownership(&self) -> Ownership {
+        self.shared.launcher.ownership()
+    }
+
+    /// Tries the whole sandbox once, so that a machine that lacks something refuses to start instead of failing every action.
+    async fn probe(&self) -> Result<()> {
+        let counted = self.make_directory(PROBE.to_owned()).await?;
+        let Printed { stdout, stderr } = counted.directory.printed.try_clone()?;
+        let spec = Spec {
+            directory: PROBE.to_owned(),
+            arguments: vec![format!("/{PROBE}")],
+            environment: Vec::new(),
+            working_directory: String::new(),
+            stdout,
+            stderr,
+        };
+        let exit = self.launcher().run(spec).await?.wait().await;
+        self.discard(counted);
+        match exit.context(|| "the sandbox cannot be set up")?.end {
+            // The program does not exist; that nothing but this went wrong is what we want to know.
+            End::Exited(127) => Ok(()),
+            end @ (End::Exited(_) | End::Signaled(_) | End::Killed) => {
+                Err(Error::new(Kind::Unavailable, format!("the sandbox does not work: {end:?}")))
+            }
+        }
+    }
+
+    async fn make_directory(&self, name: String) -> Result<Counted> {
+        let permit =
+            self.shared.directories.clone().acquire_owned().await.expect("nothing closes the semaphore");
+        let (actions, ownership) = (self.shared.actions.clone(), self.ownership());
+        let directory = tasks::blocking(move || Directory::create(&actions, name, ownership)).await?;
+        Ok(Counted { directory, _permit: permit })
+    }
+
+    /// Deletes a directory in the background.
+    fn discard(&self, counted: Counted) {
+        tasks::spawn("delete an action's directory", async move {
+            let Counted { directory, _permit } = counted;
+            let name = directory.name.clone();
+            if let Err(error) = tasks::blocking(move || directory.remove()).await {
+                tracing::warn!(directory = name, error = error.chain(), "an action's directory stays");
+            }
+        });
+    }
+
+    /// Waits until no directory of an action is left.
+    async fn tidy(&self) {
+        let all = self.shared.slots_max + DISCARDED_MAX;
+        let all = u32::try_from(all).expect("slots are bounded");
+        let _all = self.shared.directories.acquire_many(all).await.expect("nothing closes the semaphore");
+    }
+}

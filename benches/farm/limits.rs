@@ -1,0 +1,79 @@
+//! What the machine can do without us.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+/// Bytes that a system call carries, the same as one chunk of ours.
+const PIECE: usize = 256 << 10;
+
+/// Bytes per second of `content` over a socket on loopback, into memory that is used again and again.
+pub fn socket(content: &[u8]) -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut connection, _) = listener.accept().unwrap();
+            for piece in content.chunks(PIECE) {
+                connection.write_all(piece).unwrap();
+            }
+        });
+        let mut connection = TcpStream::connect(address).unwrap();
+        let start = Instant::now();
+        let mut buffer = vec![0; PIECE];
+        let mut read = 0;
+        while read < content.len() {
+            read += connection.read(&mut buffer).unwrap();
+        }
+        content.len() as f64 / start.elapsed().as_secs_f64()
+    })
+}
+
+/// Bytes per second of `content` written to a new file in `directory` and synced.
+pub fn synced_file(directory: &Path, content: &[u8]) -> f64 {
+    let path = directory.join("limit");
+    let start = Instant::now();
+    let mut file = File::create(&path).unwrap();
+    for piece in content.chunks(PIECE) {
+        file.write_all(piece).unwrap();
+    }
+    file.sync_data().unwrap();
+    let rate = content.len() as f64 / start.elapsed().as_secs_f64();
+    std::fs::remove_file(path).unwrap();
+    rate
+}
+
+/// Blobs per second when `count` of them are appended to one file that is synced after every `group`.
+pub fn synced_groups(directory: &Path, blob: &[u8], count: usize, group: usize) -> f64 {
+    let path = directory.join("limit");
+    let start = Instant::now();
+    let mut file = File::create(&path).unwrap();
+    for _ in 0..count / group {
+        for _ in 0..group {
+            file.write_all(blob).unwrap();
+        }
+        file.sync_data().unwrap();
+    }
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    std::fs::remove_file(path).unwrap();
+    rate
+}
+
+/// Bare processes per second, started from as many threads as there are cores.
+pub fn processes(count: usize) -> f64 {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                for _ in 0..count / threads {
+                    assert!(Command::new("/bin/true").status().unwrap().success());
+                }
+            });
+        }
+    });
+    count as f64 / start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,86 @@
+//! How fast the whole farm is, beside what the machine can do in the same run.
+//!
+//! `cargo bench --bench farm` starts the real binary, drives it over loopback from this process, and prints for each figure the
+//! machine's own limit: the same bytes over a raw socket, the same file written and synced, bare processes. `-- --quick` takes
+//! fewer rounds. Client, server and worker share the machine's cores.
+
+#[path = "../../tests/it/client.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod client;
+#[path = "../../tests/it/farm.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod farm;
+
+mod actions;
+mod blobs;
+mod limits;
+
+use std::time::{Duration, Instant};
+
+/// One line of the result.
+struct Figure {
+    name: &'static str,
+    /// Ours and the machine's, in `unit`.
+    ours: f64,
+    limit: f64,
+    limit_name: &'static str,
+    unit: &'static str,
+    /// What is asked of us: a rate of ours, or a part of the limit.
+    goal: Goal,
+}
+
+enum Goal {
+    Rate(f64),
+    Ratio(f64),
+}
+
+/// How many times each thing is measured; the median counts.
+#[derive(Clone, Copy)]
+struct Rounds(usize);
+
+#[tokio::main]
+async fn main() {
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let rounds = Rounds(if is_quick { 3 } else { 9 });
+    let figures = [
+        actions::no_ops(rounds).await,
+        blobs::reads(rounds).await,
+        blobs::durable_writes(rounds).await,
+        blobs::batches(rounds).await,
+    ];
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("\n{cores} cores, median of {} rounds, client and farm on the same machine\n", rounds.0);
+    println!("{:<34} {:>18}  {:<36} {:>6}  goal", "", "croft", "the machine", "ratio");
+    for figure in &figures {
+        figure.print();
+    }
+}
+
+impl Figure {
+    fn print(&self) {
+        let Self { name, ours, limit, limit_name, unit, goal } = self;
+        let ratio = ours / limit;
+        let (wanted, is_met) = match goal {
+            Goal::Rate(rate) => (format!(">= {rate:.0} {unit}"), ours >= rate),
+            Goal::Ratio(part) => (format!("ratio >= {part}"), ratio >= *part),
+        };
+        let mark = if is_met { "met" } else { "MISSED" };
+        let limit = format!("{limit:.0} {unit} ({limit_name})");
+        println!(
+            "{name:<34} {:>18}  {limit:<36} {ratio:>6.2}  {wanted}: {mark}",
+            format!("{ours:.0} {unit}")
+        );
+    }
+}
+
+/// Times `work` and returns what it did per second, `amount` being what it did in all.
+async fn rate<F: Future>(amount: f64, work: F) -> f64 {
+    let start = Instant::now();
+    work.await;
+    amount / start.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

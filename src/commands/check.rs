@@ -1,0 +1,26 @@
+//! `croft check`: full validation of configuration files, without starting anything.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+pub(super) fn run(files: &[PathBuf]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut found = 0;
+    for file in files {
+        let problems = match Config::load(Some(file)) {
+            Ok(config) => config.check(),
+            Err(error) => vec![error.chain()],
+        };
+        found += problems.len();
+        if problems.is_empty() {
+            writeln!(out, "{}: ok", file.display())?;
+        }
+        for problem in problems {
+            writeln!(out, "{}: {problem}", file.display())?;
+        }
+    }
+    if found == 0 { Ok(()) } else { Err(Error::invalid(format!("{found} problems"))) }
+}

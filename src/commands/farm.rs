@@ -1,0 +1,82 @@
+//! `croft` and `croft serve`: the farm on this machine.
+
+use std::io::Write;
+use std::path::Path;
+
+use bytesize::ByteSize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::error::{Context, Result};
+use crate::server::Server;
+use crate::tasks::{self, Shutdown};
+use crate::telemetry;
+
+/// Threads for work that blocks: files and hashing. More would only queue at the disk, and each is a stack.
+const BLOCKING_THREADS_MAX: usize = 64;
+
+pub(super) fn run(file: Option<&Path>) -> Result<()> {
+    let config = Config::load_checked(file)?;
+    telemetry::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .context(|| "start the runtime")?;
+    runtime.block_on(serve(&config))
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let shutdown = Shutdown::new();
+    stop_on_signals(shutdown.clone())?;
+    let server = Server::start(config, shutdown).await?;
+    greet(&server)?;
+    server.run().await
+}
+
+/// Ctrl-C and SIGTERM stop the farm cleanly; a second one ends it at once.
+fn stop_on_signals(shutdown: Shutdown) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context(|| "listen for SIGTERM")?;
+    tasks::spawn("signals", async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                tracing::warn!("stopping at once");
+                std::process::exit(130);
+            }
+            tracing::info!("stopping; once more to stop at once");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn greet(server: &Server) -> Result<()> {
+    let Server { public, admin, data, store_bytes, slots, .. } = server;
+    let text = format!(
+        "\
+croft {version} is ready.
+
+  Remote Execution API   grpc://{public}   (cache and execution, for clients on this machine)
+  metrics and health     http://{admin}/metrics  /livez  /readyz
+  data                   {data}   (up to {size})
+  worker                 {slots} actions at once, sandboxed, without a network
+
+Paste into .bazelrc, or behind `bazel build`:
+
+  build --remote_executor=grpc://{public}
+  build --jobs=64
+
+Ctrl-C stops the farm.
+",
+        version = env!("CARGO_PKG_VERSION"),
+        data = data.display(),
+        size = ByteSize(*store_bytes).display().iec(),
+    );
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(|| "print the greeting")
+}

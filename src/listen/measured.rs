@@ -1,0 +1,155 @@
+//! Times every call, by method and gRPC code, into `nativelink_request_duration_seconds`.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::metrics;
+
+/// The layer; the time of a call ends with its last frame, or when its client goes away.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured;
+
+impl<S> Layer<S> for Measured {
+    type Service = Measure<S>;
+
+    fn layer(&self, inner: S) -> Measure<S> {
+        Measure { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Measure<S> {
+    inner: S,
+}
+
+impl<S, R> Service<Request<R>> for Measure<S>
+where
+    S: Service<Request<R>, Response = Response<tonic::body::Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<tonic::body::Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<R>) -> Self::Future {
+        let mut call = Call { method: method(request.uri().path()), start: Instant::now(), code: None };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            call.observe(answer.headers());
+            Ok(answer.map(|body| tonic::body::Body::new(MeasuredBody { body, call })))
+        })
+    }
+}
+
+/// One call under way. Dropping it writes it down.
+struct Call {
+    method: &'static str,
+    start: Instant,
+    code: Option<Code>,
+}
+
+impl Call {
+    /// A status stands in the trailers, or in the headers of an answer without a body.
+    fn observe(&mut self, headers: &HeaderMap) {
+        if let Some(status) = Status::from_header_map(headers) {
+            self.code = Some(status.code());
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // A call without a status is one whose client went away.
+        let code = format!("{:?}", self.code.unwrap_or(Code::Cancelled));
+        let seconds = self.start.elapsed().as_secs_f64();
+        metrics::REQUEST_DURATION.with_label_values(&[self.method, &code]).observe(seconds);
+    }
+}
+
+struct MeasuredBody {
+    body: tonic::body::Body,
+    call: Call,
+}
+
+impl Body for MeasuredBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.call.observe(trailers);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The methods that we serve, as they stand in the label; a client can make no series of its own.
+const METHODS: [&str; 20] = [
+    "ActionCache/GetActionResult",
+    "ActionCache/UpdateActionResult",
+    "ByteStream/QueryWriteStatus",
+    "ByteStream/Read",
+    "ByteStream/Write",
+    "Capabilities/GetCapabilities",
+    "ContentAddressableStorage/BatchReadBlobs",
+    "ContentAddressableStorage/BatchUpdateBlobs",
+    "ContentAddressableStorage/FindMissingBlobs",
+    "ContentAddressableStorage/GetTree",
+    "Execution/Execute",
+    "Execution/WaitExecution",
+    "Health/Check",
+    "Health/Watch",
+    "Operations/CancelOperation",
+    "Operations/DeleteOperation",
+    "Operations/GetOperation",
+    "Operations/ListOperations",
+    "Operations/WaitOperation",
+    "Workers/Work",
+];
+
+/// `/google.bytestream.ByteStream/Read` as `ByteStream/Read`.
+fn method(path: &str) -> &'static str {
+    let name = path.rsplit_once('.').map_or("", |(_, name)| name);
+    METHODS.binary_search(&name).map_or("other", |place| METHODS[place])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_named_without_its_package() {
+        assert!(METHODS.is_sorted());
+        assert_eq!(method("/google.bytestream.ByteStream/Read"), "ByteStream/Read");
+        for unknown in ["", "/", "/x.Y/Z", "/google.bytestream.ByteStream/Read/more"] {
+            assert_eq!(method(unknown), "other");
+        }
+    }
+}

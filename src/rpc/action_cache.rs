@@ -1,0 +1,48 @@
+//! `ActionCache`: results by action digest.
+
+use tonic::{Request, Response, Status};
+
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
+use crate::proto::rev2::action_cache_server::ActionCache;
+use crate::proto::rev2::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
+use crate::store::ActionKey;
+
+use super::Farm;
+use super::inline::Hints;
+
+#[tonic::async_trait]
+impl ActionCache for Farm {
+    async fn get_action_result(
+        &self,
+        request: Request<GetActionResultRequest>,
+    ) -> Result<Response<ActionResult>, Status> {
+        let request = request.into_inner();
+        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
+        let key = ActionKey { instance: request.instance_name, digest };
+        let Some(mut result) = self.action_cache.get(&key).await? else {
+            return Err(Error::new(Kind::NotFound, format!("no result of action {digest} is cached")).into());
+        };
+        let hints = Hints {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            files: request.inline_output_files,
+        };
+        hints.apply(&self.cas, function, &mut result).await?;
+        Ok(Response::new(result))
+    }
+
+    async fn update_action_result(
+        &self,
+        request: Request<UpdateActionResultRequest>,
+    ) -> Result<Response<ActionResult>, Status> {
+        let request = request.into_inner();
+        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
+        let result = request.action_result.ok_or_else(|| Error::invalid("the action result is not set"))?;
+        let key = ActionKey { instance: request.instance_name, digest };
+        self.action_cache.put(&key, &result).await?;
+        Ok(Response::new(result))
+    }
+}

@@ -1,0 +1,66 @@
+//! `Capabilities`: what this server can do.
+
+use tonic::{Request, Response, Status};
+
+use crate::digest::Function;
+use crate::proto::SemVer;
+use crate::proto::rev2::capabilities_server::Capabilities;
+use crate::proto::rev2::priority_capabilities::PriorityRange;
+use crate::proto::rev2::symlink_absolute_path_strategy::Value as SymlinkStrategy;
+use crate::proto::rev2::{
+    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, GetCapabilitiesRequest,
+    PriorityCapabilities, ServerCapabilities,
+};
+
+use super::Farm;
+use super::cas::BATCH_BYTES_MAX;
+
+/// What a batch may carry as we announce it. It is less than [`BATCH_BYTES_MAX`] because the answer to a read of that many bytes
+/// also holds digests, and most clients refuse messages above 4 MiB.
+const BATCH_BYTES_ANNOUNCED: i64 = BATCH_BYTES_MAX as i64 - 64 * 1024;
+
+/// Bazel up to 7, recc and Pants speak 2.0.
+const LOW: SemVer = SemVer { major: 2, minor: 0, patch: 0, prerelease: String::new() };
+const HIGH: SemVer = SemVer { major: 2, minor: 12, patch: 0, prerelease: String::new() };
+
+#[tonic::async_trait]
+impl Capabilities for Farm {
+    async fn get_capabilities(
+        &self,
+        request: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<ServerCapabilities>, Status> {
+        self.instances.check(&request.get_ref().instance_name)?;
+        Ok(Response::new(ServerCapabilities {
+            cache_capabilities: Some(cache()),
+            execution_capabilities: Some(execution()),
+            deprecated_api_version: None,
+            low_api_version: Some(LOW),
+            high_api_version: Some(HIGH),
+        }))
+    }
+}
+
+fn cache() -> CacheCapabilities {
+    CacheCapabilities {
+        digest_functions: digest_functions(),
+        action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+        max_batch_total_size_bytes: BATCH_BYTES_ANNOUNCED,
+        symlink_absolute_path_strategy: SymlinkStrategy::Allowed.into(),
+        ..CacheCapabilities::default()
+    }
+}
+
+fn execution() -> ExecutionCapabilities {
+    let priorities = vec![PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX }];
+    ExecutionCapabilities {
+        digest_function: Function::Sha256.to_proto().into(),
+        exec_enabled: true,
+        execution_priority_capabilities: Some(PriorityCapabilities { priorities }),
+        supported_node_properties: Vec::new(),
+        digest_functions: digest_functions(),
+    }
+}
+
+fn digest_functions() -> Vec<i32> {
+    Function::ALL.iter().map(|function| function.to_proto().into()).collect()
+}

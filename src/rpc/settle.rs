@@ -1,0 +1,44 @@
+//! The server's own look at what a worker reports: outputs must be in the CAS, and only then the result is cached.
+
+use async_trait::async_trait;
+
+use crate::error::{Error, Kind, Result};
+use crate::proto::rev2::ExecuteResponse;
+use crate::scheduler::{Settle, Task};
+use crate::store::{ActionCache, ActionKey, Cas, absent_outputs};
+
+/// Checks results and writes the action cache; workers never do.
+pub struct Settler {
+    cas: Cas,
+    action_cache: ActionCache,
+}
+
+impl Settler {
+    pub fn new(cas: Cas, action_cache: ActionCache) -> Self {
+        Self { cas, action_cache }
+    }
+}
+
+#[async_trait]
+impl Settle for Settler {
+    async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
+        let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
+        let Some(result) = response.result.as_ref().filter(|_| is_ok) else {
+            return Ok(response);
+        };
+        let absent = absent_outputs(&self.cas, task.action_digest.function(), result).await?;
+        if let Some(first) = absent.first() {
+            let message = format!(
+                "the worker reported {} outputs that are not in the CAS, {first} first",
+                absent.len()
+            );
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        // A failed run may be a flaky one, and a cached failure would never be tried again.
+        if result.exit_code == 0 && !task.action.do_not_cache {
+            let key = ActionKey { instance: task.instance.clone(), digest: task.action_digest };
+            self.action_cache.put(&key, result).await?;
+        }
+        Ok(response)
+    }
+}

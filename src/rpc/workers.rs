@@ -1,0 +1,161 @@
+//! `croft.worker.v1.Workers`: the scheduler's end of a worker's stream.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryFutureExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::error::{Error, Kind, Result};
+use crate::proto::worker::scheduler_message::Message as ToWorker;
+use crate::proto::worker::worker_message::Message as FromWorker;
+use crate::proto::worker::workers_server::Workers;
+use crate::proto::{self, worker as wire};
+use crate::scheduler::{Command, ExecutionId, Lease, Offer, Outcome, Task, WorkerSession};
+use crate::tasks;
+
+use super::Farm;
+
+/// How long a connection may take to say who it is.
+const HELLO_MAX: Duration = Duration::from_secs(10);
+
+/// Messages on their way to one worker. The scheduler's outbox is bounded too; this only decouples it from the connection.
+const OUTBOX_MAX: usize = 64;
+
+#[tonic::async_trait]
+impl Workers for Farm {
+    type WorkStream = BoxStream<'static, Result<wire::SchedulerMessage, Status>>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<wire::WorkerMessage>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        let mut incoming = request.into_inner();
+        let offer = greet(&mut incoming).await?;
+        let session = self.scheduler.join(offer).await?;
+        let heartbeat_interval = Some(duration(self.scheduler.config().heartbeat_interval));
+        let welcome = wire::Welcome { heartbeat_interval };
+        let (outgoing, messages) = mpsc::channel(OUTBOX_MAX);
+        send(&outgoing, ToWorker::Welcome(welcome))?;
+        tasks::spawn("worker session", async move {
+            let end = converse(session, incoming, &outgoing).await;
+            if let Err(error) = end {
+                // The worker may be gone already; then nobody reads the reason.
+                let _ = outgoing.send(Err(error.into())).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(messages).boxed()))
+    }
+}
+
+async fn greet(incoming: &mut Streaming<wire::WorkerMessage>) -> Result<Offer> {
+    let first = tokio::time::timeout(HELLO_MAX, incoming.message().map_err(broken)).await;
+    let first = first.map_err(|_| Error::new(Kind::Timeout, "the worker did not say hello"))??;
+    match first.and_then(|message| message.message) {
+        Some(FromWorker::Hello(hello)) => Ok(offer(hello)),
+        Some(_) | None => Err(Error::invalid("the first message of a worker is hello")),
+    }
+}
+
+fn offer(hello: wire::Hello) -> Offer {
+    let mut properties = BTreeMap::<_, Vec<_>>::new();
+    for property in hello.properties {
+        properties.entry(property.name).or_default().push(property.value);
+    }
+    Offer { name: hello.name, slots: hello.slots, properties }
+}
+
+type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
+
+/// Carries messages both ways until one end closes. Dropping the session tells the scheduler that the worker is gone.
+async fn converse(
+    mut session: WorkerSession,
+    mut incoming: Streaming<wire::WorkerMessage>,
+    outgoing: &Outgoing,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            command = session.next() => match command {
+                Some(command) => send(outgoing, translate(command))?,
+                None => return Err(Error::new(Kind::Unavailable, "the scheduler let the worker go")),
+            },
+            message = incoming.message() => match message.map_err(broken)?.and_then(|message| message.message) {
+                Some(message) => apply(&session, message).await?,
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Sends without waiting: a worker that does not read its messages is treated as lost.
+fn send(outgoing: &Outgoing, message: ToWorker) -> Result<()> {
+    let message = wire::SchedulerMessage { message: Some(message) };
+    outgoing
+        .try_send(Ok(message))
+        .map_err(|_| Error::new(Kind::Unavailable, "the worker does not take its messages"))
+}
+
+fn translate(command: Command) -> ToWorker {
+    match command {
+        Command::Start { lease, task } => ToWorker::Start(start(lease, &task)),
+        Command::Kill { lease } => ToWorker::Kill(wire::Kill { lease: Some(to_wire(lease)) }),
+    }
+}
+
+fn start(lease: Lease, task: &Task) -> wire::Start {
+    wire::Start {
+        lease: Some(to_wire(lease)),
+        instance_name: task.instance.clone(),
+        digest_function: task.action_digest.function().to_proto().into(),
+        action_digest: Some(task.action_digest.to_proto()),
+        action: Some(task.action.clone()),
+        timeout: Some(duration(task.timeout)),
+    }
+}
+
+async fn apply(session: &WorkerSession, message: FromWorker) -> Result<()> {
+    match message {
+        FromWorker::Hello(_) => Err(Error::invalid("a worker says hello once")),
+        FromWorker::Heartbeat(_) => session.heartbeat().await,
+        FromWorker::Progress(progress) => {
+            let lease = from_wire(progress.lease)?;
+            session.progress(lease, progress.metadata.unwrap_or_default()).await
+        }
+        FromWorker::Finished(finished) => {
+            let lease = from_wire(finished.lease)?;
+            session.finished(lease, outcome(finished.outcome)).await
+        }
+    }
+}
+
+fn outcome(outcome: Option<wire::finished::Outcome>) -> Outcome {
+    match outcome {
+        Some(wire::finished::Outcome::Response(response)) => Outcome::Response(Box::new(response)),
+        Some(wire::finished::Outcome::Fault(fault)) => Outcome::Fault(fault),
+        Some(wire::finished::Outcome::Killed(_)) => Outcome::Killed,
+        None => Outcome::Fault("the worker ended the lease without an outcome".to_owned()),
+    }
+}
+
+fn to_wire(lease: Lease) -> wire::Lease {
+    wire::Lease { execution: lease.execution.number().to_be_bytes().to_vec().into(), attempt: lease.attempt }
+}
+
+fn from_wire(lease: Option<wire::Lease>) -> Result<Lease> {
+    let lease = lease.ok_or_else(|| Error::invalid("the lease is not set"))?;
+    let bytes = <[u8; 16]>::try_from(&lease.execution[..])
+        .map_err(|_| Error::invalid("a lease's execution is 16 bytes"))?;
+    Ok(Lease { execution: ExecutionId::new(u128::from_be_bytes(bytes)), attempt: lease.attempt })
+}
+
+fn duration(duration: Duration) -> proto::Duration {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    proto::Duration { seconds, nanos: duration.subsec_nanos().cast_signed() }
+}
+
+fn broken(status: Status) -> Error {
+    Error::new(Kind::Unavailable, "the worker's stream broke off").with_source(status)
+}

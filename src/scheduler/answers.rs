@@ -1,0 +1,60 @@
+//! The responses that the scheduler itself gives, and the timestamp it adds to those of workers.
+
+use std::time::SystemTime;
+
+use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
+use crate::proto::{Status, Timestamp};
+
+/// Codes of `google.rpc.Code`. They travel inside a response, not as the status of a call.
+const CANCELLED: i32 = 1;
+const FAILED_PRECONDITION: i32 = 9;
+const UNAVAILABLE: i32 = 14;
+
+/// The operation was ended by its client, or for want of one.
+pub(super) fn cancelled(sentence: &str) -> ExecuteResponse {
+    answer(CANCELLED, sentence.to_owned())
+}
+
+/// No connected worker could ever run the action.
+pub(super) fn unsatisfiable(reason: &str) -> ExecuteResponse {
+    answer(FAILED_PRECONDITION, format!("the action cannot run: {reason}"))
+}
+
+/// Workers were lost while they ran the action.
+///
+/// The code is one that clients do not retry by themselves: each retry could cost the farm another worker.
+pub(super) fn quarantined(workers: u32) -> ExecuteResponse {
+    let sentence = format!("the action is quarantined: {workers} workers were lost while they ran it");
+    answer(FAILED_PRECONDITION, sentence)
+}
+
+/// Every attempt failed by the fault of the farm.
+pub(super) fn out_of_attempts(attempts: u32, last: &str) -> ExecuteResponse {
+    answer(UNAVAILABLE, format!("the farm failed to run the action {attempts} times, at last: {last}"))
+}
+
+fn answer(code: i32, message: String) -> ExecuteResponse {
+    ExecuteResponse {
+        status: Some(Status { code, message, ..Status::default() }),
+        ..ExecuteResponse::default()
+    }
+}
+
+/// Notes in a worker's response when its action was queued.
+pub(super) fn stamp_response(response: &mut ExecuteResponse, queued_at: SystemTime) {
+    if let Some(result) = &mut response.result {
+        stamp(result.execution_metadata.get_or_insert_default(), queued_at);
+    }
+}
+
+/// Notes when the action was queued.
+pub(super) fn stamp(metadata: &mut ExecutedActionMetadata, queued_at: SystemTime) {
+    metadata.queued_timestamp = Some(timestamp(queued_at));
+}
+
+/// A clock set before 1970 reads as 1970.
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let nanos = i32::try_from(since_epoch.subsec_nanos()).expect("nanoseconds of a second are below 10^9");
+    Timestamp { seconds: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX), nanos }
+}

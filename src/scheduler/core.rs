@@ -1,0 +1,270 @@
+//! The scheduler as a value: it takes one event and says what must happen. It decides everything and does nothing.
+//!
+//! There is no clock, no random number, no runtime and no unordered map in here, so a run is repeated exactly by repeating
+//! its events. What holds after every event:
+//!
+//! * an execution is in one state, and it is in the queue if and only if that state is `Queued`;
+//! * a lease is on one worker, and a worker holds no more than it offers;
+//! * equal actions that may merge have one execution;
+//! * nothing queued would fit a connected worker as it stands.
+
+mod clients;
+#[cfg(test)]
+pub(super) mod inspect;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
+
+use super::answers;
+use super::config::Config;
+use super::event::{Effect, Event};
+use super::execution::{Execution, State};
+use super::fleet::Fleet;
+use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
+use super::operations::Operations;
+use super::queue::{Entry, Queue, Shape};
+use super::task::{MergeKey, Stage};
+use super::timers::{Timer, Timers};
+
+#[derive(Debug)]
+pub(super) struct Core {
+    config: Arc<Config>,
+    operations: Operations,
+    executions: BTreeMap<ExecutionId, Execution>,
+    /// The executions that equal tasks join.
+    mergeable: BTreeMap<MergeKey, ExecutionId>,
+    queue: Queue,
+    fleet: Fleet,
+    timers: Timers,
+    /// How many executions have arrived.
+    arrivals: u64,
+    /// The time of the event in hand; time never goes back.
+    now: Time,
+    /// What the event in hand has caused so far.
+    effects: Vec<Effect>,
+    /// A mistake made on purpose, to show that the simulation finds it.
+    #[cfg(test)]
+    pub(super) bug: Option<Bug>,
+}
+
+/// Mistakes that a scheduler can make.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// An attempt that failed is not put back into the queue.
+    LostRequeue,
+    /// A worker's answer counts although its lease is over.
+    AcceptLateAnswer,
+    /// A worker is taken to have one slot more than it offers.
+    OverCommit,
+    /// Equal actions do not share an execution.
+    RunEqualsTwice,
+    /// A killed lease frees its slot before the worker has confirmed.
+    ForgetDyingLease,
+    /// Every action is as urgent as every other.
+    IgnorePriority,
+}
+
+impl Core {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            operations: Operations::default(),
+            executions: BTreeMap::new(),
+            mergeable: BTreeMap::new(),
+            queue: Queue::default(),
+            fleet: Fleet::default(),
+            timers: Timers::default(),
+            arrivals: 0,
+            now: Time::START,
+            effects: Vec::new(),
+            #[cfg(test)]
+            bug: None,
+        }
+    }
+
+    /// Takes one event and says what must happen, in this order.
+    ///
+    /// Deadlines expire on `Tick` alone. So the driver can deliver everything that has arrived before it lets time pass,
+    /// and a farm that was held up for a while does not take its workers for dead while their heartbeats wait.
+    pub(super) fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        self.apply(event);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When a `Tick` is due if nothing else happens before.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// How many executions wait for a worker.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How many workers are connected.
+    pub(super) fn workers(&self) -> usize {
+        self.fleet.len()
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Submit(submission) => self.submit(&submission),
+            Event::Watched { operation } => self.watched(operation),
+            Event::Unwatched { operation } => self.unwatched(operation),
+            Event::Cancel { operation } => self.cancel(operation, "the client cancelled the operation"),
+            Event::Delete { operation } => self.delete(operation),
+            Event::WorkerJoined { worker, name, capacity } => self.worker_joined(worker, name, capacity),
+            Event::WorkerLost { worker } => self.lose(worker),
+            Event::Heartbeat { worker } => self.heard(worker),
+            Event::Progress { worker, lease, metadata } => self.progress(worker, lease, metadata),
+            Event::Finished { worker, lease, outcome } => self.finished(worker, lease, outcome),
+            Event::Settled { lease, result } => self.settled(lease, result),
+            Event::Tick => self.tick(),
+            Event::Stop => self.stop(),
+        }
+    }
+
+    fn tick(&mut self) {
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            self.expire(timer);
+        }
+    }
+
+    fn expire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Abandon(operation) => self.cancel(operation, "no client watched the operation"),
+            Timer::Forget(operation) => self.forget(operation),
+            Timer::Lease(worker, lease) => self.overran(worker, lease),
+            Timer::Kill(worker, _) => self.drop_worker(worker, "it did not confirm a kill"),
+            Timer::Silence(worker) => self.drop_worker(worker, "it was silent"),
+            Timer::Stranded(shape) => self.fail_stranded(&shape),
+        }
+    }
+
+    /// Starts a queued execution on an idle worker, or puts it in line.
+    ///
+    /// Where its shape has a line already, no worker has room for it: the one at the head would run there.
+    fn place(&mut self, id: ExecutionId) {
+        let execution = &self.executions[&id];
+        if !self.queue.holds(&execution.shape)
+            && let Some(worker) = self.fleet.best_for(&execution.shape, &execution.failed_on)
+        {
+            return self.start(id, worker);
+        }
+        self.enqueue(id);
+    }
+
+    fn enqueue(&mut self, id: ExecutionId) {
+        let execution = &self.executions[&id];
+        let shape = Arc::clone(&execution.shape);
+        self.queue.insert(&shape, execution.position, Entry { execution: id, since: self.now });
+        self.check_stranded(&shape);
+    }
+
+    /// Takes an execution out of line.
+    fn dequeue(&mut self, id: ExecutionId) {
+        let execution = &self.executions[&id];
+        self.queue.remove(&execution.shape, execution.position);
+        if !self.queue.holds(&execution.shape) {
+            self.timers.clear(Timer::Stranded(Arc::clone(&execution.shape)));
+        }
+    }
+
+    /// Gives a worker that has room whatever is first in line for it.
+    fn fill(&mut self, worker: WorkerId) {
+        while self.fleet.has_free_slot(worker)
+            && let Some(id) = self.queue.first(|shape| self.fleet.fits(worker, shape))
+        {
+            self.dequeue(id);
+            self.start(id, worker);
+        }
+    }
+
+    /// Starts the next attempt of an execution that is in no line.
+    fn start(&mut self, id: ExecutionId, worker: WorkerId) {
+        let execution = self.executions.get_mut(&id).expect("only an execution that exists is started");
+        execution.attempts += 1;
+        let lease = Lease { execution: id, attempt: execution.attempts };
+        execution.state = State::Running { lease, worker };
+        self.fleet.hold(worker, lease, Arc::clone(&execution.shape));
+        let task = Arc::clone(&execution.task);
+        let deadline = self.now + task.timeout.saturating_add(self.config.lease_slack);
+        self.timers.set(Timer::Lease(worker, lease), deadline);
+        self.effects.push(Effect::Start { worker, lease, task });
+        self.enter(id, Stage::Executing);
+    }
+
+    /// Tells all operations of an execution that it is in another stage.
+    fn enter(&mut self, id: ExecutionId, stage: Stage) {
+        self.executions.get_mut(&id).expect("only an execution that exists enters a stage").enter(stage);
+        self.report(id);
+    }
+
+    /// Tells all operations of an execution where it stands.
+    fn report(&mut self, id: ExecutionId) {
+        let execution = &self.executions[&id];
+        let report = |operation: &OperationId| Effect::Report {
+            operation: *operation,
+            update: Arc::clone(&execution.update),
+        };
+        self.effects.extend(execution.operations.iter().map(report));
+    }
+
+    /// Ends an execution, and all operations that wait for it, with `response`.
+    fn finish(&mut self, id: ExecutionId, response: ExecuteResponse) {
+        let Some(execution) = self.remove_execution(id) else { return };
+        let update = execution.last_word(Arc::new(response));
+        for operation in execution.operations {
+            self.effects.push(Effect::Report { operation, update: Arc::clone(&update) });
+            self.finish_operation(operation);
+        }
+    }
+
+    /// Takes an execution that is neither in line nor running out of the books.
+    fn remove_execution(&mut self, id: ExecutionId) -> Option<Execution> {
+        let execution = self.executions.remove(&id)?;
+        if let Some(key) = execution.task.merge_key()
+            && self.mergeable.get(&key) == Some(&id)
+        {
+            self.mergeable.remove(&key);
+        }
+        Some(execution)
+    }
+
+    /// Notes anew whether a connected worker could run `shape`, and until when one must come.
+    fn check_stranded(&mut self, shape: &Shape) {
+        let timer = Timer::Stranded(Arc::clone(shape));
+        if self.fleet.could_run(shape) {
+            self.queue.unstrand(shape);
+            return self.timers.clear(timer);
+        }
+        if let Some(at) = self.queue.strand(shape, self.now, self.config.unsatisfiable_after) {
+            self.timers.set(timer, at);
+        }
+    }
+
+    /// Called when a class of workers came or went; a fleet has few classes, so this is rare.
+    fn check_all_stranded(&mut self) {
+        let shapes: Vec<Shape> = self.queue.shapes().cloned().collect();
+        for shape in shapes {
+            self.check_stranded(&shape);
+        }
+    }
+
+    fn fail_stranded(&mut self, shape: &Shape) {
+        let overdue = self.queue.overdue(shape, self.now, self.config.unsatisfiable_after);
+        let response = answers::unsatisfiable(&self.fleet.why_stranded(shape));
+        for id in overdue {
+            self.dequeue(id);
+            self.finish(id, response.clone());
+        }
+        self.check_stranded(shape);
+    }
+}

@@ -1,0 +1,147 @@
+//! What clients do: submit, watch, cancel, delete.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::scheduler::event::{Refusal, Submission};
+use crate::scheduler::execution::{Execution, State};
+
+/// How many different sets of requirements may be queued: what it costs at most to look through the heads of the lines.
+const SHAPES_MAX: usize = 10_000;
+
+impl Core {
+    pub(super) fn submit(&mut self, submission: &Submission) {
+        let equal = submission.task.merge_key().and_then(|key| self.mergeable.get(&key).copied());
+        #[cfg(test)]
+        let equal = equal.filter(|_| self.bug != Some(Bug::RunEqualsTwice));
+        if let Some(refusal) = self.refusal(submission, equal.is_none()) {
+            self.effects.push(Effect::Refuse(refusal));
+            return;
+        }
+        match equal {
+            Some(id) => self.join_execution(id, submission),
+            None => self.begin_execution(submission),
+        }
+    }
+
+    fn refusal(&self, submission: &Submission, is_new: bool) -> Option<Refusal> {
+        if self.operations.live_count() >= self.config.operations_max {
+            return Some(Refusal::TooManyOperations);
+        }
+        let shapes = self.queue.shapes().len();
+        let is_new_shape = is_new && !self.queue.holds(&submission.requirements);
+        (is_new_shape && shapes >= SHAPES_MAX).then_some(Refusal::TooManyShapes)
+    }
+
+    fn begin_execution(&mut self, submission: &Submission) {
+        let (operation, id) = (submission.operation, submission.execution);
+        self.arrivals += 1;
+        self.operations.insert(operation, id);
+        self.executions.insert(id, Execution::new(submission, self.arrivals));
+        #[cfg(test)]
+        self.misplace(id);
+        if let Some(key) = submission.task.merge_key() {
+            self.mergeable.insert(key, id);
+        }
+        self.report(id);
+        self.place(id);
+    }
+
+    #[cfg(test)]
+    fn misplace(&mut self, id: ExecutionId) {
+        if self.bug == Some(Bug::IgnorePriority) {
+            self.executions.get_mut(&id).expect("it was inserted").position.priority = 0;
+        }
+    }
+
+    /// The operation waits for an equal action that is in flight; the more urgent of both decides its place in line.
+    fn join_execution(&mut self, id: ExecutionId, submission: &Submission) {
+        let operation = submission.operation;
+        self.operations.insert(operation, id);
+        let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
+        execution.operations.insert(operation);
+        let update = Arc::clone(&execution.update);
+        self.effects.push(Effect::Report { operation, update });
+        if submission.task.priority < execution.position.priority {
+            self.hasten(id, submission.task.priority);
+        }
+    }
+
+    fn hasten(&mut self, id: ExecutionId, priority: i32) {
+        let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
+        let old = execution.position;
+        execution.position.priority = priority;
+        if execution.state == State::Queued {
+            self.queue.reposition(&execution.shape, old, execution.position);
+        }
+    }
+
+    pub(super) fn watched(&mut self, operation: OperationId) {
+        if let Some(live) = self.operations.live_mut(operation) {
+            live.watchers += 1;
+            self.timers.clear(Timer::Abandon(operation));
+        }
+    }
+
+    pub(super) fn unwatched(&mut self, operation: OperationId) {
+        let Some(live) = self.operations.live_mut(operation) else { return };
+        live.watchers = live.watchers.saturating_sub(1);
+        if live.watchers == 0 {
+            self.timers.set(Timer::Abandon(operation), self.now + self.config.abandon_after);
+        }
+    }
+
+    /// Ends one operation. Its execution goes on if another operation waits for it.
+    pub(super) fn cancel(&mut self, operation: OperationId, sentence: &str) {
+        let Some(live) = self.operations.live(operation) else { return };
+        let id = live.execution;
+        let execution = self.executions.get_mut(&id).expect("a live operation has an execution");
+        execution.operations.remove(&operation);
+        let is_last = execution.operations.is_empty();
+        let update = execution.last_word(Arc::new(answers::cancelled(sentence)));
+        self.effects.push(Effect::Report { operation, update });
+        self.finish_operation(operation);
+        if is_last {
+            self.abort(id);
+        }
+    }
+
+    /// Ends an execution that nobody waits for.
+    fn abort(&mut self, id: ExecutionId) {
+        match self.executions[&id].state {
+            State::Queued => self.dequeue(id),
+            State::Running { lease, worker } => self.kill(worker, lease),
+            State::Settling { .. } => {}
+        }
+        self.remove_execution(id);
+    }
+
+    pub(super) fn delete(&mut self, operation: OperationId) {
+        match self.operations.live_mut(operation) {
+            Some(live) => live.is_deleted = true,
+            None => self.forget(operation),
+        }
+    }
+
+    /// Moves an operation, whose execution is over for it, to the finished ones.
+    pub(super) fn finish_operation(&mut self, operation: OperationId) {
+        let Some(live) = self.operations.finish(operation, self.now) else { return };
+        self.timers.clear(Timer::Abandon(operation));
+        if live.is_deleted {
+            return self.forget(operation);
+        }
+        self.timers.set(Timer::Forget(operation), self.now + self.config.retention);
+        if self.operations.finished_count() > self.config.finished_max
+            && let Some(oldest) = self.operations.oldest_finished()
+        {
+            self.forget(oldest);
+        }
+    }
+
+    pub(super) fn forget(&mut self, operation: OperationId) {
+        if self.operations.forget(operation) {
+            self.timers.clear(Timer::Forget(operation));
+            self.effects.push(Effect::Forget { operation });
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The rules of the scheduler as scenarios: on the left what happens, on the right what the core says to it.
+
+mod measure;
+mod script;
+
+use crate::scheduler::config::Config;
+use script::{patient, play, play_with};
+
+const LOST: &str = "a worker was lost while it ran the action";
+
+#[test]
+fn an_action_runs_is_settled_and_is_forgotten_in_the_end() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("w1 1/1 progress", "1 Executing"),
+        ("w1 1/1 answers", "settle 1/1"),
+        ("settled 1/1", "1 done"),
+        ("wait 119", ""),
+        ("wait 1", "forget 1"),
+    ]);
+}
+
+#[test]
+fn what_waits_starts_when_a_worker_comes_or_has_room() {
+    play(&[
+        ("submit 1 a", "1 Queued"),
+        ("submit 2 b", "2 Queued"),
+        ("join w1 1", "w1 starts 1/1; 1 Executing"),
+        ("w1 1/1 answers", "settle 1/1; w1 starts 2/1; 2 Executing"),
+    ]);
+}
+
+#[test]
+fn the_lower_priority_comes_first_then_the_older() {
+    play(&[
+        ("submit 1 a", "1 Queued"),
+        ("submit 2 b", "2 Queued"),
+        ("submit 3 c priority=-1", "3 Queued"),
+        ("submit 4 d priority=1 ISA=x", "4 Queued"),
+        ("join w1 1 ISA=x", "w1 starts 3/1; 3 Executing"),
+        ("w1 3/1 answers", "settle 3/1; w1 starts 1/1; 1 Executing"),
+        ("w1 1/1 answers", "settle 1/1; w1 starts 2/1; 2 Executing"),
+        ("w1 2/1 answers", "settle 2/1; w1 starts 4/1; 4 Executing"),
+    ]);
+}
+
+#[test]
+fn the_worker_with_the_most_free_slots_is_taken() {
+    play(&[
+        ("join w1 2", ""),
+        ("join w2 3", ""),
+        ("submit 1 a", "1 Queued; w2 starts 1/1; 1 Executing"),
+        ("submit 2 b", "2 Queued; w2 starts 2/1; 2 Executing"),
+        ("submit 3 c", "3 Queued; w1 starts 3/1; 3 Executing"),
+    ]);
+}
+
+#[test]
+fn amounts_are_held_while_the_lease_runs() {
+    play(&[
+        ("join w1 4 cores=4", ""),
+        ("submit 1 a cores=3", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 b cores=2", "2 Queued"),
+        ("submit 3 c cores=1", "3 Queued; w1 starts 3/1; 3 Executing"),
+        ("w1 1/1 answers", "settle 1/1; w1 starts 2/1; 2 Executing"),
+    ]);
+}
+
+#[test]
+fn equal_actions_run_once_and_both_clients_get_the_result() {
+    play(&[
+        ("join w1 2", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 a", "2 Executing"),
+        ("w1 1/1 answers", "settle 1/1"),
+        ("submit 3 a", "3 Executing"),
+        ("settled 1/1", "1 done; 2 done; 3 done"),
+        ("submit 4 a", "4 Queued; w1 starts 4/1; 4 Executing"),
+    ]);
+}
+
+#[test]
+fn an_action_that_is_not_to_be_cached_is_not_shared() {
+    play(&[
+        ("join w1 2", ""),
+        ("submit 1 a uncached", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 a uncached", "2 Queued; w1 starts 2/1; 2 Executing"),
+    ]);
+}
+
+#[test]
+fn an_equal_action_that_is_more_urgent_hastens_the_first() {
+    play(&[
+        ("submit 1 a", "1 Queued"),
+        ("submit 2 b", "2 Queued"),
+        ("submit 3 b priority=-5", "3 Queued"),
+        ("join w1 1", "w1 starts 2/1; 2 Executing; 3 Executing"),
+    ]);
+}
+
+#[test]
+fn cancelling_one_of_two_operations_lets_the_action_run() {
+    let cancelled = "1 ends 1: the client cancelled the operation";
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 a", "2 Executing"),
+        ("cancel 1", cancelled),
+        ("cancel 1", ""),
+        ("cancel 2", &format!("{}; w1 kills 1/1", cancelled.replacen('1', "2", 1))),
+    ]);
+}
+
+#[test]
+fn a_queued_operation_that_is_cancelled_never_starts() {
+    play(&[
+        ("submit 1 a", "1 Queued"),
+        ("cancel 1", "1 ends 1: the client cancelled the operation"),
+        ("join w1 1", ""),
+    ]);
+}
+
+#[test]
+fn an_answer_that_is_cancelled_while_it_is_settled_reaches_nobody() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("w1 1/1 answers", "settle 1/1"),
+        ("cancel 1", "1 ends 1: the client cancelled the operation"),
+        ("settled 1/1", ""),
+    ]);
+}
+
+#[test]
+fn a_killed_lease_holds_its_slot_until_the_worker_confirms() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("cancel 1", "1 ends 1: the client cancelled the operation; w1 kills 1/1"),
+        ("submit 2 b", "2 Queued"),
+        ("w1 1/1 killed", "w1 starts 2/1; 2 Executing"),
+    ]);
+}
+
+#[test]
+fn a_worker_that_does_not_confirm_a_kill_is_dropped() {
+    play(&[
+        ("join w1 2", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 b", "2 Queued; w1 starts 2/1; 2 Executing"),
+        ("cancel 1", "1 ends 1: the client cancelled the operation; w1 kills 1/1"),
+        ("wait 30", &format!("drop w1: it did not confirm a kill; 2/1 failed on w1: {LOST}; 2 Queued")),
+        ("w1 1/1 killed", ""),
+    ]);
+}
+
+#[test]
+fn an_operation_that_nobody_watches_is_abandoned() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("leave 1", ""),
+        ("wait 14", ""),
+        ("watch 1", ""),
+        ("wait 60", ""),
+        ("leave 1", ""),
+        ("wait 15", "1 ends 1: no client watched the operation; w1 kills 1/1"),
+    ]);
+}
+
+#[test]
+fn an_operation_is_watched_as_long_as_one_of_its_clients_stays() {
+    play(&[("submit 1 a", "1 Queued"), ("watch 1", ""), ("leave 1", ""), ("wait 20", ""), ("leave 1", "")]);
+}
+
+#[test]
+fn a_deleted_operation_runs_to_its_end_and_is_forgotten_at_once() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("delete 1", ""),
+        ("w1 1/1 answers", "settle 1/1"),
+        ("settled 1/1", "1 done; forget 1"),
+        ("submit 2 a", "2 Queued; w1 starts 2/1; 2 Executing"),
+        ("cancel 2", "2 ends 1: the client cancelled the operation; w1 kills 2/1"),
+        ("delete 2", "forget 2"),
+    ]);
+}
+
+#[test]
+fn the_oldest_finished_operation_makes_room() {
+    let config = Config { finished_max: 1, ..patient() };
+    play_with(
+        config,
+        &[
+            ("submit 1 a", "1 Queued"),
+            ("submit 2 b", "2 Queued"),
+            ("cancel 2", "2 ends 1: the client cancelled the operation"),
+            ("wait 1", ""),
+            ("cancel 1", "1 ends 1: the client cancelled the operation; forget 2"),
+        ],
+    );
+}
+
+#[test]
+fn a_fault_is_tried_again_elsewhere_three_times_in_all() {
+    let last = "1 ends 14: the farm failed to run the action 3 times, at last: the disk is full";
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("join w2 1", ""),
+        ("w1 1/1 faults", "1/1 failed on w1: the disk is full; 1 Queued; w2 starts 1/2; 1 Executing"),
+        ("w2 1/2 faults", "1/2 failed on w2: the disk is full; 1 Queued; w1 starts 1/3; 1 Executing"),
+        ("w1 1/3 faults", &format!("1/3 failed on w1: the disk is full; {last}")),
+    ]);
+}
+
+#[test]
+fn a_retry_keeps_its_place_in_line() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 b", "2 Queued"),
+        ("w1 1/1 faults", "1/1 failed on w1: the disk is full; 1 Queued; w1 starts 1/2; 1 Executing"),
+    ]);
+}
+
+#[test]
+fn an_answer_that_cannot_be_settled_is_tried_again() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("w1 1/1 answers", "settle 1/1"),
+        ("unsettled 1/1", "1/1 failed on w1: output x is missing; 1 Queued; w1 starts 1/2; 1 Executing"),
+        ("settled 1/1", ""),
+        ("w1 1/2 answers", "settle 1/2"),
+        ("settled 1/2", "1 done"),
+    ]);
+}
+
+#[test]
+fn an_action_that_loses_three_workers_is_quarantined() {
+    let end = "1 ends 9: the action is quarantined: 3 workers were lost while they ran it";
+    play(&[
+        ("submit 1 a", "1 Queued"),
+        ("join w1 1", "w1 starts 1/1; 1 Executing"),
+        ("lost w1", &format!("1/1 failed on w1: {LOST}; 1 Queued")),
+        ("join w2 1", "w2 starts 1/2; 1 Executing"),
+        ("lost w2", &format!("1/2 failed on w2: {LOST}; 1 Queued")),
+        ("join w3 1", "w3 starts 1/3; 1 Executing"),
+        ("lost w3", &format!("1/3 failed on w3: {LOST}; {end}")),
+    ]);
+}
+
+#[test]
+fn a_late_answer_is_ignored() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("lost w1", &format!("1/1 failed on w1: {LOST}; 1 Queued")),
+        ("w1 1/1 answers", ""),
+        ("join w2 1", "w2 starts 1/2; 1 Executing"),
+        ("w2 1/1 answers", ""),
+        ("w1 1/2 answers", ""),
+        ("w2 1/2 answers", "settle 1/2"),
+        ("w2 1/2 answers", ""),
+        ("settled 1/2", "1 done"),
+        ("settled 1/2", ""),
+    ]);
+}
+
+#[test]
+fn a_lease_that_takes_too_long_is_killed_and_tried_again() {
+    let late = "the worker did not answer in time";
+    play(&[
+        ("join w1 1", ""),
+        ("join w2 1", ""),
+        ("submit 1 a", "1 Queued; w2 starts 1/1; 1 Executing"),
+        ("wait 659", ""),
+        ("wait 1", &format!("w2 kills 1/1; 1/1 failed on w2: {late}; 1 Queued; w1 starts 1/2; 1 Executing")),
+        ("w2 1/1 answers", ""),
+    ]);
+}
+
+#[test]
+fn a_silent_worker_is_dropped() {
+    play_with(
+        Config::default(),
+        &[
+            ("join w1 1", ""),
+            ("wait 29", ""),
+            ("heartbeat w1", ""),
+            ("wait 29", ""),
+            ("wait 1", "drop w1: it was silent"),
+            ("heartbeat w1", ""),
+            ("wait 100", ""),
+        ],
+    );
+}
+
+#[test]
+fn an_action_that_no_worker_could_run_fails_with_the_property() {
+    let end = "ends 9: the action cannot run:";
+    play(&[
+        ("submit 1 a", "1 Queued"),
+        ("wait 30", &format!("1 {end} no worker is connected")),
+        ("join w1 1 ISA=x cores=2", ""),
+        ("submit 2 b ISA=y", "2 Queued"),
+        ("submit 3 c ISA=x cores=4", "3 Queued"),
+        ("wait 29", ""),
+        ("submit 4 d ISA=y", "4 Queued"),
+        (
+            "wait 1",
+            &format!(
+                "3 {end} no connected worker offers platform property `cores` = `4`; \
+                 2 {end} no connected worker offers platform property `ISA` = `y`"
+            ),
+        ),
+        ("wait 29", &format!("4 {end} no connected worker offers platform property `ISA` = `y`")),
+    ]);
+}
+
+#[test]
+fn properties_that_no_one_worker_has_together_are_named_together() {
+    let reason = "no connected worker offers all of the platform properties `ISA` = `x`, `Pool` = `p`";
+    play(&[
+        ("join w1 1 ISA=x", ""),
+        ("join w2 1 Pool=p", ""),
+        ("submit 1 a ISA=x Pool=p", "1 Queued"),
+        ("wait 30", &format!("1 ends 9: the action cannot run: {reason}")),
+    ]);
+}
+
+#[test]
+fn a_busy_worker_is_waited_for_and_one_that_left_for_a_while() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 b", "2 Queued"),
+        ("wait 600", ""),
+        ("w1 1/1 answers", "settle 1/1; w1 starts 2/1; 2 Executing"),
+        ("submit 3 c", "3 Queued"),
+        ("lost w1", &format!("2/1 failed on w1: {LOST}; 2 Queued")),
+        ("wait 29", ""),
+        ("join w2 1", "w2 starts 2/2; 2 Executing"),
+        ("wait 600", ""),
+    ]);
+}
+
+#[test]
+fn a_full_scheduler_refuses() {
+    let config = Config { operations_max: 1, ..patient() };
+    play_with(config, &[("submit 1 a", "1 Queued"), ("submit 2 b", "refuse TooManyOperations")]);
+}
+
+#[test]
+fn stopping_kills_what_runs() {
+    play(&[
+        ("join w1 2", ""),
+        ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("submit 2 b", "2 Queued; w1 starts 2/1; 2 Executing"),
+        ("stop", "w1 kills 1/1; w1 kills 2/1"),
+    ]);
+}

@@ -1,0 +1,83 @@
+//! What can happen to the scheduler and what it answers: the whole interface of the core.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
+
+use super::id::{ExecutionId, Lease, OperationId, WorkerId};
+use super::requirements::{Capacity, Requirements};
+use super::task::{Outcome, Task, Update};
+
+/// Something that happened in the world.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// A client wants an action run and watches the operation.
+    Submit(Box<Submission>),
+    /// One more client watches the operation.
+    Watched { operation: OperationId },
+    /// One client fewer watches the operation.
+    Unwatched { operation: OperationId },
+    /// A client wants the operation to end.
+    Cancel { operation: OperationId },
+    /// No client will ask for the operation again; it still runs to its end.
+    Delete { operation: OperationId },
+    /// A worker connected.
+    WorkerJoined { worker: WorkerId, name: String, capacity: Arc<Capacity> },
+    /// A worker's connection ended.
+    WorkerLost { worker: WorkerId },
+    /// A worker lives.
+    Heartbeat { worker: WorkerId },
+    /// A running attempt tells how far it is.
+    Progress { worker: WorkerId, lease: Lease, metadata: Box<ExecutedActionMetadata> },
+    /// A lease ended on its worker.
+    Finished { worker: WorkerId, lease: Lease, outcome: Outcome },
+    /// The answer to `Effect::Settle`; an error is a sentence for the client.
+    Settled { lease: Lease, result: Result<Box<ExecuteResponse>, String> },
+    /// Time has passed; what has arrived until then was told.
+    Tick,
+    /// The farm stops.
+    Stop,
+}
+
+/// A task on its way in, with the identifiers it will have.
+#[derive(Debug, Clone)]
+pub(super) struct Submission {
+    pub(super) operation: OperationId,
+    /// Used only if the task does not join an execution in flight.
+    pub(super) execution: ExecutionId,
+    pub(super) task: Arc<Task>,
+    pub(super) requirements: Arc<Requirements>,
+    /// The wall clock, for the client's eyes only: nothing is decided by it.
+    pub(super) at: SystemTime,
+}
+
+/// Something that must be done in the world.
+#[derive(Debug, Clone)]
+pub(super) enum Effect {
+    /// Have the worker run the task.
+    Start { worker: WorkerId, lease: Lease, task: Arc<Task> },
+    /// Have the worker stop the lease; it answers with `Finished`.
+    Kill { worker: WorkerId, lease: Lease },
+    /// Check the outputs and write the action cache, then report `Settled`.
+    Settle { lease: Lease, task: Arc<Task>, response: Box<ExecuteResponse> },
+    /// Tell the operation's watchers where it stands.
+    Report { operation: OperationId, update: Arc<Update> },
+    /// The submission in hand is not accepted; nothing is kept of it.
+    Refuse(Refusal),
+    /// The operation is unknown from here on.
+    Forget { operation: OperationId },
+    /// End the worker's connection: it is lost already.
+    Drop { worker: WorkerId, reason: &'static str },
+    /// For the log and the metrics: an attempt ended by the fault of the farm.
+    AttemptFailed { lease: Lease, worker: String, sentence: String },
+}
+
+/// Why a submission is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// As many operations are queued or running as may be.
+    TooManyOperations,
+    /// As many different sets of platform properties are queued as may be.
+    TooManyShapes,
+}

@@ -1,0 +1,148 @@
+//! What the rest of the program holds of the scheduler.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{Error, Kind, Result};
+use crate::tasks::Shutdown;
+
+use super::config::Config;
+use super::departures::Guard;
+use super::driver::Driver;
+use super::event::Event;
+use super::id::OperationId;
+use super::requirements::{Capacity, Requirements};
+use super::session::WorkerSession;
+use super::task::{Offer, Task, Update};
+use super::{Listed, Settle};
+
+/// Messages that may wait for the driver. It handles one in microseconds; whoever sends waits when this is full.
+const MESSAGES_MAX: usize = 1024;
+
+/// The way to the scheduler. Clones lead to the same one; it runs until the farm stops, whether or not a handle is left.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    config: Arc<Config>,
+    messages: mpsc::Sender<Message>,
+}
+
+/// What the driver is sent.
+#[derive(Debug)]
+pub(super) enum Message {
+    Submit { task: Box<Task>, requirements: Requirements, reply: oneshot::Sender<Result<Watch>> },
+    Watch { operation: OperationId, reply: oneshot::Sender<Option<Watch>> },
+    Cancel { operation: OperationId, reply: oneshot::Sender<bool> },
+    Delete { operation: OperationId, reply: oneshot::Sender<bool> },
+    List { after: Option<OperationId>, limit: usize, reply: oneshot::Sender<Vec<Listed>> },
+    Join { name: String, capacity: Capacity, reply: oneshot::Sender<WorkerSession> },
+    Event(Event),
+}
+
+impl Handle {
+    /// Starts a scheduler, which runs until `shutdown`.
+    pub fn start(config: Config, settle: Arc<dyn Settle>, shutdown: Shutdown) -> Self {
+        let config = Arc::new(config);
+        let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
+        let driver = Driver::new(Arc::clone(&config), settle, messages.clone());
+        crate::tasks::spawn("scheduler", driver.run(inbox, shutdown));
+        Self { config, messages }
+    }
+
+    /// How often workers are to send a heartbeat, and the other numbers.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Has `task` run. If an equal one is in flight, its result is shared. Dropping the future or the `Watch` abandons the operation.
+    ///
+    /// # Errors
+    /// `Precondition` for a platform property that is not declared, `Invalid` for a malformed amount, `Exhausted` when the
+    /// scheduler is full, `Unavailable` when it has stopped.
+    pub async fn submit(&self, task: Task) -> Result<Watch> {
+        let requirements = Requirements::resolve(&self.config, &task.platform)?;
+        self.ask(|reply| Message::Submit { task: Box::new(task), requirements, reply }).await?
+    }
+
+    /// Follows an operation that is live or was finished a short while ago; `None` if it is unknown.
+    ///
+    /// # Errors
+    /// `Unavailable` when the scheduler has stopped, as for the rest.
+    pub async fn watch(&self, operation: OperationId) -> Result<Option<Watch>> {
+        self.ask(|reply| Message::Watch { operation, reply }).await
+    }
+
+    /// Ends an operation, and kills what runs unless another operation waits for it. Returns whether it is known.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn cancel(&self, operation: OperationId) -> Result<bool> {
+        self.ask(|reply| Message::Cancel { operation, reply }).await
+    }
+
+    /// Says that nobody will ask for the operation again. It is not cancelled. Returns whether it is known.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn delete(&self, operation: OperationId) -> Result<bool> {
+        self.ask(|reply| Message::Delete { operation, reply }).await
+    }
+
+    /// Up to `limit` operations, and no more than 1,000, in the order of their identifiers, from the one after `after`.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn list(&self, after: Option<OperationId>, limit: usize) -> Result<Vec<Listed>> {
+        self.ask(|reply| Message::List { after, limit, reply }).await
+    }
+
+    /// Connects a worker.
+    ///
+    /// # Errors
+    /// `Precondition` when it offers a property that is not declared, `Invalid` for a malformed offer, `Unavailable` when the
+    /// scheduler has stopped.
+    pub async fn join(&self, offer: Offer) -> Result<WorkerSession> {
+        let capacity = Capacity::resolve(&self.config, &offer)?;
+        self.ask(|reply| Message::Join { name: offer.name, capacity, reply }).await
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(message(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+}
+
+pub(super) fn stopped() -> Error {
+    Error::new(Kind::Unavailable, "the scheduler has stopped")
+}
+
+/// A client's view of one operation. Dropping it is how a client leaves; an operation that nobody watches is cancelled after a while.
+#[derive(Debug)]
+pub struct Watch {
+    id: OperationId,
+    updates: watch::Receiver<Arc<Update>>,
+    _guard: Guard,
+}
+
+impl Watch {
+    pub(super) fn new(id: OperationId, updates: watch::Receiver<Arc<Update>>, guard: Guard) -> Self {
+        Self { id, updates, _guard: guard }
+    }
+
+    pub fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// Where the operation stands. `next` does not return this state again.
+    pub fn current(&mut self) -> Arc<Update> {
+        Arc::clone(&self.updates.borrow_and_update())
+    }
+
+    /// Waits for a state that this watch has not returned yet; states in between may be left out, the last one never is.
+    /// `None` once the operation is forgotten or the scheduler has stopped.
+    pub async fn next(&mut self) -> Option<Arc<Update>> {
+        self.updates.changed().await.ok()?;
+        Some(self.current())
+    }
+}

@@ -1,0 +1,137 @@
+//! Builds everything in order: the system on one page.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::error::{Context, Result};
+use crate::rpc::{Farm, Instances, Settler, Uploads};
+use crate::scheduler::Handle;
+use crate::store::{ActionCache, Cas, Disk, Metered, Store, Verified};
+use crate::tasks::{self, Shutdown};
+use crate::web::Readiness;
+use crate::worker::{Worker, link};
+use crate::{listen, rpc, store, web};
+
+/// A farm that serves.
+pub struct Server {
+    /// Where clients connect.
+    pub public: SocketAddr,
+    /// Where operators look.
+    pub admin: SocketAddr,
+    /// Where the data is.
+    pub data: PathBuf,
+    /// What the store may hold, in bytes.
+    pub store_bytes: u64,
+    /// Actions that run at once.
+    pub slots: u32,
+    parts: tasks::Group,
+    readiness: Readiness,
+    shutdown: Shutdown,
+}
+
+impl Server {
+    /// Starts the farm on this machine: cache, scheduler and one worker.
+    ///
+    /// # Errors
+    /// What is wrong with the machine or the configuration: an address that is taken, data that another farm uses, a kernel without
+    /// what the sandbox needs.
+    pub async fn start(config: &Config, shutdown: Shutdown) -> Result<Self> {
+        let data = config.data_directory()?;
+        make_directory(&data)?;
+        let store_directory = config.storage.path.clone().unwrap_or_else(|| data.join("cas"));
+        make_directory(&store_directory)?;
+        let (disk, store_bytes) = open_disk(config, store_directory).await?;
+        let public = listen::bind("public", config.public.listen).await?;
+        let admin = listen::bind("admin", config.admin.listen).await?;
+        let farm = assemble(config, disk, shutdown.clone());
+        let executable = std::env::current_exe().context(|| "find the program of this process")?;
+        let directory = data.join("worker");
+        let worker = Worker::start(config.worker.clone(), farm.cas.clone(), &directory, &executable).await?;
+        let mut server = Self {
+            public: public.local_addr().context(|| "read the public address")?,
+            admin: admin.local_addr().context(|| "read the admin address")?,
+            data,
+            store_bytes,
+            slots: config.worker.slots(),
+            parts: tasks::Group::default(),
+            readiness: Readiness::default(),
+            shutdown,
+        };
+        server.serve(&farm, public, admin).await?;
+        server.work(&farm, worker);
+        server.readiness.set(true);
+        Ok(server)
+    }
+
+    async fn serve(&mut self, farm: &Farm, public: TcpListener, admin: TcpListener) -> Result<()> {
+        let routes = rpc::client_routes(farm).await?;
+        self.parts.spawn("public listener", listen::serve(public, routes, self.shutdown.clone()));
+        self.parts.spawn("admin listener", web::serve(admin, self.readiness.clone(), self.shutdown.clone()));
+        Ok(())
+    }
+
+    /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.
+    fn work(&mut self, farm: &Farm, worker: Worker) {
+        let (pipe, connections) = listen::pipe();
+        let routes = rpc::worker_routes(farm);
+        self.parts.spawn("worker listener", listen::serve_pipe(connections, routes, self.shutdown.clone()));
+        let connect: link::Connect = Arc::new(move || {
+            let pipe = pipe.clone();
+            Box::pin(async move { pipe.connect().await })
+        });
+        self.parts.spawn("worker", link::run(worker, connect, self.shutdown.clone()));
+    }
+
+    /// Waits until the farm has stopped.
+    ///
+    /// # Errors
+    /// That of the first part that failed; the others are stopped then.
+    pub async fn run(mut self) -> Result<()> {
+        let mut result = Ok(());
+        while let Some((name, ended)) = self.parts.join_next().await {
+            self.readiness.set(false);
+            self.shutdown.cancel();
+            tracing::debug!(part = name, "stopped");
+            result = result.and(ended.context(|| name));
+        }
+        result
+    }
+}
+
+fn assemble(config: &Config, disk: Disk, shutdown: Shutdown) -> Farm {
+    let disk: Arc<dyn Store> = Arc::new(Metered::new("disk", Arc::new(disk)));
+    let cas = Cas::new(Arc::new(Verified::new(disk.clone())));
+    let action_cache = ActionCache::new(disk, cas.clone());
+    let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone()));
+    Farm {
+        scheduler: Handle::start(config.scheduler.clone(), settler, shutdown),
+        cas,
+        action_cache,
+        instances: Arc::new(Instances::new(config.instances.clone())),
+        config: Arc::new(config.execution.clone()),
+        uploads: Uploads::default(),
+    }
+}
+
+async fn open_disk(config: &Config, directory: PathBuf) -> Result<(Disk, u64)> {
+    let configured = config.storage.size;
+    tasks::blocking(move || {
+        let size = match configured {
+            Some(size) => size.as_u64(),
+            None => store::default_size(&directory)?,
+        };
+        Ok((Disk::open(&directory, size)?, size))
+    })
+    .await
+}
+
+/// Makes a directory that only this user reads: it holds what is built.
+fn make_directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.context(|| format!("make the data directory {}", path.display()))
+}

@@ -1,0 +1,162 @@
+//! The face of the action cache that the rest of the program sees.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::tree::{self, Limits};
+use super::{Blob, Cas, Key, Store};
+use crate::digest::{Digest, Function};
+use crate::error::{Error, Kind, Result};
+use crate::proto::rev2;
+
+/// The largest action result, in bytes: 100,000 outputs are smaller.
+const RESULT_MAX: u64 = 32 * 1024 * 1024;
+
+/// The bytes of all trees of one result together: whoever asks for a result chooses how much we read to check it.
+const TREES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Whose result: results of one instance are invisible to the others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ActionKey {
+    pub instance: String,
+    pub digest: Digest,
+}
+
+/// Results of actions. A hit is complete: all that the result names is in the CAS.
+#[derive(Clone)]
+pub struct ActionCache {
+    store: Arc<dyn Store>,
+    cas: Cas,
+}
+
+impl ActionCache {
+    pub fn new(store: Arc<dyn Store>, cas: Cas) -> Self {
+        Self { store, cas }
+    }
+
+    /// The result, or `None` if it is absent, broken, or names a blob that is absent: Bazel treats a hit as a promise that
+    /// all outputs exist, so an incomplete result must look absent.
+    ///
+    /// # Errors
+    /// What the stores report.
+    pub async fn get(&self, key: &ActionKey) -> Result<Option<rev2::ActionResult>> {
+        match self.complete_result(key).await {
+            Err(error) if matches!(error.kind(), Kind::Invalid | Kind::Corrupt) => {
+                tracing::warn!(action = %key.digest, "a stored action result is broken: {}", error.chain());
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// Stores or replaces the result.
+    ///
+    /// # Errors
+    /// `Invalid` when the result is too large, `Exhausted` when there is no room.
+    pub async fn put(&self, key: &ActionKey, result: &rev2::ActionResult) -> Result<()> {
+        let size = result.encoded_len() as u64;
+        if size > RESULT_MAX {
+            let message = format!("the result of action {} has {size} bytes, over {RESULT_MAX}", key.digest);
+            return Err(Error::invalid(message));
+        }
+        self.store.put(&store_key(key), Blob::Whole(Bytes::from(result.encode_to_vec()))).await
+    }
+
+    async fn complete_result(&self, key: &ActionKey) -> Result<Option<rev2::ActionResult>> {
+        let Some(blob) = self.store.get(&store_key(key), 0..).await? else { return Ok(None) };
+        let result = rev2::ActionResult::decode(blob.into_bytes(RESULT_MAX).await?)
+            .map_err(|error| Error::new(Kind::Corrupt, "not an action result").with_source(error))?;
+        let absent = absent_outputs(&self.cas, key.digest.function(), &result).await?;
+        Ok(absent.is_empty().then_some(result))
+    }
+}
+
+/// The name of a result. Each part goes in with its length, so that no two keys give the same bytes.
+fn store_key(key: &ActionKey) -> Key {
+    let function = key.digest.function().to_proto().as_str_name();
+    let size = key.digest.size().to_le_bytes();
+    let mut encoded = Vec::new();
+    for part in [key.instance.as_bytes(), function.as_bytes(), key.digest.hash(), &size] {
+        encoded.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        encoded.extend_from_slice(part);
+    }
+    Key::Action(*Function::Sha256.hash(&encoded).hash())
+}
+
+/// All blobs that `result` names, directly or through its trees, and the CAS does not have. `function` is the action's.
+///
+/// # Errors
+/// `Invalid` when a digest or a tree of the result is wrong, `Exhausted` when its trees are too large.
+pub async fn absent_outputs(
+    cas: &Cas,
+    function: Function,
+    result: &rev2::ActionResult,
+) -> Result<Vec<Digest>> {
+    let mut named = outputs(function, result)?;
+    let (mut absent, mut budget) = (Vec::new(), TREES_MAX);
+    for directory in &result.output_directories {
+        if let Some(tree) = &directory.tree_digest {
+            let tree = parse(function, Some(tree), &directory.path)?;
+            budget = charge(budget, tree.size())?;
+            match files_of_tree(cas, &tree).await? {
+                Some(files) => named.extend(files),
+                None => absent.push(tree),
+            }
+        }
+        if let Some(root) = &directory.root_directory_digest {
+            let root = parse(function, Some(root), &directory.path)?;
+            let walk =
+                tree::directories(cas, &root, &Limits { bytes_max: budget, ..Limits::default() }).await?;
+            for (digest, directory) in &walk.directories {
+                budget = charge(budget, digest.size())?;
+                named.extend(tree::files(function, directory)?);
+            }
+            absent.extend(walk.missing);
+        }
+    }
+    absent.extend(cas.missing(&named).await?);
+    Ok(absent)
+}
+
+fn outputs(function: Function, result: &rev2::ActionResult) -> Result<Vec<Digest>> {
+    let mut digests = Vec::with_capacity(result.output_files.len() + 2);
+    for file in &result.output_files {
+        digests.push(parse(function, file.digest.as_ref(), &file.path)?);
+    }
+    for (digest, name) in [(&result.stdout_digest, "stdout"), (&result.stderr_digest, "stderr")] {
+        if digest.is_some() {
+            digests.push(parse(function, digest.as_ref(), name)?);
+        }
+    }
+    for directory in &result.output_directories {
+        if directory.tree_digest.is_none() && directory.root_directory_digest.is_none() {
+            return Err(Error::invalid(format!("output directory {:?} has no digest", directory.path)));
+        }
+    }
+    Ok(digests)
+}
+
+fn parse(function: Function, digest: Option<&rev2::Digest>, path: &str) -> Result<Digest> {
+    Digest::from_proto(function, digest).map_err(|error| Error::invalid(format!("output {path:?}: {error}")))
+}
+
+fn charge(budget: u64, size: u64) -> Result<u64> {
+    let message = || format!("the trees of an action result have more than {TREES_MAX} bytes");
+    budget.checked_sub(size).ok_or_else(|| Error::new(Kind::Exhausted, message()))
+}
+
+/// The files of all directories of a tree, or `None` if the tree is absent.
+async fn files_of_tree(cas: &Cas, digest: &Digest) -> Result<Option<Vec<Digest>>> {
+    let Some(tree) = cas.message::<rev2::Tree>(digest).await? else { return Ok(None) };
+    let mut named = Vec::new();
+    for directory in tree.root.iter().chain(&tree.children) {
+        named.extend(tree::files(digest.function(), directory)?);
+    }
+    Ok(Some(named))
+}
+
+#[cfg(test)]
+#[path = "action_cache_tests.rs"]
+mod tests;

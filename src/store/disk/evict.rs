@@ -1,0 +1,138 @@
+//! Eviction: the least recently used go first, off the queue, without a look at anything else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::entry::{Location, Name};
+use super::ledger::{Draft, QUEUE_START, Record};
+use super::writer::Writer;
+use super::{PROTECTED_MINUTES, Shared, keeper};
+use crate::error::Result;
+
+/// Names that are looked at in one commit.
+const NAMES_MAX: usize = 200;
+
+/// How far an eviction goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Spares what was used in the last minutes: a client may have been told that it is there.
+    Unused,
+    /// Takes that, too: the alternative is to refuse a write.
+    All,
+}
+
+impl Writer {
+    /// One step of the way from the high mark to the low one.
+    pub(super) fn evict_a_little(&mut self) {
+        let wanted = self.shared.space.above_low();
+        match self.evict_records(wanted, Reach::Unused, 1) {
+            Ok(freed) if freed.is_finished || freed.bytes >= wanted => self.is_evicting = false,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!("evict: {}", error.chain());
+                self.is_evicting = false;
+            }
+        }
+        self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
+    }
+
+    /// Evicts `bytes`, and what else it takes for all that is in flight to fit.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<()> {
+        self.repair()?;
+        let wanted = bytes.max(self.shared.space.shortage(0)?);
+        let mut freed = 0;
+        for reach in [Reach::Unused, Reach::All] {
+            if freed < wanted {
+                freed += self.evict_records(wanted - freed, reach, usize::MAX)?.bytes;
+            }
+        }
+        self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
+        self.shared.space.check()
+    }
+
+    /// Works through the queue from its start, `steps` commits at most.
+    fn evict_records(&mut self, wanted: u64, reach: Reach, steps: usize) -> Result<Freed> {
+        let mut freed = Freed::default();
+        let oldest_protected = self.shared.clock.minute().saturating_sub(PROTECTED_MINUTES);
+        for _ in 0..steps {
+            if freed.bytes >= wanted {
+                return Ok(freed);
+            }
+            let record = self.shared.ledger.record(QUEUE_START)?;
+            let is_evictable = |record: &Record| reach == Reach::All || record.minute <= oldest_protected;
+            let Some(record) = record.filter(is_evictable) else {
+                freed.is_finished = true;
+                return Ok(freed);
+            };
+            freed.bytes += self.evict_record(&record, wanted - freed.bytes, reach)?;
+        }
+        Ok(freed)
+    }
+
+    /// Evicts names of one record until `wanted` bytes are free. Readers are kept out from the decision until the files have
+    /// lost their names, so that nobody is told that a blob is there while it goes.
+    fn evict_record(&mut self, record: &Record, wanted: u64, reach: Reach) -> Result<u64> {
+        let shared = Arc::clone(&self.shared);
+        let draft = self.draft();
+        let gate = shared.close_gate();
+        let mut eviction = Eviction { record, reach, draft, victims: Vec::new() };
+        let (mut freed, mut taken) = (0, 0);
+        for name in record.names.iter().take(NAMES_MAX) {
+            if freed >= wanted {
+                break;
+            }
+            taken += 1;
+            freed += eviction.take(name, &shared)?;
+        }
+        let Eviction { mut draft, victims, .. } = eviction;
+        draft.shorten(record, &record.names[taken..]);
+        let mut discarded: Vec<PathBuf> = Vec::new();
+        self.commit(draft, || {
+            discarded.extend(victims.iter().filter_map(|name| shared.files.discard(name)));
+            drop(gate);
+        })?;
+        for path in discarded {
+            match reach {
+                Reach::Unused => self.delete(path),
+                // Somebody waits for the room.
+                Reach::All => keeper::delete(&path),
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// One commit's worth of eviction.
+struct Eviction<'a> {
+    record: &'a Record,
+    reach: Reach,
+    draft: Draft,
+    /// Those that have a file.
+    victims: Vec<Name>,
+}
+
+impl Eviction<'_> {
+    /// Evicts a name, unless it has a later place in the queue or gets one. Gives the bytes that become free.
+    fn take(&mut self, name: &Name, shared: &Shared) -> Result<u64> {
+        let Some(entry) = self.draft.entry(&shared.ledger, name)? else { return Ok(0) };
+        if shared.ledger.last_use(name, &entry)? > self.record.minute {
+            return Ok(0);
+        }
+        if self.reach == Reach::Unused && shared.marks.contains(name) {
+            self.draft.note_use(name);
+            return Ok(0);
+        }
+        self.draft.remove(name, &entry);
+        if matches!(entry.location, Location::File { .. }) {
+            self.victims.push(*name);
+        }
+        Ok(entry.charge())
+    }
+}
+
+#[derive(Default)]
+struct Freed {
+    bytes: u64,
+    /// There is nothing more to evict.
+    is_finished: bool,
+}

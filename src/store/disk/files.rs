@@ -1,0 +1,174 @@
+//! The files of a store: one per blob, named by its hash, complete and synced before it gets its name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, IoSlice};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::entry::{Family, Name};
+use crate::error::{Context, Error, Kind, Result};
+
+/// Nobody writes a blob again, whoever links or mounts it.
+const MODE_BLOB: u32 = 0o444;
+const MODE_TEMPORARY: u32 = 0o600;
+
+/// Buffers in one system call; the kernel takes 1,024.
+const BUFFERS_MAX: usize = 512;
+
+/// Names files and gives them their place. All paths are below one directory, on one file system.
+pub(super) struct Files {
+    directory: PathBuf,
+    temporary: PathBuf,
+    next: AtomicU64,
+}
+
+/// A file without a name of its own yet; it is removed unless it is published.
+pub(super) struct Temporary {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Files {
+    /// Makes the folders, and empties the one of temporary files: what is in it was not acknowledged.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let temporary = directory.join("tmp");
+        match fs::remove_dir_all(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::from(error).context("empty the folder of temporary files"));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        fs::create_dir_all(&temporary).context(|| "make the folder of temporary files")?;
+        for family in Family::ALL {
+            let folder = directory.join(family.folder());
+            fs::create_dir_all(&folder).context(|| "make the folders of the blobs")?;
+            folder.ancestors().skip(1).take(2).try_for_each(sync_directory)?;
+        }
+        Ok(Self { directory: directory.to_owned(), temporary, next: AtomicU64::new(0) })
+    }
+
+    pub(super) fn path(&self, name: &Name) -> PathBuf {
+        let hex = name.hex();
+        let folder = name.family().map_or("unknown", Family::folder);
+        self.directory.join(folder).join(&hex[..2]).join(hex)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A new file to write into.
+    pub(super) fn create(&self) -> Result<Temporary> {
+        let path = self.temporary_path();
+        let file = OpenOptions::new().write(true).create_new(true).mode(MODE_TEMPORARY).open(&path);
+        Ok(Temporary { file: file.context(|| "make a temporary file")?, path, size: 0 })
+    }
+
+    /// Gives a finished file its name, in place of what had it before. The name is durable after [`sync_directory`] of the
+    /// folder, which is returned.
+    pub(super) fn publish(&self, temporary: Temporary, name: &Name) -> Result<PathBuf> {
+        let path = self.path(name);
+        let folder = path.parent().expect("a blob's file is in a folder");
+        match fs::rename(&temporary.path, &path) {
+            // The first blob of a folder makes it, so that a start does not have to look at hundreds of them.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_folder(folder).context(|| "make a folder of blobs")?;
+                fs::rename(&temporary.path, &path).map_err(disk_error).context(|| "name a blob's file")?;
+            }
+            renamed => renamed.map_err(disk_error).context(|| "name a blob's file")?,
+        }
+        temporary.forget();
+        Ok(folder.to_owned())
+    }
+
+    /// The blob's file, or `None` if it is absent or not of `size` bytes.
+    pub(super) fn read(&self, name: &Name, size: u64) -> Result<Option<File>> {
+        let file = match File::open(self.path(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::from(error).context("open a blob's file")),
+        };
+        let length = file.metadata().context(|| "read the size of a blob's file")?.len();
+        Ok((length == size).then_some(file))
+    }
+
+    /// Takes the name from a file at once; the file is left under a temporary path, for whoever has time to delete it.
+    pub(super) fn discard(&self, name: &Name) -> Option<PathBuf> {
+        let path = self.temporary_path();
+        fs::rename(self.path(name), &path).ok().map(|()| path)
+    }
+
+    fn temporary_path(&self) -> PathBuf {
+        self.temporary.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+impl Temporary {
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends all of `buffers`; blocks. After an error [`Temporary::size`] tells how many bytes were written.
+    pub(super) fn write(&mut self, buffers: &[Bytes]) -> Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = buffers.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let mut rest = &mut slices[..];
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let some = &rest[..rest.len().min(BUFFERS_MAX)];
+            match rustix::io::pwritev(&self.file, some, self.size) {
+                Ok(0) => return Err(Error::bug("a write wrote nothing")),
+                Ok(written) => {
+                    self.size += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(disk_error(errno.into()).context("write a blob's file")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the content durable and read-only; blocks.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.file
+            .set_permissions(fs::Permissions::from_mode(MODE_BLOB))
+            .context(|| "protect a blob's file")?;
+        self.file.sync_data().map_err(disk_error).context(|| "sync a blob's file")
+    }
+
+    /// It has another name, which stays.
+    fn forget(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() && fs::remove_file(&self.path).is_err() {
+            tracing::warn!("a temporary file could not be removed; the next start removes it");
+        }
+    }
+}
+
+/// An error of the file system; the one that callers make room for has its own sentence.
+pub(super) fn disk_error(error: std::io::Error) -> Error {
+    let error = Error::from(error);
+    if error.kind() == Kind::Exhausted { error.context("the disk is full") } else { error }
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path).and_then(|directory| directory.sync_all()).context(|| "sync a directory")
+}
+
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    folder.parent().map_or(Ok(()), |family| File::open(family)?.sync_all())
+}

@@ -1,0 +1,290 @@
+//! The guard around sled 0.34, and its only home: bytes by bytes, durable when [`Index::commit`] returns.
+//!
+//! What the guard is for, all measured: `flush` alone loses the whole database in a power cut, because it syncs ranges and
+//! not the file's metadata, so each commit ends with an `fdatasync` of our own; a commit must be small, or a torn log
+//! segment takes older ones along; opening a damaged database may fail, panic or hang, so it happens on a thread of its
+//! own, and the directory is moved aside when it does not work out.
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::tasks;
+
+/// Operations and bytes of one commit. Larger ones have lost data in power cuts.
+pub(super) const COMMIT_OPERATIONS_MAX: usize = 500;
+pub(super) const COMMIT_BYTES_MAX: usize = 128 * 1024;
+
+/// An index that is not open after this is taken to hang; 0.6 s per million entries is usual.
+const OPEN_MAX: Duration = Duration::from_secs(60);
+
+/// How long to wait for a database that is still in use by its last readers.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
+const RELEASE_POLL: Duration = Duration::from_millis(10);
+
+/// sled counts bytes on disk; the memory in use is 2 to 3 times this.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Damaged indexes that are kept to be looked at.
+const BAD_KEPT_MAX: u32 = 2;
+
+const SCHEMA_KEY: &[u8] = b"mschema";
+/// Changes with every change of what keys and values mean; an index of another schema is built anew.
+const SCHEMA: &[u8] = b"croft disk 1";
+
+/// An embedded database that answers errors where sled would panic, hang, or lose data.
+pub(super) struct Index {
+    path: PathBuf,
+    /// `None` only while it is being opened again.
+    database: RwLock<Option<Arc<Database>>>,
+}
+
+/// How an index came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Existing,
+    /// It is empty and knows nothing of the files that may be there.
+    New,
+}
+
+struct Database {
+    sled: sled::Db,
+    /// A second handle of sled's file, for the sync that sled leaves out.
+    file: File,
+}
+
+/// Changes that become visible and durable together.
+#[derive(Default)]
+pub(super) struct Batch {
+    batch: sled::Batch,
+    operations: usize,
+}
+
+impl Batch {
+    pub(super) fn insert(&mut self, key: &[u8], value: Vec<u8>) {
+        self.batch.insert(key, value);
+        self.operations += 1;
+    }
+
+    pub(super) fn remove(&mut self, key: &[u8]) {
+        self.batch.remove(key);
+        self.operations += 1;
+    }
+}
+
+impl Index {
+    /// Opens the index at `path`, or begins a new one. Blocks, up to [`OPEN_MAX`].
+    ///
+    /// # Errors
+    /// `Exhausted` when the disk is full, `Unavailable` when not even a new index can be opened.
+    pub(super) fn open(path: &Path) -> Result<(Self, Origin)> {
+        let (database, origin) = match Database::open_within_limit(path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == Kind::Corrupt => {
+                let moved = move_aside(path)?;
+                tracing::error!(moved_to = %moved.display(), "the index cannot be used: {}", error.chain());
+                let (database, _) = Database::open_within_limit(path)?;
+                (database, Origin::New)
+            }
+            Err(error) => return Err(error),
+        };
+        let database = RwLock::new(Some(Arc::new(database)));
+        Ok((Self { path: path.to_owned(), database }, origin))
+    }
+
+    /// The value of `key`.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
+        let database = self.database()?;
+        guarded("read the index", || database.sled.get(key))
+    }
+
+    /// The first key that is not before `from` and begins with `prefix`, and its value.
+    pub(super) fn first(&self, from: &[u8], prefix: u8) -> Result<Option<(sled::IVec, sled::IVec)>> {
+        let database = self.database()?;
+        let end = [prefix + 1];
+        guarded("scan the index", || database.sled.range(from..&end[..]).next().transpose())
+    }
+
+    /// Makes the changes visible, calls `between`, and makes the changes durable. Only one thread may commit.
+    ///
+    /// # Errors
+    /// The changes may be visible or not, and durable or not; nothing can be committed until [`Index::reopen`] succeeds.
+    pub(super) fn commit(&self, batch: Batch, between: impl FnOnce()) -> Result<()> {
+        if batch.operations == 0 {
+            between();
+            return Ok(());
+        }
+        let database = self.database()?;
+        guarded("write the index", || database.sled.apply_batch(batch.batch))?;
+        between();
+        guarded("flush the index", || database.sled.flush())?;
+        database.file.sync_data().context(|| "sync the index")
+    }
+
+    /// Gives up a database that failed and opens it again; readers get an error meanwhile.
+    ///
+    /// # Errors
+    /// As [`Index::open`]; readers get an error until another attempt succeeds.
+    pub(super) fn reopen(&self) -> Result<Origin> {
+        let old = self.write().take();
+        if let Some(old) = old {
+            release(old);
+        }
+        let (index, origin) = Self::open(&self.path)?;
+        *self.write() = index.write().take();
+        Ok(origin)
+    }
+
+    /// The bytes that the index takes from the disk.
+    pub(super) fn bytes(&self) -> u64 {
+        let length = |database: Arc<Database>| database.file.metadata().map_or(0, |metadata| metadata.len());
+        self.database().map_or(0, length)
+    }
+
+    fn database(&self) -> Result<Arc<Database>> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or_else(|| Error::new(Kind::Unavailable, "the index is being opened again"))
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Option<Arc<Database>>> {
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until the last reader has let go, because a database that is open is locked.
+fn release(mut database: Arc<Database>) {
+    let deadline = Instant::now() + RELEASE_MAX;
+    while Instant::now() < deadline {
+        match Arc::try_unwrap(database) {
+            Ok(database) => {
+                if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+                    tracing::warn!("the index panicked while it was closed");
+                }
+                return;
+            }
+            Err(shared) => database = shared,
+        }
+        std::thread::sleep(RELEASE_POLL);
+    }
+}
+
+impl Database {
+    /// Opens on another thread, since a damaged database can hang. That thread is then left behind.
+    fn open_within_limit(path: &Path) -> Result<(Self, Origin)> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let owned = path.to_owned();
+        let open = move || {
+            let opened = catch_unwind(AssertUnwindSafe(|| Self::open_when_unlocked(&owned)));
+            let panicked = |_| Err(Error::new(Kind::Corrupt, "the index panicked while it was opened"));
+            // Nobody listens any more after the time-out.
+            let _ = sender.send(opened.unwrap_or_else(panicked));
+        };
+        tasks::thread("index-open", open).context(|| "start a thread for the index")?;
+        match receiver.recv_timeout(OPEN_MAX) {
+            Ok(opened) => opened,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(Error::new(Kind::Corrupt, format!("the index was not open after {OPEN_MAX:?}")))
+            }
+        }
+    }
+
+    /// A database that was closed a moment ago may still be locked by its last readers.
+    fn open_when_unlocked(path: &Path) -> Result<(Self, Origin)> {
+        let deadline = Instant::now() + RELEASE_MAX;
+        loop {
+            match Self::open(path) {
+                Err(error) if error.kind() == Kind::Unavailable && Instant::now() < deadline => {
+                    std::thread::sleep(RELEASE_POLL);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn open(path: &Path) -> Result<(Self, Origin)> {
+        let sled = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open()
+            .map_err(opening_error)?;
+        let file = File::open(path.join("db")).context(|| "open the index's file")?;
+        let database = Self { sled, file };
+        let schema = guarded("read the index", || database.sled.get(SCHEMA_KEY)).map_err(as_corrupt)?;
+        match schema {
+            Some(schema) if *schema == *SCHEMA => Ok((database, Origin::Existing)),
+            None if database.sled.is_empty() => {
+                database.begin(path)?;
+                Ok((database, Origin::New))
+            }
+            Some(_) | None => Err(Error::new(Kind::Corrupt, "the index has another schema")),
+        }
+    }
+
+    /// Makes a new database durable: its files, their names, and its schema.
+    fn begin(&self, path: &Path) -> Result<()> {
+        guarded("begin the index", || self.sled.insert(SCHEMA_KEY, SCHEMA))?;
+        guarded("flush the index", || self.sled.flush())?;
+        self.file.sync_all().context(|| "sync the index")?;
+        for file in [&path.join("conf"), path] {
+            File::open(file).and_then(|file| file.sync_all()).context(|| "sync the index's directory")?;
+        }
+        let parent = path.parent().map_or(Ok(()), |parent| File::open(parent).and_then(|it| it.sync_all()));
+        parent.context(|| "sync the directory of the index")
+    }
+}
+
+/// Runs a call of sled so that neither its panics nor its errors get further than an [`Error`].
+fn guarded<T>(what: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error_of(error).context(what)),
+        Err(_) => Err(Error::new(Kind::Unavailable, format!("{what}: it panicked"))),
+    }
+}
+
+fn error_of(error: sled::Error) -> Error {
+    let kind = match &error {
+        sled::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
+        sled::Error::Io(error) if error.kind() == std::io::ErrorKind::QuotaExceeded => Kind::Exhausted,
+        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => Kind::Unavailable,
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Io(_)
+        | sled::Error::Corruption { .. } => Kind::Corrupt,
+    };
+    Error::new(kind, "the index failed").with_source(error)
+}
+
+/// What says that the database is damaged, as opposed to a full disk or a lock.
+fn opening_error(error: sled::Error) -> Error {
+    error_of(error).context("open the index")
+}
+
+fn as_corrupt(error: Error) -> Error {
+    Error::new(Kind::Corrupt, "the index cannot be read").with_source(error)
+}
+
+/// Renames a damaged index to `index.bad-<n>` and deletes the oldest of those that were kept.
+fn move_aside(path: &Path) -> Result<PathBuf> {
+    let bad = |number: u32| path.with_extension(format!("bad-{number}"));
+    let siblings = path.parent().map(fs::read_dir).transpose().context(|| "list the store's directory")?;
+    let kept = siblings.into_iter().flatten().flatten().filter_map(|sibling| bad_number(&sibling.path()));
+    let number = kept.max().map_or(1, |newest| newest.saturating_add(1));
+    let target = bad(number);
+    fs::rename(path, &target).context(|| "move the index aside")?;
+    if let Some(old) = number.checked_sub(BAD_KEPT_MAX) {
+        // It is only there to be looked at; the next one that is moved aside tries again.
+        let _ = fs::remove_dir_all(bad(old));
+    }
+    Ok(target)
+}
+
+fn bad_number(path: &Path) -> Option<u32> {
+    path.extension()?.to_str()?.strip_prefix("bad-")?.parse().ok()
+}

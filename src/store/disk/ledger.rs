@@ -1,0 +1,214 @@
+//! What the store knows about its blobs, written into the index.
+//!
+//! Four kinds of record, told apart by the first byte of the key: `e` the entry of a name; `u` the minute of its last noted use;
+//! `q` the queue of eviction, which has for a minute and a number the names that were put or used then; `m` the totals.
+//! A name may stand in the queue several times; only the place of its latest use counts. So neither a put nor an eviction ever
+//! looks at more than the names that it is about, and the totals are right without a scan, because they change with the entries.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::entry::{Entry, Location, Name};
+use super::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
+use crate::error::Result;
+
+const ENTRY: u8 = b'e';
+const USE: u8 = b'u';
+const QUEUE: u8 = b'q';
+const TOTALS_KEY: &[u8] = b"mtotals";
+
+/// Where a scan of the queue begins.
+pub(super) const QUEUE_START: &[u8] = &[QUEUE];
+
+/// The sums of what all entries take from the disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) files: u64,
+    pub(super) inline: u64,
+}
+
+impl Totals {
+    pub(super) fn bytes(&self) -> u64 {
+        self.files + self.inline
+    }
+
+    fn of(&mut self, entry: &Entry) -> &mut u64 {
+        match entry.location {
+            Location::File { .. } => &mut self.files,
+            Location::Inline(_) => &mut self.inline,
+        }
+    }
+}
+
+/// A piece of the queue: names in the order in which they were put or used.
+pub(super) struct Record {
+    pub(super) key: Vec<u8>,
+    pub(super) minute: u32,
+    pub(super) names: Vec<Name>,
+}
+
+/// The index, read and written as entries.
+pub(super) struct Ledger {
+    index: Index,
+}
+
+impl Ledger {
+    pub(super) fn open(path: &Path) -> Result<(Self, Origin)> {
+        let (index, origin) = Index::open(path)?;
+        Ok((Self { index }, origin))
+    }
+
+    pub(super) fn reopen(&self) -> Result<Origin> {
+        self.index.reopen()
+    }
+
+    /// The bytes that the index itself takes from the disk.
+    pub(super) fn index_bytes(&self) -> u64 {
+        self.index.bytes()
+    }
+
+    pub(super) fn entry(&self, name: &Name) -> Result<Option<Entry>> {
+        let value = self.index.get(&key(ENTRY, name))?;
+        Ok(value.and_then(|value| Entry::decode(&value)))
+    }
+
+    /// The size of a blob, without its bytes.
+    pub(super) fn size(&self, name: &Name) -> Result<Option<u64>> {
+        let value = self.index.get(&key(ENTRY, name))?;
+        Ok(value.and_then(|value| Entry::decode_size(&value)))
+    }
+
+    /// The minute of the latest use that is written down.
+    pub(super) fn last_use(&self, name: &Name, entry: &Entry) -> Result<u32> {
+        let value = self.index.get(&key(USE, name))?;
+        let noted = value.and_then(|value| value.first_chunk().map(|minute| u32::from_be_bytes(*minute)));
+        Ok(noted.unwrap_or(0).max(entry.minute))
+    }
+
+    pub(super) fn totals(&self) -> Result<Totals> {
+        let Some(value) = self.index.get(TOTALS_KEY)? else { return Ok(Totals::default()) };
+        let mut numbers = value.as_chunks::<8>().0.iter().map(|number| u64::from_be_bytes(*number));
+        let (files, inline) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        Ok(Totals { files, inline })
+    }
+
+    /// The first record of the queue from `from` on.
+    pub(super) fn record(&self, from: &[u8]) -> Result<Option<Record>> {
+        let Some((key, names)) = self.index.first(from, QUEUE)? else { return Ok(None) };
+        let minute = key.get(1..).and_then(|key| key.first_chunk()).map_or(0, |it| u32::from_be_bytes(*it));
+        Ok(Some(Record { key: key.to_vec(), minute, names: Name::parse_all(&names).collect() }))
+    }
+
+    /// Makes the draft visible, calls `between`, and makes the draft durable. Gives the totals after it.
+    pub(super) fn commit(&self, draft: Draft, between: impl FnOnce()) -> Result<Totals> {
+        let totals = draft.totals;
+        self.index.commit(draft.into_batch(), between)?;
+        Ok(totals)
+    }
+}
+
+/// Changes that are committed together.
+pub(super) struct Draft {
+    batch: Batch,
+    minute: u32,
+    /// Makes the queue's keys unique within a minute.
+    sequence: u64,
+    queued: Vec<Name>,
+    /// What the draft makes of entries, so that its later changes see the earlier ones.
+    entries: HashMap<Name, Option<Entry>>,
+    totals: Totals,
+    bytes: usize,
+}
+
+impl Draft {
+    /// A draft at `minute` on top of `totals`; `sequence` must be another for each draft of a minute.
+    pub(super) fn new(totals: Totals, minute: u32, sequence: u64) -> Self {
+        let (batch, queued, entries) = (Batch::default(), Vec::new(), HashMap::new());
+        Self { batch, minute, sequence, queued, entries, totals, bytes: 0 }
+    }
+
+    /// Whether `operations` more with `bytes` fit into one commit.
+    pub(super) fn has_room_for(&self, operations: usize, bytes: usize) -> bool {
+        // The queue's record and the totals are written besides.
+        self.entries.len() + operations + 2 <= COMMIT_OPERATIONS_MAX && self.bytes + bytes <= COMMIT_BYTES_MAX
+    }
+
+    pub(super) fn minute(&self) -> u32 {
+        self.minute
+    }
+
+    /// The entry as it will be.
+    pub(super) fn entry(&self, ledger: &Ledger, name: &Name) -> Result<Option<Entry>> {
+        match self.entries.get(name) {
+            Some(entry) => Ok(entry.clone()),
+            None => ledger.entry(name),
+        }
+    }
+
+    /// Sets the entry of `name`, which was `old`, and queues it at `entry.minute` or the draft's.
+    pub(super) fn insert(&mut self, name: &Name, old: Option<&Entry>, location: Location) {
+        let entry = Entry { location, minute: self.minute };
+        self.subtract(old);
+        *self.totals.of(&entry) += entry.charge();
+        let encoded = entry.encode();
+        self.bytes += encoded.len() + 3 * Name::BYTES;
+        self.batch.insert(&key(ENTRY, name), encoded);
+        self.queued.push(*name);
+        self.entries.insert(*name, Some(entry));
+    }
+
+    pub(super) fn remove(&mut self, name: &Name, old: &Entry) {
+        self.subtract(Some(old));
+        self.bytes += 2 * Name::BYTES;
+        self.batch.remove(&key(ENTRY, name));
+        self.batch.remove(&key(USE, name));
+        self.entries.insert(*name, None);
+    }
+
+    /// Notes a use at the draft's minute.
+    pub(super) fn note_use(&mut self, name: &Name) {
+        self.bytes += 3 * Name::BYTES;
+        self.batch.insert(&key(USE, name), self.minute.to_be_bytes().to_vec());
+        self.queued.push(*name);
+    }
+
+    /// Leaves only `rest` in a record of the queue.
+    pub(super) fn shorten(&mut self, record: &Record, rest: &[Name]) {
+        if rest.is_empty() {
+            self.batch.remove(&record.key);
+        } else {
+            self.batch.insert(&record.key, concatenated(rest));
+        }
+    }
+
+    fn subtract(&mut self, old: Option<&Entry>) {
+        if let Some(old) = old {
+            let total = self.totals.of(old);
+            *total = total.saturating_sub(old.charge());
+        }
+    }
+
+    fn into_batch(mut self) -> Batch {
+        if !self.queued.is_empty() {
+            let mut key = vec![QUEUE];
+            key.extend_from_slice(&self.minute.to_be_bytes());
+            key.extend_from_slice(&self.sequence.to_be_bytes());
+            self.batch.insert(&key, concatenated(&self.queued));
+        }
+        if !self.entries.is_empty() {
+            let totals = [self.totals.files.to_be_bytes(), self.totals.inline.to_be_bytes()].concat();
+            self.batch.insert(TOTALS_KEY, totals);
+        }
+        self.batch
+    }
+}
+
+fn key(kind: u8, name: &Name) -> [u8; 1 + Name::BYTES] {
+    let mut key = [kind; 1 + Name::BYTES];
+    key[1..].copy_from_slice(name.as_bytes());
+    key
+}
+
+fn concatenated(names: &[Name]) -> Vec<u8> {
+    names.iter().flat_map(|name| name.as_bytes()).copied().collect()
+}

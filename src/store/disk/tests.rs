@@ -1,0 +1,383 @@
+//! Tests of what only a disk has: crashes, damage, a bound in bytes, another process.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::digest::{Digest, Function};
+
+const SIZE: u64 = 1 << 30;
+const MIB: usize = 1 << 20;
+
+/// How long a test waits for what happens in the background.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn content(size: usize, seed: u64) -> Bytes {
+    let mut bytes = vec![0; size];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    Bytes::from(bytes)
+}
+
+fn digest(bytes: &Bytes) -> Digest {
+    Function::Sha256.hash(bytes)
+}
+
+async fn put(disk: &Disk, size: usize, seed: u64) -> Key {
+    let bytes = content(size, seed);
+    let key = Key::Blob(digest(&bytes));
+    disk.put(&key, Blob::Whole(bytes)).await.unwrap();
+    key
+}
+
+async fn is_there(disk: &Disk, key: &Key) -> bool {
+    disk.get(key, 0..).await.unwrap().is_some()
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what} did not come true");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn path_of(disk: &Disk, key: &Key) -> PathBuf {
+    disk.shared.files.path(&Name::from(key))
+}
+
+fn temporary_files(directory: &TempDir) -> usize {
+    fs::read_dir(directory.path().join("tmp")).unwrap().count()
+}
+
+/// A store with two blobs in files and one in the index, closed.
+async fn used() -> (TempDir, [Key; 3]) {
+    let directory = TempDir::new().unwrap();
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let keys = [put(&disk, 10_000, 1).await, put(&disk, 2 * MIB, 2).await, put(&disk, 100, 3).await];
+    (directory, keys)
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_the_next_start() {
+    let (directory, keys) = used().await;
+    fs::write(directory.path().join("tmp/stale"), "left by a crash").unwrap();
+    for _ in 0..3 {
+        let disk = Disk::open(directory.path(), SIZE).unwrap();
+        assert!(disk.missing(&keys).await.unwrap().is_empty());
+        assert_eq!(temporary_files(&directory), 0);
+        for (key, (size, seed)) in keys.iter().zip([(10_000, 1), (2 * MIB, 2), (100, 3)]) {
+            let blob = disk.get(key, 0..).await.unwrap().unwrap();
+            assert!(blob.into_bytes(SIZE).await.unwrap() == content(size, seed));
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_are_read_only_and_lie_under_their_hash() {
+    let (directory, keys) = used().await;
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let Key::Blob(digest) = keys[0] else { unreachable!("a blob was put") };
+    let hex = digest.hex();
+    let path = directory.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    assert_eq!(path, path_of(&disk, &keys[0]));
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o444);
+    assert!(!path_of(&disk, &keys[2]).exists());
+}
+
+#[tokio::test]
+async fn a_second_open_says_who_has_the_directory() {
+    let directory = TempDir::new().unwrap();
+    let first = Disk::open(directory.path(), SIZE).unwrap();
+    let error = Disk::open(directory.path(), SIZE).err().unwrap();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let pid = std::process::id();
+    assert_eq!(error.to_string(), format!("the data directory is in use by another croft (pid {pid})"));
+    drop(first);
+    Disk::open(directory.path(), SIZE).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_was_deleted_or_cut_is_absent_and_can_be_put_again() {
+    let (directory, [cut, deleted, _]) = used().await;
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    fs::remove_file(path_of(&disk, &deleted)).unwrap();
+    fs::set_permissions(path_of(&disk, &cut), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path_of(&disk, &cut), "short").unwrap();
+    for key in [cut, deleted] {
+        assert!(!is_there(&disk, &key).await);
+    }
+    eventually("the healing", async || disk.missing(&[cut, deleted]).await.unwrap().len() == 2).await;
+    put(&disk, 10_000, 1).await;
+    put(&disk, 2 * MIB, 2).await;
+    assert!(is_there(&disk, &cut).await && is_there(&disk, &deleted).await);
+}
+
+#[tokio::test]
+async fn a_put_heals_what_nobody_has_read_since() {
+    let (directory, [_, deleted, _]) = used().await;
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    fs::remove_file(path_of(&disk, &deleted)).unwrap();
+    put(&disk, 2 * MIB, 2).await;
+    assert!(is_there(&disk, &deleted).await);
+}
+
+/// Damages the index, opens the store, and expects the files to be found again.
+async fn rebuilds_after(damage: impl FnOnce(&Path)) {
+    let (directory, keys) = used().await;
+    damage(&directory.path().join("index"));
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    eventually("the rebuilding", async || disk.missing(&keys).await.unwrap() == keys[2..]).await;
+    let totals = disk.shared.ledger.totals().unwrap();
+    assert!(totals.files >= (2 * MIB + 10_000) as u64 && totals.inline == 0, "{totals:?}");
+    put(&disk, 100, 3).await;
+    drop(disk);
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    assert!(disk.missing(&keys).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_index_of_noise_is_moved_aside_and_rebuilt() {
+    rebuilds_after(|index| fs::write(index.join("db"), content(3 * MIB, 9)).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_index_of_another_schema_is_moved_aside_and_rebuilt() {
+    rebuilds_after(outdate).await;
+}
+
+/// Gives the index at `path` the schema of another version.
+fn outdate(path: &Path) {
+    let sled = sled::open(path).unwrap();
+    sled.insert("mschema", "croft disk 0").unwrap();
+    sled.flush().unwrap();
+}
+
+#[tokio::test]
+async fn an_index_that_is_gone_is_rebuilt() {
+    rebuilds_after(|index| fs::remove_dir_all(index).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_index_that_is_no_directory_is_moved_aside() {
+    rebuilds_after(|index| {
+        fs::remove_dir_all(index).unwrap();
+        fs::write(index, "not a directory").unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn few_damaged_indexes_are_kept() {
+    let directory = TempDir::new().unwrap();
+    for _ in 0..4 {
+        drop(Disk::open(directory.path(), SIZE).unwrap());
+        outdate(&directory.path().join("index"));
+    }
+    drop(Disk::open(directory.path(), SIZE).unwrap());
+    let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut bad: Vec<_> = names.filter(|name| name.to_string_lossy().contains(".bad-")).collect();
+    bad.sort();
+    assert_eq!(bad, ["index.bad-3", "index.bad-4"]);
+}
+
+/// The bytes that files really take.
+fn bytes_on_disk(directory: &TempDir) -> u64 {
+    let mut folders = vec![directory.path().join("blobs"), directory.path().join("tmp")];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Ok(metadata) => bytes += metadata.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn the_least_recently_used_is_evicted_and_the_bound_holds() {
+    let directory = TempDir::new().unwrap();
+    let size = 32 * MIB as u64;
+    let disk = Disk::open(directory.path(), size).unwrap();
+    let first = put(&disk, MIB, 0).await;
+    let second = put(&disk, MIB, 1).await;
+    disk.shared.clock.ahead.fetch_add(20, Ordering::Relaxed);
+    assert!(disk.missing(&[first]).await.unwrap().is_empty());
+    for seed in 2..100 {
+        put(&disk, MIB, seed).await;
+        disk.shared.clock.ahead.fetch_add(if seed < 35 { 0 } else { 6 }, Ordering::Relaxed);
+        if seed < 40 {
+            // What is used all the time stays, however old.
+            assert!(is_there(&disk, &first).await, "after {seed}");
+        }
+    }
+    assert!(!is_there(&disk, &second).await);
+    eventually("the bound", async || bytes_on_disk(&directory) <= size).await;
+    let totals = disk.shared.ledger.totals().unwrap();
+    eventually("the sum", async || bytes_on_disk(&directory) <= totals.files).await;
+    assert!(totals.files - bytes_on_disk(&directory) < MIB as u64, "the account drifts");
+}
+
+#[tokio::test]
+async fn what_was_just_used_is_evicted_only_when_a_put_needs_it() {
+    let directory = TempDir::new().unwrap();
+    let disk = Disk::open(directory.path(), 32 * MIB as u64).unwrap();
+    for seed in 0..100 {
+        put(&disk, MIB, seed).await;
+    }
+    let absent = disk.shared.missing(&[]).unwrap();
+    assert!(absent.is_empty());
+    assert!(bytes_on_disk(&directory) <= 32 * MIB as u64);
+}
+
+#[tokio::test]
+async fn a_blob_larger_than_the_store_is_refused_before_it_is_read() {
+    let directory = TempDir::new().unwrap();
+    let disk = Disk::open(directory.path(), 32 * MIB as u64).unwrap();
+    let chunks = stream::once(async { panic!("a chunk was asked for") }).boxed();
+    let blob = Blob::Stream { size: 5 << 30, chunks };
+    let error =
+        disk.put(&Key::Blob(Digest::new(Function::Sha256, [1; 32], 5 << 30)), blob).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Exhausted);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_there_is_not_read_again() {
+    let (directory, keys) = used().await;
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let chunks = stream::once(async { panic!("a chunk was asked for") }).boxed();
+    disk.put(&keys[1], Blob::Stream { size: 2 * MIB as u64, chunks }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_put_leaves_no_file() {
+    let directory = TempDir::new().unwrap();
+    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let bytes = content(3 * MIB, 1);
+    let chunks = stream::iter([Ok(bytes.slice(..2 * MIB))]).chain(stream::pending()).boxed();
+    let key = Key::Blob(digest(&bytes));
+    let put = disk.put(&key, Blob::Stream { size: 3 * MIB as u64, chunks });
+    tokio::select! {
+        _ = put => unreachable!("the stream never ends"),
+        () = eventually("the first write", async || temporary_files(&directory) > 0) => {}
+    }
+    eventually("the sweeping", async || temporary_files(&directory) == 0).await;
+    assert_eq!(disk.shared.space.shortage(0).unwrap(), 0);
+}
+
+/// Uses are written down, so that they count after a restart.
+#[tokio::test]
+async fn the_order_of_use_survives_a_restart() {
+    let directory = TempDir::new().unwrap();
+    let size = 32 * MIB as u64;
+    let disk = Disk::open(directory.path(), size).unwrap();
+    let used = put(&disk, MIB, 0).await;
+    let unused = put(&disk, MIB, 1).await;
+    for seed in 2..8 {
+        put(&disk, MIB, seed).await;
+    }
+    disk.shared.clock.ahead.fetch_add(60, Ordering::Relaxed);
+    assert!(is_there(&disk, &used).await);
+    drop(disk);
+    let disk = Disk::open(directory.path(), size).unwrap();
+    disk.shared.clock.ahead.fetch_add(120, Ordering::Relaxed);
+    let mut seed = 8;
+    while is_there_unmarked(&disk, &unused) {
+        put(&disk, MIB, seed).await;
+        seed += 1;
+        assert!(seed < 200, "nothing is evicted");
+    }
+    assert!(is_there_unmarked(&disk, &used));
+}
+
+fn is_there_unmarked(disk: &Disk, key: &Key) -> bool {
+    disk.shared.ledger.entry(&Name::from(key)).unwrap().is_some()
+}
+
+/// Run by hand: `cargo test --release --lib store::disk::tests::speed -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; it proves nothing about right or wrong"]
+async fn speed() {
+    let directory =
+        TempDir::new_in(std::env::var("CROFT_SPEED_DIRECTORY").unwrap_or("/tmp".to_owned())).unwrap();
+    let disk: Arc<dyn Store> = Arc::new(super::super::Verified::new(Arc::new(
+        Disk::open(&directory.path().join("cas"), 20 << 30).unwrap(),
+    )));
+    for round in 0..3 {
+        let bytes = content(64 * MIB, 1000 + round);
+        let key = Key::Blob(digest(&bytes));
+        let start = Instant::now();
+        let file = directory.path().join(format!("plain{round}"));
+        let plain = bytes.clone();
+        tasks::blocking(move || {
+            use std::io::Write;
+            let mut file = fs::File::create(file)?;
+            for piece in plain.chunks(MIB) {
+                file.write_all(piece)?;
+            }
+            Ok(file.sync_data()?)
+        })
+        .await
+        .unwrap();
+        let plain = start.elapsed();
+        let start = Instant::now();
+        let pieces: Vec<_> = (0..64 * 4).map(|i| Ok(bytes.slice(i * MIB / 4..(i + 1) * MIB / 4))).collect();
+        let blob = Blob::Stream { size: 64 * MIB as u64, chunks: stream::iter(pieces).boxed() };
+        disk.put(&key, blob).await.unwrap();
+        let ours = start.elapsed();
+        println!(
+            "64 MiB: plain {plain:?}, ours {ours:?}, ratio {:.2}",
+            plain.as_secs_f64() / ours.as_secs_f64()
+        );
+    }
+    for in_flight in [64, 256, 1000] {
+        let count = 40_000;
+        let blobs: Vec<Bytes> = (0..count).map(|n| content(1024, in_flight as u64 * 1_000_000 + n)).collect();
+        let start = Instant::now();
+        stream::iter(blobs)
+            .map(|bytes| {
+                let disk = Arc::clone(&disk);
+                async move { disk.put(&Key::Blob(digest(&bytes)), Blob::Whole(bytes)).await.unwrap() }
+            })
+            .buffer_unordered(in_flight)
+            .collect::<Vec<()>>()
+            .await;
+        println!("1 KiB puts, {in_flight} in flight: {:.0}/s", count as f64 / start.elapsed().as_secs_f64());
+    }
+    for batches in [1, 4, 16] {
+        let count = 40_000;
+        let blobs: Vec<_> = (0..count)
+            .map(|n| content(1024, batches as u64 * 777_000_000 + n))
+            .map(|bytes| (Key::Blob(digest(&bytes)), bytes))
+            .collect();
+        let start = Instant::now();
+        stream::iter(blobs.chunks(1000).map(<[_]>::to_vec).collect::<Vec<_>>())
+            .map(|batch| disk.put_all(batch))
+            .buffer_unordered(batches)
+            .for_each(|results| async move { assert!(results.iter().all(Result::is_ok)) })
+            .await;
+        println!(
+            "1 KiB in batches of 1000, {batches} at once: {:.0}/s",
+            count as f64 / start.elapsed().as_secs_f64()
+        );
+    }
+    let keys: Vec<Key> = (0..10_000)
+        .map(|n| Key::Blob(digest(&content(1024, if n % 2 == 0 { 64_000_000 + n } else { 5 + n }))))
+        .collect();
+    for _ in 0..3 {
+        let start = Instant::now();
+        let missing = disk.missing(&keys).await.unwrap().len();
+        println!("missing() of 10,000: {:?}, {missing} absent", start.elapsed());
+    }
+    let start = Instant::now();
+    for key in keys.iter().step_by(2) {
+        assert!(disk.get(key, 0..).await.unwrap().is_some());
+    }
+    println!("1 KiB gets, one after the other: {:.0}/s", 5_000.0 / start.elapsed().as_secs_f64());
+}

@@ -1,0 +1,133 @@
+//! Receives a large blob: the next buffer is gathered, and hashed on its way, while the last one is written.
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use futures_util::future::join;
+
+use super::files::Temporary;
+use super::space::{Reservation, full};
+use super::writer::Request;
+use super::{Disk, Name};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Blob, Chunks};
+use crate::tasks;
+
+/// Bytes that are handed over to a writing thread at once. Two such buffers are in memory for each blob on its way in.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// Stores `blob` as a file. A dropped future leaves nothing, because whatever runs then owns the temporary file and removes it.
+pub(super) async fn put(disk: &Disk, name: Name, blob: Blob) -> Result<()> {
+    let size = blob.size();
+    if is_present(disk, name, size).await? {
+        return Ok(());
+    }
+    let _reservation = admit(disk, size).await?;
+    let temporary = receive(disk, size, blob.into_chunks()).await?;
+    disk.publish(name, temporary).await
+}
+
+/// A blob whose file is there is only marked; a result may be another one of the same size.
+async fn is_present(disk: &Disk, name: Name, size: u64) -> Result<bool> {
+    let shared = disk.shared();
+    tasks::blocking(move || shared.is_present(&name, size)).await
+}
+
+/// Finds room for `size` bytes before the first of them is read.
+async fn admit(disk: &Disk, size: u64) -> Result<Reservation> {
+    let space = &disk.shared().space;
+    if size > space.limit() {
+        let message = format!("a blob of {size} bytes does not fit into a store of {} bytes", space.limit());
+        return Err(Error::new(Kind::Exhausted, message));
+    }
+    let reservation = space.reserve(size);
+    if space.shortage(0)? > 0 {
+        make_room(disk, 0).await?;
+    }
+    Ok(reservation)
+}
+
+async fn make_room(disk: &Disk, bytes: u64) -> Result<()> {
+    disk.ask(|done| Request::MakeRoom { bytes, done }).await?
+}
+
+async fn receive(disk: &Disk, size: u64, mut chunks: Chunks) -> Result<Temporary> {
+    let shared = disk.shared();
+    let create = tasks::blocking(move || shared.files.create());
+    let (temporary, first) = join(create, gather(&mut chunks)).await;
+    let (mut temporary, mut buffer) = (temporary?, first?);
+    loop {
+        let is_last = buffer.is_last;
+        let write = write(disk, size, temporary, buffer);
+        if is_last {
+            return write.await;
+        }
+        let (written, gathered) = join(write, gather(&mut chunks)).await;
+        (temporary, buffer) = (written?, gathered?);
+    }
+}
+
+/// Some bytes of a blob; the last ones end it.
+struct Buffer {
+    pieces: Vec<Bytes>,
+    is_last: bool,
+}
+
+async fn gather(chunks: &mut Chunks) -> Result<Buffer> {
+    let (mut pieces, mut length) = (Vec::new(), 0);
+    while length < BUFFER_BYTES {
+        let Some(chunk) = chunks.try_next().await? else {
+            return Ok(Buffer { pieces, is_last: true });
+        };
+        length += chunk.len();
+        pieces.push(chunk);
+    }
+    Ok(Buffer { pieces, is_last: false })
+}
+
+/// Writes the buffer, and syncs the file after the last one. A full disk gets one chance to be emptied.
+async fn write(disk: &Disk, size: u64, temporary: Temporary, buffer: Buffer) -> Result<Temporary> {
+    match attempt(temporary, buffer).await? {
+        Attempt::Done(temporary) => Ok(temporary),
+        Attempt::Full(temporary, rest) => {
+            make_room(disk, size - temporary.size()).await?;
+            match attempt(temporary, rest).await? {
+                Attempt::Done(temporary) => Ok(temporary),
+                Attempt::Full(..) => Err(full()),
+            }
+        }
+    }
+}
+
+enum Attempt {
+    Done(Temporary),
+    /// The disk is full; these bytes are not yet written.
+    Full(Temporary, Buffer),
+}
+
+async fn attempt(mut temporary: Temporary, buffer: Buffer) -> Result<Attempt> {
+    tasks::blocking(move || {
+        let before = temporary.size();
+        let written = temporary.write(&buffer.pieces);
+        let outcome = written.and_then(|()| if buffer.is_last { temporary.finish() } else { Ok(()) });
+        match outcome {
+            Ok(()) => Ok(Attempt::Done(temporary)),
+            Err(error) if error.kind() == Kind::Exhausted => {
+                let rest = without(buffer, temporary.size() - before);
+                Ok(Attempt::Full(temporary, rest))
+            }
+            Err(error) => Err(error),
+        }
+    })
+    .await
+}
+
+/// The buffer after its first `written` bytes.
+fn without(mut buffer: Buffer, mut written: u64) -> Buffer {
+    for piece in &mut buffer.pieces {
+        let cut = usize::try_from(written).map_or(piece.len(), |written| written.min(piece.len()));
+        written -= cut as u64;
+        *piece = piece.slice(cut..);
+    }
+    buffer.pieces.retain(|piece| !piece.is_empty());
+    buffer
+}

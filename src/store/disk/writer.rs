@@ -1,0 +1,375 @@
+//! The one thread that changes the store: it commits what is waiting as a group, so that many puts share one sync.
+//!
+//! Names of files, entries and evictions all change here, one after the other, so no two of them can cross.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::entry::{Entry, Family, Location, Name};
+use super::files::{Temporary, sync_directory};
+use super::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Origin};
+use super::ledger::{Draft, Totals};
+use super::rebuild;
+use super::space::full;
+use crate::error::{Error, Kind, Result};
+
+/// Inlined blobs of one request: they must fit into one commit with their keys and the totals.
+pub(super) const CHANGES_MAX: usize = COMMIT_OPERATIONS_MAX / 2;
+pub(super) const CHANGES_BYTES_MAX: usize = COMMIT_BYTES_MAX / 2;
+
+/// How often an index that failed is opened again.
+const REPAIR_EVERY: Duration = Duration::from_secs(1);
+
+/// What the thread is asked to do.
+pub(super) enum Request {
+    /// Stores all of `changes`, which fit into one commit; the answers are in their order.
+    Put { changes: Vec<Change>, done: Answer },
+    /// Evicts until what is in flight fits, and at least `bytes`.
+    MakeRoom { bytes: u64, done: oneshot::Sender<Result<()>> },
+    /// Forgets a blob whose file is gone.
+    Heal(Name),
+    /// Takes up files that the index does not know: name and size.
+    Adopt(Vec<(Name, u64)>),
+    /// Time passes.
+    Tick,
+}
+
+pub(super) struct Change {
+    pub(super) name: Name,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Inline(Bytes),
+    File(Temporary),
+}
+
+type Results = Vec<Result<()>>;
+type Answer = oneshot::Sender<Results>;
+type Put = (Vec<Change>, Answer);
+
+/// The thread's state.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) requests: Receiver<Request>,
+    /// A request that was received but belongs to the next group.
+    pub(super) held: Option<Request>,
+    pub(super) totals: Totals,
+    pub(super) sequence: u64,
+    pub(super) is_evicting: bool,
+    /// Where files go that have lost their name.
+    pub(super) trash: SyncSender<PathBuf>,
+    pub(super) marks_rotated: u32,
+    /// When a commit failed; nothing is written until the index is open again.
+    pub(super) broken_since: Option<Instant>,
+    /// Keeps other processes out until the last commit is done.
+    pub(super) _lock: File,
+}
+
+/// What a group does to files beside its draft.
+#[derive(Default)]
+struct Names {
+    folders: BTreeSet<PathBuf>,
+    /// Files that the draft's entries do not refer to any more.
+    obsolete: HashSet<Name>,
+}
+
+impl Writer {
+    /// Serves requests until the store is dropped.
+    pub(super) fn run(mut self) {
+        while let Some(request) = self.next() {
+            self.serve(request);
+            self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
+            self.is_evicting |= self.shared.space.is_above_high();
+            if self.is_evicting {
+                self.evict_a_little();
+            }
+        }
+        for _ in 0..2 {
+            self.note_uses();
+        }
+    }
+
+    fn next(&mut self) -> Option<Request> {
+        if let Some(request) = self.held.take() {
+            return Some(request);
+        }
+        while self.is_evicting {
+            match self.requests.try_recv() {
+                Ok(request) => return Some(request),
+                Err(TryRecvError::Empty) => self.evict_a_little(),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+        self.requests.blocking_recv()
+    }
+
+    fn serve(&mut self, request: Request) {
+        match request {
+            Request::Put { changes, done } => self.put((changes, done)),
+            // Whoever asked and is gone needs no answer.
+            Request::MakeRoom { bytes, done } => drop(done.send(self.make_room(bytes))),
+            Request::Heal(name) => self.report("forget a blob whose file is gone", |it| it.heal(&name)),
+            Request::Adopt(files) => self.report("take up files", |it| it.adopt(&files)),
+            Request::Tick => self.tick(),
+        }
+    }
+
+    fn report(&mut self, what: &str, work: impl FnOnce(&mut Self) -> Result<()>) {
+        if let Err(error) = work(self) {
+            tracing::warn!("{what}: {}", error.chain());
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.broken_since.is_some() {
+            self.report("open the index again", Self::repair);
+        }
+        if self.shared.clock.minute() >= self.marks_rotated + super::PROTECTED_MINUTES {
+            self.note_uses();
+        }
+        self.shared.space.keep_reserve();
+    }
+
+    /// Commits this put and those that wait behind it.
+    fn put(&mut self, first: Put) {
+        let mut draft = self.draft();
+        let mut names = Names::default();
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        let ready = self.repair().and_then(|()| self.ensure_room(&next));
+        while let Some((changes, done)) = next.take() {
+            let results = match &ready {
+                Ok(()) => changes.into_iter().map(|it| self.stage(it, &mut draft, &mut names)).collect(),
+                Err(error) => changes.iter().map(|_| Err(again(error))).collect(),
+            };
+            answers.push((results, done));
+            next = self.next_put(&draft);
+        }
+        let committed = names.sync().and_then(|()| self.commit(draft, || {}));
+        if committed.is_ok() {
+            names.obsolete.iter().for_each(|name| self.discard(name));
+        }
+        answer(answers, committed);
+    }
+
+    /// The next put, if it fits into the draft; anything else is held for the next turn.
+    fn next_put(&mut self, draft: &Draft) -> Option<Put> {
+        match self.requests.try_recv().ok()? {
+            Request::Put { changes, done } if draft.has_room_for(changes.len(), bytes(&changes)) => {
+                Some((changes, done))
+            }
+            request @ (Request::Put { .. }
+            | Request::MakeRoom { .. }
+            | Request::Heal(_)
+            | Request::Adopt(_)
+            | Request::Tick) => {
+                self.held = Some(request);
+                None
+            }
+        }
+    }
+
+    /// Inlined blobs are not announced, so the room for a group of them is made here.
+    fn ensure_room(&mut self, first: &Option<Put>) -> Result<()> {
+        let is_inline =
+            |(changes, _): &Put| changes.iter().any(|it| matches!(it.content, Content::Inline(_)));
+        if !first.as_ref().is_some_and(is_inline) {
+            return Ok(());
+        }
+        match self.shared.space.shortage(2 * COMMIT_BYTES_MAX as u64)? {
+            0 => Ok(()),
+            _ => self.make_room(0),
+        }
+    }
+
+    fn stage(&mut self, change: Change, draft: &mut Draft, names: &mut Names) -> Result<()> {
+        let name = change.name;
+        let old = draft.entry(&self.shared.ledger, &name)?;
+        let location = match change.content {
+            Content::Inline(bytes) => {
+                if is_same_blob(&name, old.as_ref(), bytes.len() as u64) {
+                    self.shared.marks.mark(&name);
+                    return Ok(());
+                }
+                if matches!(&old, Some(Entry { location: Location::File { .. }, .. })) {
+                    names.obsolete.insert(name);
+                }
+                Location::Inline(bytes)
+            }
+            Content::File(temporary) => {
+                let size = temporary.size();
+                names.folders.insert(self.shared.files.publish(temporary, &name)?);
+                names.obsolete.remove(&name);
+                Location::File { size }
+            }
+        };
+        draft.insert(&name, old.as_ref(), location);
+        Ok(())
+    }
+
+    pub(super) fn draft(&mut self) -> Draft {
+        let minute = self.shared.clock.minute();
+        self.draft_at(minute)
+    }
+
+    pub(super) fn draft_at(&mut self, minute: u32) -> Draft {
+        self.sequence += 1;
+        Draft::new(self.totals, minute, self.sequence)
+    }
+
+    /// Commits the draft. After a failure nothing more is written until [`Writer::repair`] succeeds.
+    pub(super) fn commit(&mut self, draft: Draft, between: impl FnOnce()) -> Result<()> {
+        match self.shared.ledger.commit(draft, between) {
+            Ok(totals) => {
+                self.totals = totals;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!("the index failed and will be opened again: {}", error.chain());
+                self.broken_since = Some(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens an index that failed again, once there is room for it. Until then reads go on with what is there.
+    pub(super) fn repair(&mut self) -> Result<()> {
+        let Some(since) = self.broken_since else { return Ok(()) };
+        if since.elapsed() < REPAIR_EVERY {
+            return Err(Error::new(Kind::Unavailable, "the store is being repaired"));
+        }
+        self.broken_since = Some(Instant::now());
+        self.shared.space.give_up_reserve()?;
+        if self.shared.space.shortage_of_disk(0)? > 0 {
+            return Err(full());
+        }
+        let origin = self.shared.ledger.reopen()?;
+        self.totals = self.shared.ledger.totals()?;
+        self.broken_since = None;
+        tracing::info!("the index is open again");
+        match origin {
+            Origin::Existing => Ok(()),
+            Origin::New => rebuild::begin(self.shared.files.directory(), &self.shared.requests),
+        }
+    }
+
+    fn heal(&mut self, name: &Name) -> Result<()> {
+        self.repair()?;
+        let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
+        let Location::File { size } = entry.location else { return Ok(()) };
+        // A put may have come between the look of the reader and this one.
+        if self.shared.files.read(name, size)?.is_some() {
+            return Ok(());
+        }
+        tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
+        let mut draft = self.draft();
+        draft.remove(name, &entry);
+        self.commit(draft, || {})?;
+        self.discard(name);
+        Ok(())
+    }
+
+    fn adopt(&mut self, files: &[(Name, u64)]) -> Result<()> {
+        self.repair()?;
+        // What is taken up was used before anything that was put since.
+        let mut draft = self.draft_at(0);
+        for (name, size) in files {
+            if draft.entry(&self.shared.ledger, name)?.is_none()
+                && self.shared.files.read(name, *size)?.is_some()
+            {
+                draft.insert(name, None, Location::File { size: *size });
+            }
+        }
+        self.commit(draft, || {})
+    }
+
+    /// Writes down which blobs were used a while ago.
+    fn note_uses(&mut self) {
+        self.marks_rotated = self.shared.clock.minute();
+        let used = self.shared.marks.rotate();
+        let names = used.chunks(CHANGES_MAX / 2);
+        self.report("note the use of blobs", |it| {
+            for names in names {
+                it.repair()?;
+                it.note_uses_of(names)?;
+            }
+            Ok(())
+        });
+    }
+
+    fn note_uses_of(&mut self, names: &[Name]) -> Result<()> {
+        let mut draft = self.draft();
+        for name in names {
+            let Some(entry) = self.shared.ledger.entry(name)? else { continue };
+            // A use is written down only when the last one is long ago: each costs space in the index.
+            if self.shared.ledger.last_use(name, &entry)? + super::USE_GRAIN_MINUTES <= draft.minute() {
+                draft.note_use(name);
+            }
+        }
+        self.commit(draft, || {})
+    }
+
+    /// Deletes the file of `name`, now or soon.
+    fn discard(&self, name: &Name) {
+        if let Some(path) = self.shared.files.discard(name) {
+            self.delete(path);
+        }
+    }
+
+    /// Hands a file over to be deleted, and does it here when there are too many.
+    pub(super) fn delete(&self, path: PathBuf) {
+        if let Err(error) = self.trash.try_send(path) {
+            let (std::sync::mpsc::TrySendError::Full(path)
+            | std::sync::mpsc::TrySendError::Disconnected(path)) = error;
+            super::keeper::delete(&path);
+        }
+    }
+}
+
+impl Names {
+    fn sync(&self) -> Result<()> {
+        self.folders.iter().try_for_each(|folder| sync_directory(folder))
+    }
+}
+
+fn is_same_blob(name: &Name, old: Option<&Entry>, size: u64) -> bool {
+    name.family() != Some(Family::Action)
+        && old.is_some_and(|old| matches!(old.location, Location::Inline(_)) && old.size() == size)
+}
+
+fn bytes(changes: &[Change]) -> usize {
+    let bytes = |change: &Change| match &change.content {
+        Content::Inline(bytes) => bytes.len() + 4 * Name::BYTES,
+        Content::File(_) => 4 * Name::BYTES,
+    };
+    changes.iter().map(bytes).sum()
+}
+
+fn answer(answers: Vec<(Results, Answer)>, committed: Result<()>) {
+    for (mut results, done) in answers {
+        if let Err(error) = &committed {
+            results.iter_mut().filter(|result| result.is_ok()).for_each(|it| *it = Err(again(error)));
+        }
+        // Whoever asked and is gone needs no answer.
+        let _ = done.send(results);
+    }
+}
+
+/// The same error for one more of those that it concerns. What went wrong with the index is no client's fault, and may pass.
+fn again(error: &Error) -> Error {
+    if error.kind() == Kind::Exhausted {
+        return full();
+    }
+    Error::new(Kind::Unavailable, "the store cannot write at present")
+}

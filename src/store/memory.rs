@@ -1,0 +1,216 @@
+//! A leaf in memory: bounded by bytes, least recently used goes first.
+//!
+//! Locks are per shard and held for a lookup only; the bound and the order of use hold for all shards together, so that one
+//! large blob may take as much as the whole store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::ops::RangeFrom;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Blob, Key, Store};
+use crate::error::{Error, Kind, Result};
+use crate::metrics;
+
+/// Enough that threads seldom meet, few enough that a search over all of them for the oldest entry is cheap.
+const SHARDS: usize = 16;
+
+/// What an entry costs beside its bytes: key and bookkeeping in two maps, and the allocator's rounding.
+const ENTRY_OVERHEAD: u64 = 256;
+
+/// Keeps blobs in memory, at most `size_bytes` of them.
+pub struct Memory {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    /// Counts uses; an entry's tick says when it was used last.
+    clock: AtomicU64,
+    used_bytes: AtomicU64,
+    size_bytes: u64,
+}
+
+#[derive(Default)]
+struct Shard {
+    entries: HashMap<Key, Entry>,
+    /// Which key was used at which tick: the first is the one to go.
+    order: BTreeMap<u64, Key>,
+}
+
+struct Entry {
+    bytes: Bytes,
+    tick: u64,
+}
+
+impl Memory {
+    /// A store of at most `size_bytes`, counting each blob with what it costs to keep it.
+    pub fn new(size_bytes: u64) -> Self {
+        metrics::STORE_MAX.with_label_values(&["memory"]).set(gauge(size_bytes));
+        Self {
+            shards: Default::default(),
+            hasher: RandomState::new(),
+            clock: AtomicU64::new(0),
+            used_bytes: AtomicU64::new(0),
+            size_bytes,
+        }
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[(self.hasher.hash_one(key) as usize) % SHARDS])
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The bytes of `key`, marked as used.
+    fn bytes(&self, key: &Key) -> Option<Bytes> {
+        let tick = self.tick();
+        self.shard(key).touch(key, tick)
+    }
+
+    fn insert(&self, key: &Key, bytes: Bytes) {
+        self.used_bytes.fetch_add(charge(bytes.len() as u64), Ordering::Relaxed);
+        let tick = self.tick();
+        let replaced = self.shard(key).insert(*key, Entry { bytes, tick });
+        self.release(replaced);
+        while self.used_bytes.load(Ordering::Relaxed) > self.size_bytes && self.evict_oldest() {}
+        metrics::STORE_SIZE
+            .with_label_values(&["memory"])
+            .set(gauge(self.used_bytes.load(Ordering::Relaxed)));
+    }
+
+    fn release(&self, entry: Option<Entry>) {
+        if let Some(entry) = entry {
+            self.used_bytes.fetch_sub(charge(entry.bytes.len() as u64), Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the least recently used entry; false when there is none.
+    fn evict_oldest(&self) -> bool {
+        let oldest = self
+            .shards
+            .iter()
+            .filter_map(|shard| lock(shard).order.first_key_value().map(|(tick, _)| (*tick, shard)))
+            .min_by_key(|(tick, _)| *tick);
+        let Some((_, shard)) = oldest else { return false };
+        let entry = lock(shard).pop_oldest();
+        self.release(entry);
+        true
+    }
+}
+
+impl Shard {
+    fn touch(&mut self, key: &Key, tick: u64) -> Option<Bytes> {
+        let entry = self.entries.get_mut(key)?;
+        self.order.remove(&entry.tick);
+        self.order.insert(tick, *key);
+        entry.tick = tick;
+        Some(entry.bytes.clone())
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) -> Option<Entry> {
+        self.order.insert(entry.tick, key);
+        let replaced = self.entries.insert(key, entry);
+        if let Some(replaced) = &replaced {
+            self.order.remove(&replaced.tick);
+        }
+        replaced
+    }
+
+    fn pop_oldest(&mut self) -> Option<Entry> {
+        let (_, key) = self.order.pop_first()?;
+        self.entries.remove(&key)
+    }
+}
+
+/// A shard is consistent between any two of its steps that can panic, so a poisoned lock is as good as a clean one.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn charge(size: u64) -> u64 {
+    size.saturating_add(ENTRY_OVERHEAD)
+}
+
+fn gauge(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
+        self.bytes(key).map(|bytes| Blob::Whole(bytes).starting_at(range.start)).transpose()
+    }
+
+    async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
+        let size = blob.size();
+        if charge(size) > self.size_bytes {
+            let message =
+                format!("a blob of {size} bytes does not fit into a memory of {} bytes", self.size_bytes);
+            return Err(Error::new(Kind::Exhausted, message));
+        }
+        if matches!(key, Key::Blob(_)) && self.bytes(key).is_some() {
+            return Ok(());
+        }
+        let bytes = blob.into_bytes(size).await?;
+        self.insert(key, bytes);
+        Ok(())
+    }
+
+    async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
+        Ok(keys.iter().filter(|key| self.bytes(key).is_none()).copied().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> Key {
+        Key::Action([number; 32])
+    }
+
+    async fn put(memory: &Memory, number: u8, size: usize) {
+        memory.put(&key(number), Blob::Whole(Bytes::from(vec![number; size]))).await.unwrap();
+    }
+
+    async fn absent(memory: &Memory, numbers: &[u8]) -> Vec<Key> {
+        memory.missing(&numbers.iter().map(|number| key(*number)).collect::<Vec<_>>()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_least_recently_used_goes_first() {
+        let memory = Memory::new(3 * charge(1000));
+        for number in 1..=3 {
+            put(&memory, number, 1000).await;
+        }
+        memory.get(&key(1), 0..).await.unwrap().unwrap();
+        put(&memory, 4, 1000).await;
+        assert_eq!(absent(&memory, &[1, 2, 3, 4]).await, [key(2)]);
+    }
+
+    #[tokio::test]
+    async fn one_blob_may_take_the_whole_store_but_no_more() {
+        let memory = Memory::new(charge(100_000));
+        put(&memory, 1, 10).await;
+        put(&memory, 2, 100_000).await;
+        assert_eq!(absent(&memory, &[1, 2]).await, [key(1)]);
+        let error = memory.put(&key(3), Blob::Whole(Bytes::from(vec![0; 100_001]))).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted);
+        assert_eq!(absent(&memory, &[2]).await, []);
+    }
+
+    #[tokio::test]
+    async fn replacing_a_value_counts_it_once() {
+        let memory = Memory::new(2 * charge(100));
+        for _ in 0..50 {
+            put(&memory, 1, 100).await;
+            put(&memory, 2, 100).await;
+        }
+        assert_eq!(absent(&memory, &[1, 2]).await, []);
+        assert_eq!(memory.used_bytes.load(Ordering::Relaxed), 2 * charge(100));
+    }
+}

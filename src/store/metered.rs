@@ -1,0 +1,120 @@
+//! Counts the calls and bytes of the store below.
+
+use std::ops::RangeFrom;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prometheus::IntCounter;
+
+use super::{Blob, Key, Store};
+use crate::error::Result;
+use crate::metrics::{STORE_BYTES, STORE_CALLS};
+
+/// Reports under the store's name. Bytes are those of the blobs handed over, read to their end or not: a blob that is a file
+/// must stay one.
+pub struct Metered {
+    inner: Arc<dyn Store>,
+    get: Outcomes,
+    put: Outcomes,
+    missing: Outcomes,
+    read_bytes: IntCounter,
+    written_bytes: IntCounter,
+}
+
+/// The counters of one operation, looked up once.
+struct Outcomes {
+    hit: IntCounter,
+    miss: IntCounter,
+    ok: IntCounter,
+    error: IntCounter,
+}
+
+impl Outcomes {
+    fn new(store: &str, operation: &str) -> Self {
+        let counter = |outcome| STORE_CALLS.with_label_values(&[store, operation, outcome]);
+        Self { hit: counter("hit"), miss: counter("miss"), ok: counter("ok"), error: counter("error") }
+    }
+
+    fn count<T>(&self, result: &Result<T>) {
+        if result.is_ok() { self.ok.inc() } else { self.error.inc() }
+    }
+}
+
+impl Metered {
+    /// `name` is the store's label, such as `disk`.
+    pub fn new(name: &'static str, inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            get: Outcomes::new(name, "get"),
+            put: Outcomes::new(name, "put"),
+            missing: Outcomes::new(name, "missing"),
+            read_bytes: STORE_BYTES.with_label_values(&[name, "read"]),
+            written_bytes: STORE_BYTES.with_label_values(&[name, "written"]),
+        }
+    }
+
+    fn count_put(&self, size: u64, result: &Result<()>) {
+        self.put.count(result);
+        if result.is_ok() {
+            self.written_bytes.inc_by(size);
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Metered {
+    async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
+        let result = self.inner.get(key, range).await;
+        match &result {
+            Ok(Some(blob)) => {
+                self.get.hit.inc();
+                self.read_bytes.inc_by(blob.size());
+            }
+            Ok(None) => self.get.miss.inc(),
+            Err(_) => self.get.error.inc(),
+        }
+        result
+    }
+
+    async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
+        let size = blob.size();
+        let result = self.inner.put(key, blob).await;
+        self.count_put(size, &result);
+        result
+    }
+
+    async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
+        let result = self.inner.missing(keys).await;
+        self.missing.count(&result);
+        result
+    }
+
+    async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
+        let sizes: Vec<u64> = blobs.iter().map(|(_, bytes)| bytes.len() as u64).collect();
+        let results = self.inner.put_all(blobs).await;
+        for (size, result) in sizes.into_iter().zip(&results) {
+            self.count_put(size, result);
+        }
+        results
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Memory;
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_and_bytes_are_counted() {
+        let store = Metered::new("metered-test", Arc::new(Memory::new(1 << 20)));
+        let key = Key::Action([1; 32]);
+        store.get(&key, 0..).await.unwrap();
+        store.put(&key, Blob::Whole(Bytes::from_static(b"12345"))).await.unwrap();
+        store.get(&key, 1..).await.unwrap();
+        store.missing(&[key]).await.unwrap();
+        assert_eq!((store.get.hit.get(), store.get.miss.get(), store.get.error.get()), (1, 1, 0));
+        assert_eq!((store.put.ok.get(), store.missing.ok.get()), (1, 1));
+        assert_eq!((store.read_bytes.get(), store.written_bytes.get()), (4, 5));
+    }
+}

@@ -1,0 +1,161 @@
+//! What an operator may say about a worker.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::proto::rev2::platform::Property;
+
+/// Slots that one worker may have: each holds some descriptors and a network namespace.
+const SLOTS_MAX: u32 = 1024;
+/// `nobody`: on every Linux system, and nothing of importance belongs to it.
+const NOBODY: u32 = 65534;
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A name for people, in the metadata of every action that it runs. By default the machine's host name.
+    pub name: Option<String>,
+    /// How many actions run at a time. By default one for each core.
+    pub slots: Option<NonZeroU32>,
+    /// What actions see of a system: `"host"` for the machine's own `/usr` (read-only), or `{ path = "/srv/debian" }` for an
+    /// unpacked root file system.
+    pub root: Root,
+    /// The user on the host that actions run under, when the worker runs as root. Inside, they are always user 1000.
+    pub uid: u32,
+    /// The group on the host that actions run under, when the worker runs as root.
+    pub gid: u32,
+    /// The platform properties that the worker offers, with all values of each.
+    pub properties: BTreeMap<String, Vec<String>>,
+}
+
+/// Whose system directories the actions see.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Root {
+    /// The machine's own.
+    #[default]
+    Host,
+    /// Those of an unpacked root file system at this path.
+    #[serde(untagged)]
+    Unpacked { path: PathBuf },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let property = |name: &str, value: &str| (name.to_owned(), vec![value.to_owned()]);
+        let properties = [property("OSFamily", "linux"), property("ISA", isa())];
+        Self {
+            name: None,
+            slots: None,
+            root: Root::Host,
+            uid: NOBODY,
+            gid: NOBODY,
+            properties: properties.into(),
+        }
+    }
+}
+
+/// The machine's instruction set in the words of REv2's platform lexicon.
+fn isa() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x86-64",
+        "aarch64" => "arm-a64",
+        "riscv64" => "rv64g",
+        other => other,
+    }
+}
+
+impl Config {
+    /// All that is wrong with this configuration, one sentence each.
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.slots.is_some_and(|slots| slots.get() > SLOTS_MAX) {
+            problems.push(format!("worker.slots: at most {SLOTS_MAX} are possible"));
+        }
+        if self.uid == 0 || self.gid == 0 {
+            problems.push("worker.uid, worker.gid: actions cannot run as root (0)".to_owned());
+        }
+        if let Root::Unpacked { path } = &self.root
+            && !path.join("usr").is_dir()
+        {
+            problems.push(format!("worker.root.path: {} has no directory usr", path.display()));
+        }
+        for (name, values) in &self.properties {
+            if name.is_empty() || values.is_empty() {
+                problems.push(format!("worker.properties: property `{name}` needs a name and a value"));
+            }
+        }
+        problems
+    }
+
+    /// How many actions run at a time.
+    pub fn slots(&self) -> u32 {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.slots.map_or_else(|| u32::try_from(cores()).unwrap_or(SLOTS_MAX).min(SLOTS_MAX), NonZeroU32::get)
+    }
+
+    /// The worker's name for people.
+    pub fn name(&self) -> String {
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.name.clone().unwrap_or_else(host)
+    }
+
+    pub(super) fn root_path(&self) -> PathBuf {
+        match &self.root {
+            Root::Host => "/".into(),
+            Root::Unpacked { path } => path.clone(),
+        }
+    }
+
+    /// The properties as the scheduler gets them: one entry for each value.
+    pub(super) fn offers(&self) -> Vec<Property> {
+        let pairs =
+            self.properties.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        pairs.map(|(name, value)| Property { name: name.clone(), value: value.clone() }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::Figment;
+    use figment::providers::{Format, Serialized, Toml};
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, Box<figment::Error>> {
+        Figment::from(Serialized::defaults(Config::default()))
+            .merge(Toml::string(text))
+            .extract()
+            .map_err(Box::new)
+    }
+
+    #[test]
+    fn the_default_is_good_and_offers_this_machine() {
+        let config = read("").expect("readable");
+        assert_eq!(config, Config::default());
+        assert!(config.check().is_empty() && config.slots() >= 1 && !config.name().is_empty());
+        assert!(
+            config.offers().iter().any(|property| property.name == "OSFamily" && property.value == "linux")
+        );
+    }
+
+    #[test]
+    fn a_root_is_the_hosts_or_a_path() {
+        assert_eq!(read("root = \"host\"").expect("readable").root, Root::Host);
+        let root = read("root = { path = \"/srv/x\" }").expect("readable").root;
+        assert_eq!(root, Root::Unpacked { path: "/srv/x".into() });
+        assert!(read("root = \"guest\"").is_err());
+        assert!(read("rot = \"host\"").is_err());
+    }
+
+    #[test]
+    fn every_problem_is_told() {
+        let config = read("slots = 5000\nuid = 0\nroot = { path = \"/nowhere\" }\n[properties]\nx = []")
+            .expect("readable");
+        assert_eq!(config.check().len(), 4, "{:?}", config.check());
+    }
+}

@@ -1,0 +1,267 @@
+//! One lease from its start to its end: inputs, command, outputs, and the time of each step.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, timeout};
+
+use super::Worker;
+use super::answer;
+use super::command::{Command, digest};
+use super::directory::{Directory, Printed};
+use super::inputs::Staging;
+use super::outputs;
+use super::sandbox::{End, Exit, Running, Spec};
+use super::tree::Tree;
+use crate::digest::{Digest, Function};
+use crate::error::{Context, Error, Kind, Result};
+use crate::proto::rev2::{ActionResult, ExecutedActionMetadata};
+use crate::proto::worker::finished::Outcome;
+use crate::proto::worker::{Lease, Start};
+use crate::proto::{self, Timestamp};
+use crate::tasks::Shutdown;
+
+/// How long fetching and staging the inputs may take: a store that does not answer must not hold a slot for ever.
+const INPUTS_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long hashing and uploading the outputs may take.
+const OUTPUTS_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long killed processes may take to go: only ones that hang in the kernel take longer than milliseconds.
+const KILL_MAX: Duration = Duration::from_secs(30);
+/// How long making the sandbox may take on top of the command's own time.
+const SANDBOX_MAX: Duration = Duration::from_secs(60);
+
+/// As shells report a command that a signal ended.
+const SIGNAL_BASE: i32 = 128;
+
+/// One attempt at one action.
+pub(super) struct Attempt {
+    worker: Worker,
+    /// Cancelled when the scheduler or the farm wants this lease to end.
+    kill: Shutdown,
+    metadata: ExecutedActionMetadata,
+}
+
+/// A command that has ended and what it left.
+struct Ended {
+    why: Why,
+    exit: Exit,
+    printed: Printed,
+}
+
+/// Why a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Itself,
+    Timeout,
+    Killed,
+}
+
+/// The parts of a `Start` that matter here, checked.
+struct Job {
+    function: Function,
+    command: Digest,
+    input_root: Digest,
+    timeout: Duration,
+}
+
+/// The name of the directory of this lease: unique, because a lease is.
+pub(super) fn directory_name(lease: &Lease) -> String {
+    format!("{}-{}", hex::encode(&lease.execution), lease.attempt)
+}
+
+impl Attempt {
+    pub(super) fn new(worker: Worker, kill: Shutdown) -> Self {
+        let metadata = ExecutedActionMetadata {
+            worker: worker.name().to_owned(),
+            worker_start_timestamp: Some(timestamp()),
+            ..ExecutedActionMetadata::default()
+        };
+        Self { worker, kill, metadata }
+    }
+
+    /// Runs `start` and answers how it ended. Nothing of the action runs any more then; its directory is deleted soon after.
+    pub(super) async fn run(mut self, start: Start) -> Outcome {
+        let lease = start.lease.clone().unwrap_or_default();
+        let counted = match self.worker.make_directory(directory_name(&lease)).await {
+            Ok(counted) => counted,
+            Err(error) => return answer::of_error(&error),
+        };
+        let outcome = match self.execute(start, &counted.directory).await {
+            Ok(outcome) => outcome,
+            Err(error) if error.kind() == Kind::Cancelled => Outcome::Killed(true),
+            Err(error) => answer::of_error(&error),
+        };
+        self.worker.discard(counted);
+        outcome
+    }
+
+    async fn execute(&mut self, start: Start, directory: &Directory) -> Result<Outcome> {
+        let job = Job::check(&start)?;
+        self.metadata.input_fetch_start_timestamp = Some(timestamp());
+        let command = self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
+        self.metadata.input_fetch_completed_timestamp = Some(timestamp());
+
+        self.metadata.execution_start_timestamp = Some(timestamp());
+        let ended = self.command(&command, job.timeout, directory).await?;
+        self.metadata.execution_completed_timestamp = Some(timestamp());
+
+        self.metadata.output_upload_start_timestamp = Some(timestamp());
+        let outcome =
+            self.bounded("uploading the outputs", OUTPUTS_MAX, self.answer(&job, command, ended)).await?;
+        self.metadata.output_upload_completed_timestamp = Some(timestamp());
+        self.metadata.worker_completed_timestamp = Some(timestamp());
+        Ok(self.with_metadata(outcome))
+    }
+
+    /// Runs a phase until it is done, takes too long or the lease is to end.
+    async fn bounded<T>(
+        &self,
+        phase: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let late = || Error::new(Kind::Timeout, format!("{phase} took longer than {} s", limit.as_secs()));
+        tokio::select! {
+            result = timeout(limit, work) => result.map_err(|_| late())?,
+            () = self.kill.cancelled() => Err(Error::new(Kind::Cancelled, format!("killed while {phase}"))),
+        }
+    }
+
+    /// Fetches and checks everything, so that a request that is wrong runs nothing.
+    async fn stage(&self, job: &Job, directory: &Directory) -> Result<Command> {
+        let cas = self.worker.cas();
+        let command = cas.message(&job.command).await.context(|| format!("read command {}", job.command))?;
+        let tree = Tree::fetch(cas, job.input_root).await;
+        let Some(command) = command else { return Err(missing_command(job.command, tree)) };
+        let command = Command::check(command)?;
+        let mut tree = tree?;
+        tree.complete(&command)?;
+        let staging = Staging { directory: directory.inputs(), ownership: self.worker.ownership() };
+        staging.stage(cas, tree).await?;
+        Ok(command)
+    }
+
+    async fn command(&self, command: &Command, limit: Duration, directory: &Directory) -> Result<Ended> {
+        let printed = directory.printed.try_clone()?;
+        let Printed { stdout, stderr } = printed.try_clone()?;
+        let spec = Spec {
+            directory: directory.name.clone(),
+            arguments: command.arguments.clone(),
+            environment: command.environment.clone(),
+            working_directory: command.working_directory.clone(),
+            stdout,
+            stderr,
+        };
+        let running =
+            self.bounded("starting the sandbox", SANDBOX_MAX, self.worker.launcher().run(spec)).await?;
+        let (why, exit) = self.wait(&running, limit).await?;
+        if why == Why::Killed {
+            return Err(Error::new(Kind::Cancelled, "killed while the command ran"));
+        }
+        Ok(Ended { why, exit, printed })
+    }
+
+    async fn wait(&self, running: &Running, limit: Duration) -> Result<(Why, Exit)> {
+        let why = tokio::select! {
+            exit = running.wait() => return Ok((Why::Itself, exit?)),
+            () = tokio::time::sleep_until(Instant::now() + limit) => Why::Timeout,
+            () = self.kill.cancelled() => Why::Killed,
+        };
+        running.kill();
+        let stuck = || Error::new(Kind::Unavailable, "the command's processes cannot be killed");
+        let exit = timeout(KILL_MAX, running.wait()).await.map_err(|_| stuck())??;
+        Ok((why, exit))
+    }
+
+    async fn answer(&self, job: &Job, command: Command, ended: Ended) -> Result<Outcome> {
+        let Ended { why, exit, printed } = ended;
+        let cas = self.worker.cas();
+        let mut result = ActionResult::default();
+        let (stdout, stderr) = tokio::try_join!(
+            outputs::upload_file(cas, job.function, printed.stdout),
+            outputs::upload_file(cas, job.function, printed.stderr),
+        )?;
+        result.stdout_digest = stdout.map(|digest| digest.to_proto());
+        result.stderr_digest = stderr.map(|digest| digest.to_proto());
+        let (exit_code, message) = exit_code(exit.end);
+        result.exit_code = exit_code;
+        if why == Why::Timeout {
+            return Ok(answer::of_timeout(result, job.timeout.as_secs_f64()));
+        }
+        match outputs::collect(cas, job.function, exit.view, (command.outputs, command.format)).await {
+            Ok(found) => Ok(answer::of_result(merge(result, found), message)),
+            Err(error) => Ok(answer::of_bad_outputs(result, &error)),
+        }
+    }
+
+    fn with_metadata(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Response(mut response) => {
+                if let Some(result) = &mut response.result {
+                    result.execution_metadata = Some(self.metadata.clone());
+                }
+                Outcome::Response(response)
+            }
+            Outcome::Fault(_) | Outcome::Killed(_) => outcome,
+        }
+    }
+}
+
+/// All that is missing at once: the command and whatever is missing of the inputs.
+fn missing_command(command: Digest, tree: Result<Tree>) -> Error {
+    let mut missing = vec![command];
+    match tree {
+        Err(error) if error.kind() == Kind::MissingInput => missing.extend(error.missing()),
+        Err(error) if error.kind() != Kind::Invalid => return error,
+        Ok(_) | Err(_) => {}
+    }
+    Error::missing_input(missing)
+}
+
+/// The outputs of `found` with what the command printed and returned.
+fn merge(printed: ActionResult, found: ActionResult) -> ActionResult {
+    ActionResult {
+        exit_code: printed.exit_code,
+        stdout_digest: printed.stdout_digest,
+        stderr_digest: printed.stderr_digest,
+        ..found
+    }
+}
+
+/// The exit code for the client, and a sentence if there is more to say.
+fn exit_code(end: End) -> (i32, String) {
+    match end {
+        End::Exited(code) => (code, String::new()),
+        End::Signaled(signal) => (SIGNAL_BASE + signal, format!("the command was ended by signal {signal}")),
+        End::Killed => (SIGNAL_BASE + libc::SIGKILL, String::new()),
+    }
+}
+
+impl Job {
+    fn check(start: &Start) -> Result<Self> {
+        let function =
+            Function::from_proto(start.digest_function).map_err(|error| Error::invalid(error.to_string()))?;
+        let action = start.action.as_ref().ok_or_else(|| Error::bug("the scheduler sent no action"))?;
+        let limit = start.timeout.as_ref().ok_or_else(|| Error::bug("the scheduler sent no timeout"))?;
+        Ok(Self {
+            function,
+            command: digest(function, action.command_digest.as_ref(), "command digest")?,
+            input_root: digest(function, action.input_root_digest.as_ref(), "input root digest")?,
+            timeout: duration(limit)?,
+        })
+    }
+}
+
+fn duration(value: &proto::Duration) -> Result<Duration> {
+    let parts = u64::try_from(value.seconds).ok().zip(u32::try_from(value.nanos).ok());
+    let duration = parts.map(|(seconds, nanos)| Duration::new(seconds, nanos.min(999_999_999)));
+    duration.ok_or_else(|| Error::invalid("the timeout is negative"))
+}
+
+fn timestamp() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).expect("below a billion"),
+    }
+}

@@ -1,0 +1,141 @@
+//! The last steps of a child before it becomes the command: its session, its descriptors, its limits, no privileges.
+
+use std::ffi::{CStr, CString};
+use std::fmt::Write as _;
+use std::io;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::init::{Init, Order};
+use super::launcher::{Fault, Step};
+use super::sys::{self, Strings};
+use super::wire;
+
+/// As a shell: the program is not there.
+const NOT_FOUND: i32 = 127;
+/// As a shell: the program is there and cannot be executed.
+const NOT_EXECUTABLE: i32 = 126;
+/// Searched when the command's environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/bin:/bin";
+
+/// Soft limits, the same on every host; the hard ones stay the host's.
+const OPEN_FILES: u64 = 1024;
+const STACK_BYTES: u64 = 8 << 20;
+
+/// Becomes the command, or ends with a shell's exit code and a sentence on stderr.
+pub(super) fn main(init: &Init<'_>, order: &Order) -> ! {
+    if let Err(fault) = prepare(init) {
+        // The farm takes the first message, so the code of this process does not matter any more.
+        let _ = wire::send_fault(&init.channel, &fault);
+        sys::exit_now(NOT_EXECUTABLE);
+    }
+    let error = execute(order);
+    let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
+    let mut sentence = format!("croft: {}: ", order.arguments[0]);
+    let _ = match error.raw_os_error() {
+        Some(libc::ENOENT) => write!(sentence, "not found"),
+        Some(libc::EACCES) => write!(sentence, "permission denied"),
+        _ => write!(sentence, "cannot be executed: {error}"),
+    };
+    sentence.push('\n');
+    let _ = rustix::io::write(rustix::stdio::stderr(), sentence.as_bytes());
+    sys::exit_now(code)
+}
+
+fn prepare(init: &Init<'_>) -> Result<(), Fault> {
+    rustix::process::setsid().step("start a session")?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).step("set stdin")?;
+    rustix::stdio::dup2_stdout(&init.stdout).step("set stdout")?;
+    rustix::stdio::dup2_stderr(&init.stderr).step("set stderr")?;
+    sys::close_on_exec_from(3).step("close all other descriptors")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    limit(Resource::Core, 0).step("limit core dumps")?;
+    limit(Resource::Nofile, OPEN_FILES).step("limit open files")?;
+    limit(Resource::Stack, STACK_BYTES).step("limit the stack")?;
+    drop_privileges().step("drop privileges")?;
+    sys::unblock_signals();
+    Ok(())
+}
+
+fn limit(resource: Resource, soft: u64) -> Result<(), rustix::io::Errno> {
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    let current = maximum.map_or(soft, |maximum| soft.min(maximum));
+    rustix::process::setrlimit(resource, Rlimit { current: Some(current), maximum })
+}
+
+fn drop_privileges() -> Result<(), rustix::io::Errno> {
+    // Without the bounding set, no program that is executed can get one of the launcher's capabilities back.
+    for capability in CapabilitySet::all() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The kernel is older than this capability.
+            Err(rustix::io::Errno::INVAL) => break,
+            result => result?,
+        }
+    }
+    let none = CapabilitySet::empty();
+    rustix::thread::clear_ambient_capability_set()?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: none, permitted: none, inheritable: none },
+    )?;
+    rustix::thread::set_no_new_privs(true)
+}
+
+/// Tries the places where the program may be, as `execvp` does; the error of the one that tells most.
+fn execute(order: &Order) -> io::Error {
+    let strings = |list: &[String]| -> Vec<CString> {
+        let strings = list.iter().map(|text| CString::new(text.as_str()));
+        strings.map(|text| text.expect("the message's strings end at a NUL")).collect()
+    };
+    let (arguments, environment) = (strings(&order.arguments), strings(&order.environment));
+    let argument_list = Strings::new(arguments.iter().map(CString::as_c_str));
+    let environment_list = Strings::new(environment.iter().map(CString::as_c_str));
+    let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+    for place in places(&arguments[0], &environment) {
+        let error = sys::execute(&place, &argument_list, &environment_list);
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            // Another directory of PATH may have one that may be executed.
+            Some(libc::EACCES) => worst = error,
+            _ => return error,
+        }
+    }
+    worst
+}
+
+/// The paths that `name` may mean: itself if it has a slash, else one in each directory of the command's own PATH.
+fn places(name: &CStr, environment: &[CString]) -> Vec<CString> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.to_bytes().contains(&b'/') {
+        return vec![name.to_owned()];
+    }
+    let path = environment.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
+    path.unwrap_or(DEFAULT_PATH.as_bytes())
+        .split(|byte| *byte == b':')
+        .map(|directory| {
+            // An empty entry means the working directory.
+            let directory = if directory.is_empty() { b".".as_slice() } else { directory };
+            CString::new([directory, b"/", name.to_bytes()].concat()).expect("parts of C strings have no NUL")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_slash_is_searched_in_the_commands_path() {
+        let path = [c"HOME=/x".to_owned(), c"PATH=/a:/b:".to_owned()];
+        assert_eq!(places(c"tool", &path), [c"/a/tool".to_owned(), c"/b/tool".into(), c"./tool".into()]);
+        assert_eq!(places(c"bin/tool", &path), [c"bin/tool".to_owned()]);
+        assert_eq!(places(c"tool", &[]), [c"/usr/bin/tool".to_owned(), c"/bin/tool".into()]);
+        assert!(places(c"", &path).is_empty());
+    }
+}

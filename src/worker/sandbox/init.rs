@@ -1,0 +1,188 @@
+//! Pid 1 of an action: mounts what only this action sees, starts the command, reaps, and ends all of it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::process::{Signal, WaitOptions, WaitStatus};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use super::exec;
+use super::launcher::{Fault, Step};
+use super::skeleton::{HIDDEN, LOWER, SCRATCH};
+use super::sys::{self, Side};
+use super::wire::{self, End};
+
+/// Where every action sees its inputs.
+const EXEC_ROOT: &str = "/build";
+/// Memory that a command may put into `/dev/shm`.
+const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=512m";
+const PTS_OPTIONS: &std::ffi::CStr = c"newinstance,ptmxmode=0666,mode=0620";
+
+const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// What the launcher hands to an init.
+pub(super) struct Init<'a> {
+    pub(super) channel: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) networks: &'a [OwnedFd],
+}
+
+/// The command as it crosses the channel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) network: usize,
+    /// The action's directory, below the one that the launcher serves.
+    pub(super) directory: String,
+    /// Relative to the exec root.
+    pub(super) working_directory: String,
+    pub(super) arguments: Vec<String>,
+    /// `NAME=value`, each.
+    pub(super) environment: Vec<String>,
+}
+
+impl Order {
+    pub(super) fn encode(&self) -> std::io::Result<Vec<u8>> {
+        let numbers = [self.network, self.arguments.len()].map(|number| number.to_string());
+        let head = [&self.directory, &self.working_directory];
+        let fields = numbers.iter().chain(head).chain(&self.arguments).chain(&self.environment);
+        wire::join(fields.map(String::as_str))
+    }
+
+    fn decode(text: &[u8]) -> Option<Self> {
+        let mut fields = wire::split(text);
+        let network = fields.next()?.parse().ok()?;
+        let count: usize = fields.next()?.parse().ok()?;
+        let directory = fields.next()?.to_owned();
+        let working_directory = fields.next()?.to_owned();
+        let arguments: Vec<String> = fields.by_ref().take(count).map(str::to_owned).collect();
+        let environment = fields.map(str::to_owned).collect();
+        Some(Self { network, directory, working_directory, arguments, environment })
+    }
+}
+
+/// Runs one action and ends.
+pub(super) fn main(init: &Init<'_>) -> ! {
+    let code = match run(init) {
+        Ok(()) => 0,
+        Err(fault) => {
+            // A farm that is gone waits for no sentence.
+            let _ = wire::send_fault(&init.channel, &fault);
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+fn run(init: &Init<'_>) -> Result<(), Fault> {
+    // Dies with the launcher, and with it (as pid 1 of its namespace) everything that the action started.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("bind the init to the launcher")?;
+    let children = sys::watch_children().step("watch the children")?;
+    let text = wire::receive_text(&init.channel).step("read the command")?;
+    let order = text.as_deref().and_then(Order::decode).ok_or("read the command: it is cut short")?;
+    let network = init.networks.get(order.network).ok_or("the command names no network of the launcher's")?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
+    mount_all(&order.directory)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
+    let working_directory = format!("{EXEC_ROOT}/{}", order.working_directory);
+    rustix::process::chdir(&working_directory).step("enter the working directory")?;
+    let command = match sys::fork(0).step("start a process for the command")? {
+        Side::Child => exec::main(init, &order),
+        Side::Parent(pid) => pid,
+    };
+    let end = supervise(&init.channel, &children, command).step("wait for the command")?;
+    // A send fails only when the farm is gone.
+    let _ = wire::send_end(&init.channel, end, sys::children_usage(), view.as_fd());
+    Ok(())
+}
+
+/// Mounts the exec root, `/tmp`, `/proc` and the rest that no two actions share, and takes the actions' directories out of sight.
+fn mount_all(directory: &str) -> Result<(), Fault> {
+    sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC).step("create the action's namespaces")?;
+    // volatile: unmounting would sync the whole file system below, for files that are thrown away.
+    let options = format!(
+        "lowerdir={LOWER}/{directory}/root,upperdir={SCRATCH}/{directory}/upper,workdir={SCRATCH}/{directory}/work,userxattr,volatile"
+    );
+    let options = CString::new(options).expect("the farm's own names have no NUL");
+    mount("overlay", EXEC_ROOT, "overlay", PLAIN, Some(options.as_c_str())).step(
+        "mount the overlay of inputs and outputs; the worker's directory must be on a file system that can be an overlay's \
+         upper layer (ext4, XFS, Btrfs or tmpfs; not an overlay and not NFS)",
+    )?;
+    mount_bind(format!("{SCRATCH}/{directory}/tmp"), "/tmp").step("mount /tmp")?;
+    mount("proc", "/proc", "proc", PLAIN | MountFlags::NOEXEC, None)
+        .step("mount /proc; in a container, the outer /proc must not be masked")?;
+    mount("tmpfs", "/dev/shm", "tmpfs", PLAIN, Some(SHM_OPTIONS)).step("mount /dev/shm")?;
+    mount("devpts", "/dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, Some(PTS_OPTIONS))
+        .step("mount /dev/pts")?;
+    unmount(HIDDEN, UnmountFlags::DETACH).step("hide the worker's directory")
+}
+
+/// Waits for the command's end or the farm's word, then ends and reaps all other processes.
+fn supervise(channel: &OwnedFd, children: &OwnedFd, command: libc::pid_t) -> Result<End, Errno> {
+    let mut end = None;
+    while end.is_none() {
+        let mut fds = [PollFd::new(children, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        // Whatever comes through the channel means kill: a word of the farm's, or its end.
+        let is_killed = !fds[1].revents().is_empty();
+        // One signal may stand for many children, so what is read says only that there may be some.
+        let _ = rustix::io::read(children, &mut [0; 1024]);
+        end = reap(command, WaitOptions::NOHANG)?.or(is_killed.then_some(End::Killed));
+    }
+    loop {
+        sys::kill_all();
+        match rustix::process::wait(WaitOptions::empty()) {
+            Err(Errno::CHILD) => return Ok(end.expect("the loop above ends with one")),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Reaps what has ended; the command's end if that is among it.
+fn reap(command: libc::pid_t, options: WaitOptions) -> Result<Option<End>, Errno> {
+    loop {
+        match rustix::process::wait(options) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == command => {
+                return Ok(Some(end_of(status)));
+            }
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn end_of(status: WaitStatus) -> End {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => End::Exited(code),
+        (None, Some(signal)) => End::Signaled(signal),
+        (None, None) => unreachable!("only ended children are waited for"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_arrives_as_it_was_sent() {
+        let order = Order {
+            network: 3,
+            directory: "aa-1".into(),
+            working_directory: String::new(),
+            arguments: vec!["/bin/sh".into(), "-c".into(), String::new(), "äöü".into()],
+            environment: vec!["A=b=c".into(), "EMPTY=".into()],
+        };
+        assert_eq!(Order::decode(&order.encode().expect("no NUL")), Some(order));
+    }
+}

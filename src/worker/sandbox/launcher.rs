@@ -1,0 +1,239 @@
+//! The launcher: a process of one thread that enters the namespaces all actions share and then forks one init per action.
+//!
+//! The farm's own process has many threads and much memory, which makes forking it slow and wrong; the launcher is small, and
+//! what is the same for every action (user namespace, root, networks) is made once.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::DumpableBehavior;
+use rustix::thread::UnshareFlags;
+
+use super::init;
+use super::skeleton;
+use super::sys::{self, Side};
+use super::wire::{self, REQUEST_FDS};
+
+/// The id of user and group inside the sandbox: the same on every host, and not root's.
+pub(super) const INSIDE_ID: u32 = 1000;
+const HOSTNAME: &[u8] = b"croft";
+
+const NAMESPACES: UnshareFlags = UnshareFlags::NEWUSER
+    .union(UnshareFlags::NEWNS)
+    .union(UnshareFlags::NEWNET)
+    .union(UnshareFlags::NEWIPC)
+    .union(UnshareFlags::NEWUTS);
+
+/// A sentence for people: what could not be done, why, and what to change.
+pub(super) type Fault = String;
+
+/// Says at which step a system call failed.
+pub(super) trait Step<T> {
+    fn step(self, what: &str) -> Result<T, Fault>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, what: &str) -> Result<T, Fault> {
+        self.map_err(|error| format!("{what}: {}", error.into()))
+    }
+}
+
+/// What the farm tells the launcher at start.
+pub(super) struct Setting {
+    /// Where the actions' directories are.
+    pub(super) directory: PathBuf,
+    /// Whose system directories the actions see.
+    pub(super) root: PathBuf,
+    /// The ids on the host that actions run under, if the farm is root.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Network namespaces to make: one for each action that runs at a time.
+    pub(super) networks: u32,
+}
+
+/// How the owner of the inputs relates to the user that actions run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// The farm is no root: actions run as its own user on the host.
+    Same,
+    /// The farm is root and the kernel shows the inputs as the actions' user's; only what actions write needs its owner set.
+    Mapped { uid: u32, gid: u32 },
+    /// The farm is root and every input needs its owner set, so nothing can be shared by links.
+    Foreign { uid: u32, gid: u32 },
+}
+
+impl Setting {
+    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
+        let name = |path: &PathBuf| {
+            let name = path.to_str().map(str::to_owned);
+            name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path is not UTF-8"))
+        };
+        let numbers = [self.uid, self.gid, self.networks].map(|number| number.to_string());
+        let mut fields = vec![name(&self.directory)?, name(&self.root)?];
+        fields.extend(numbers);
+        wire::join(fields.iter().map(String::as_str))
+    }
+
+    fn decode(text: &[u8]) -> Option<Self> {
+        let mut fields = wire::split(text);
+        let mut field = || fields.next();
+        Some(Self {
+            directory: field()?.into(),
+            root: field()?.into(),
+            uid: field()?.parse().ok()?,
+            gid: field()?.parse().ok()?,
+            networks: field()?.parse().ok()?,
+        })
+    }
+}
+
+/// Runs the launcher on the socket that is its standard input. Ends with the farm, which closes the other end.
+pub fn main() -> ExitCode {
+    sys::assert_single_threaded();
+    let Ok(socket) = take_socket() else { return ExitCode::FAILURE };
+    let setting = wire::receive_text(&socket).ok().flatten();
+    let Some(setting) = setting.as_deref().and_then(Setting::decode) else { return ExitCode::FAILURE };
+    match enter(&setting) {
+        Ok((ownership, networks)) => {
+            let name = match ownership {
+                Ownership::Same => "Rsame",
+                Ownership::Mapped { .. } => "Rmapped",
+                Ownership::Foreign { .. } => "Rforeign",
+            };
+            if wire::send(&socket, name.as_bytes(), &[]).is_ok() {
+                serve(&socket, &networks);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            // The farm may be gone already; then nobody waits for the sentence.
+            let _ = wire::send_fault(&socket, &fault);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Moves the socket away from descriptor 0, so that no action can inherit it.
+fn take_socket() -> io::Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3)?;
+    let null = fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    sys::close_on_exec_from(3)?;
+    Ok(socket)
+}
+
+/// Enters the shared namespaces and the shared root; makes the networks.
+fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
+    // A session of its own: Ctrl-C at the terminal is for the farm, which then ends the actions in order.
+    let _ = rustix::process::setsid();
+    let (ids, ownership, parts) = if rustix::process::geteuid().is_root() {
+        enter_as_root(setting)?
+    } else {
+        let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        (ids, Ownership::Same, None)
+    };
+    unshare(ids)?;
+    rustix::system::sethostname(HOSTNAME).step("set the host name")?;
+    let networks = (0..setting.networks).map(|_| network()).collect::<Result<_, _>>()?;
+    let parts = match parts {
+        Some(parts) => parts,
+        None => skeleton::collect(setting, None)?,
+    };
+    parts.enter()?;
+    // Not dumpable means that no action can look at an init through /proc or trace it.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the launcher")?;
+    sys::ignore_children();
+    Ok((ownership, networks))
+}
+
+type Ids = (u32, u32);
+
+/// As root: collects the mounts while root's rights last, then becomes the unprivileged user.
+fn enter_as_root(setting: &Setting) -> Result<(Ids, Ownership, Option<skeleton::Parts>), Fault> {
+    let (uid, gid) = (setting.uid, setting.gid);
+    let mapped = id_map(uid, gid).and_then(|map| skeleton::collect(setting, Some(&map)));
+    let (ownership, parts) = match mapped {
+        Ok(parts) => (Ownership::Mapped { uid, gid }, Some(parts)),
+        // File systems without mapped mounts are common (overlayfs, NFS), and so is root without its rights (containers).
+        Err(_) => (Ownership::Foreign { uid, gid }, skeleton::collect(setting, None).ok()),
+    };
+    become_user(uid, gid).step("become the unprivileged user of the sandbox")?;
+    Ok(((uid, gid), ownership, parts))
+}
+
+fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    set_thread_groups(&[])?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    // Changing the user makes /proc/self root's; the id maps are written there.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    Ok(())
+}
+
+/// A user namespace in which root's files are those of `uid` and `gid`, for mounts that show them so.
+fn id_map(uid: u32, gid: u32) -> Result<OwnedFd, Fault> {
+    match sys::fork(libc::CLONE_NEWUSER).step("create a user namespace")? {
+        Side::Child => loop {
+            let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 60, tv_nsec: 0 });
+        },
+        Side::Parent(pid) => {
+            let map = write_id_map(pid, uid, gid).step("write an id map");
+            let child = rustix::process::Pid::from_raw(pid).expect("a child's pid is positive");
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+            let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+            map
+        }
+    }
+}
+
+fn write_id_map(pid: libc::pid_t, uid: u32, gid: u32) -> io::Result<OwnedFd> {
+    fs::write(format!("/proc/{pid}/uid_map"), format!("0 {uid} 1"))?;
+    fs::write(format!("/proc/{pid}/gid_map"), format!("0 {gid} 1"))?;
+    Ok(fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
+}
+
+fn unshare((uid, gid): Ids) -> Result<(), Fault> {
+    sys::unshare(NAMESPACES).step(
+        "create the sandbox's namespaces; user namespaces must be allowed (sysctl user.max_user_namespaces above 0, \
+         kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), and not from inside a chroot",
+    )?;
+    // A group map may be written without privilege only by who gives up changing its groups.
+    fs::write("/proc/self/setgroups", "deny").step("give up supplementary groups")?;
+    fs::write("/proc/self/uid_map", format!("{INSIDE_ID} {uid} 1")).step("map the user")?;
+    fs::write("/proc/self/gid_map", format!("{INSIDE_ID} {gid} 1")).step("map the group")
+}
+
+/// A network with nothing but a loopback interface. Making one takes longer than all else of an action, so they are reused.
+fn network() -> Result<OwnedFd, Fault> {
+    sys::unshare(UnshareFlags::NEWNET).step("create a network namespace")?;
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).step("open a socket")?;
+    sys::loopback_up(&socket).step("bring up the loopback interface")?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/ns/net", flags, Mode::empty()).step("open a network namespace")
+}
+
+/// Forks an init for every request until the farm closes its end.
+fn serve(socket: &OwnedFd, networks: &[OwnedFd]) {
+    let mut buffer = [0; 16];
+    loop {
+        let Ok((length, fds)) = wire::receive(socket, &mut buffer) else { return };
+        if length == 0 {
+            return;
+        }
+        let Ok([channel, stdout, stderr]) = <[OwnedFd; REQUEST_FDS]>::try_from(fds) else { continue };
+        match sys::fork(libc::CLONE_NEWPID) {
+            Ok(Side::Child) => init::main(&init::Init { channel, stdout, stderr, networks }),
+            Ok(Side::Parent(_)) => {}
+            Err(error) => {
+                let _ = wire::send_fault(&channel, &format!("start a process for the action: {error}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Runs commands where they see their inputs, a read-only system and nothing else of the host.
+//!
+//! Three processes stand behind a command: the farm's, the [`launcher`] that all actions share, and an init per action. The
+//! farm talks to each init over a channel of its own; closing it kills the action, so nothing can outlive a dropped [`Running`].
+
+mod exec;
+mod init;
+pub mod launcher;
+mod skeleton;
+mod sys;
+mod wire;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use launcher::Ownership;
+pub use sys::Usage;
+pub use wire::End;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::tasks;
+use init::Order;
+use launcher::Setting;
+use wire::Event;
+
+/// The hidden command that the binary runs as the launcher.
+pub const LAUNCHER_COMMAND: &str = "launcher";
+/// A message of an init is one line.
+const EVENT_BYTES: usize = 64 * 1024;
+
+/// What the sandbox needs to know of the machine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the actions' directories are.
+    pub directory: PathBuf,
+    /// The root file system whose system directories the actions see; `/` is the host's.
+    pub root: PathBuf,
+    /// The ids on the host that actions run under, if the farm is root.
+    pub uid: u32,
+    pub gid: u32,
+    /// How many actions run at a time.
+    pub networks: u32,
+}
+
+/// A command to run.
+#[derive(Debug)]
+pub struct Spec {
+    /// The action's directory below [`Config::directory`]; it holds `root` (inputs), `upper`, `work` and `tmp`.
+    pub directory: String,
+    /// The program and its arguments; not empty.
+    pub arguments: Vec<String>,
+    /// The whole environment, `NAME=value` each.
+    pub environment: Vec<String>,
+    /// Relative to the input root; it exists.
+    pub working_directory: String,
+    pub stdout: File,
+    pub stderr: File,
+}
+
+/// How a command ended, what it used, and what it left.
+#[derive(Debug)]
+pub struct Exit {
+    pub end: End,
+    pub usage: Usage,
+    /// The input root with all that the command changed, as an `O_PATH` directory. It stays readable until it is closed.
+    pub view: OwnedFd,
+}
+
+/// Starts commands in the sandbox. Cheap to clone.
+#[derive(Clone)]
+pub struct Launcher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    executable: PathBuf,
+    config: Config,
+    ownership: Ownership,
+    process: Mutex<Arc<Process>>,
+    free: Arc<Semaphore>,
+    /// The networks that no action uses; never empty while a permit of `free` is held.
+    networks: Mutex<Vec<usize>>,
+}
+
+/// The launcher's process, which ends when its socket is closed.
+struct Process {
+    socket: AsyncFd<OwnedFd>,
+    child: Mutex<Child>,
+}
+
+/// A command that runs. Dropping it kills the command and all that it started.
+pub struct Running {
+    channel: AsyncFd<OwnedFd>,
+    _network: Network,
+}
+
+/// A network namespace in use by one action.
+struct Network {
+    index: usize,
+    inner: Arc<Inner>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Launcher {
+    /// Starts the launcher: `executable` is this program, whose hidden command `launcher` it runs. Blocks until it is ready.
+    ///
+    /// # Errors
+    /// `Unavailable` with a sentence that says what the machine lacks and what to change.
+    pub fn start(executable: &Path, config: Config) -> Result<Self> {
+        let (process, ownership) = Process::start(executable, &config)?;
+        let networks = config.networks as usize;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                executable: executable.to_owned(),
+                ownership,
+                process: Mutex::new(Arc::new(process)),
+                free: Arc::new(Semaphore::new(networks)),
+                networks: Mutex::new((0..networks).collect()),
+                config,
+            }),
+        })
+    }
+
+    /// Whose the files are that an action gets.
+    pub fn ownership(&self) -> Ownership {
+        self.inner.ownership
+    }
+
+    /// The pid of the launcher's process, for the log.
+    pub fn process_id(&self) -> u32 {
+        let process = lock(&self.inner.process).clone();
+        lock(&process.child).id()
+    }
+
+    /// Hands a command to the sandbox; waits while as many actions run as the configuration allows.
+    ///
+    /// # Errors
+    /// `Invalid` for a string with a NUL; `Unavailable` when the launcher is gone and cannot be started again.
+    pub async fn run(&self, spec: Spec) -> Result<Running> {
+        let network = self.network().await?;
+        let order = Order {
+            network: network.index,
+            directory: spec.directory,
+            working_directory: spec.working_directory,
+            arguments: spec.arguments,
+            environment: spec.environment,
+        };
+        let text =
+            order.encode().map_err(|error| Error::invalid("the command cannot be run").with_source(error))?;
+        let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox")?;
+        let fds = [theirs.as_fd(), spec.stdout.as_fd(), spec.stderr.as_fd()];
+        self.request(&fds).await?;
+        drop(theirs);
+        let channel = nonblocking(ours)?;
+        for datagram in wire::datagrams(&text) {
+            // An init that has already stopped has left a message that says why.
+            if send(&channel, &datagram, &[]).await.is_err() {
+                break;
+            }
+        }
+        Ok(Running { channel, _network: network })
+    }
+
+    async fn network(&self) -> Result<Network> {
+        let permit = self.inner.free.clone().acquire_owned().await.expect("nothing closes the semaphore");
+        let index = lock(&self.inner.networks).pop().expect("there is a network for every permit");
+        Ok(Network { index, inner: self.inner.clone(), _permit: permit })
+    }
+
+    /// Asks the launcher for an init; starts the launcher anew if it is gone.
+    async fn request(&self, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
+        let process = lock(&self.inner.process).clone();
+        if send(&process.socket, b"+", fds).await.is_ok() {
+            return Ok(());
+        }
+        tracing::warn!("the sandbox's launcher is gone and is started again");
+        let process = self.restart(&process).await?;
+        send(&process.socket, b"+", fds).await.map_err(|errno| {
+            Error::new(Kind::Unavailable, "the sandbox's launcher does not take commands").with_source(errno)
+        })
+    }
+
+    /// Replaces `old` unless somebody else has done so already.
+    async fn restart(&self, old: &Arc<Process>) -> Result<Arc<Process>> {
+        let (inner, old) = (self.inner.clone(), old.clone());
+        let handle = tokio::runtime::Handle::current();
+        tasks::blocking(move || {
+            let _guard = handle.enter();
+            let mut current = lock(&inner.process);
+            if Arc::ptr_eq(&current, &old) {
+                *current = Arc::new(Process::start(&inner.executable, &inner.config)?.0);
+            }
+            Ok(current.clone())
+        })
+        .await
+    }
+}
+
+impl Running {
+    /// Waits for the command's end. May be dropped and called again until it has answered.
+    ///
+    /// # Errors
+    /// `Unavailable` when the sandbox could not be set up or broke; the command may or may not have run.
+    pub async fn wait(&self) -> Result<Exit> {
+        let (bytes, fds) = receive(&self.channel).await.map_err(|error| {
+            Error::new(Kind::Unavailable, "the sandbox does not answer").with_source(error)
+        })?;
+        if bytes.is_empty() {
+            return Err(Error::new(Kind::Unavailable, "the sandbox's init ended before the command did"));
+        }
+        match wire::parse_event(&bytes, fds) {
+            Some(Event::Ended { end, usage, view }) => Ok(Exit { end, usage, view }),
+            Some(Event::Fault(sentence)) => Err(Error::new(Kind::Unavailable, sentence)),
+            None => Err(Error::bug("the sandbox's init sent a message that makes no sense")),
+        }
+    }
+
+    /// Kills the command and all that it started; [`Running::wait`] tells when nothing runs any more.
+    pub fn kill(&self) {
+        // A failure means that the init is gone, and everything with it; a full queue, that it has been told before.
+        let _ = wire::send(self.channel.get_ref(), b"K", &[]);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        lock(&self.inner.networks).push(self.index);
+    }
+}
+
+impl Process {
+    fn start(executable: &Path, config: &Config) -> Result<(Self, Ownership)> {
+        let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox's launcher")?;
+        let child = Command::new(executable)
+            .arg(LAUNCHER_COMMAND)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| unavailable("start the sandbox's launcher").with_source(error))?;
+        let ownership = greet(&ours, config)?;
+        Ok((Self { socket: nonblocking(ours)?, child: Mutex::new(child) }, ownership))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Everything that runs dies with its parent; waiting only takes the zombie away.
+        let mut child = lock(&self.child);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Tells a new launcher what it needs and waits until it is ready.
+fn greet(socket: &OwnedFd, config: &Config) -> Result<Ownership> {
+    let (uid, gid) = (config.uid, config.gid);
+    let Config { directory, root, networks, .. } = config.clone();
+    let text = Setting { directory, root, uid, gid, networks }.encode().map_err(|error| {
+        Error::invalid("the worker's directory or root cannot be used").with_source(error)
+    })?;
+    let dead = |errno: Errno| unavailable("the sandbox's launcher ended at its start").with_source(errno);
+    for datagram in wire::datagrams(&text) {
+        wire::send(socket, &datagram, &[]).map_err(dead)?;
+    }
+    let mut buffer = vec![0; EVENT_BYTES];
+    let (length, _) = wire::receive(socket, &mut buffer).map_err(dead)?;
+    match &buffer[..length] {
+        b"Rsame" => Ok(Ownership::Same),
+        b"Rmapped" => Ok(Ownership::Mapped { uid, gid }),
+        b"Rforeign" => Ok(Ownership::Foreign { uid, gid }),
+        [b'F', sentence @ ..] => {
+            Err(unavailable(format!("the sandbox cannot be set up: {}", String::from_utf8_lossy(sentence))))
+        }
+        _ => Err(unavailable("the sandbox's launcher ended at its start")),
+    }
+}
+
+fn unavailable(message: impl Into<String>) -> Error {
+    Error::new(Kind::Unavailable, message)
+}
+
+fn nonblocking(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&socket, true).context(|| "prepare a channel to the sandbox")?;
+    sys::watch(socket).context(|| "watch a channel to the sandbox")
+}
+
+async fn send(
+    socket: &AsyncFd<OwnedFd>,
+    bytes: &[u8],
+    fds: &[std::os::fd::BorrowedFd<'_>],
+) -> Result<(), io::Error> {
+    socket.async_io(Interest::WRITABLE, |socket| Ok(wire::send(socket, bytes, fds)?)).await
+}
+
+async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; EVENT_BYTES];
+    let receive = |socket: &OwnedFd| Ok(wire::receive(socket, &mut buffer)?);
+    let (length, fds) = socket.async_io(Interest::READABLE, receive).await?;
+    buffer.truncate(length);
+    Ok((buffer, fds))
+}
+
+/// Nothing panics while it holds one of these locks, and what they guard is valid at any time.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,254 @@
+//! The system calls that neither std nor rustix offers safely. All `unsafe` code of the crate is in this file.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::thread::UnshareFlags;
+use tokio::io::unix::AsyncFd;
+
+/// Which side of a fork the caller is on.
+pub(super) enum Side {
+    Child,
+    Parent(libc::pid_t),
+}
+
+/// `struct clone_args` of linux/sched.h, up to its second version.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+}
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// What `mount_setattr` can set, from linux/mount.h.
+pub(super) const MOUNT_RDONLY: u64 = 0x1;
+pub(super) const MOUNT_NOSUID: u64 = 0x2;
+pub(super) const MOUNT_NODEV: u64 = 0x4;
+const MOUNT_IDMAP: u64 = 0x10_0000;
+
+/// CPU time and memory of all children that were waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in user mode, in microseconds.
+    pub user_us: u64,
+    /// CPU time in the kernel, in microseconds.
+    pub system_us: u64,
+    /// The largest resident set of any one process, in bytes.
+    pub resident_bytes: u64,
+}
+
+/// Forks into the new namespaces that `flags` (`CLONE_NEW…`) name.
+///
+/// The caller must have called [`assert_single_threaded`]: the child has one thread only, and a lock of another one would stay
+/// locked for ever.
+pub(super) fn fork(flags: libc::c_int) -> io::Result<Side> {
+    let arguments = CloneArgs {
+        flags: u64::from(flags.cast_unsigned()),
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM the child gets a copy of the whole address space, so both sides go on with valid memory; no
+    // other thread exists whose state the child could miss. The structure is valid for the size that is passed.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) };
+    match check(result)? {
+        0 => Ok(Side::Child),
+        pid => Ok(Side::Parent(libc::pid_t::try_from(pid).expect("the kernel returns a pid"))),
+    }
+}
+
+/// Panics if this process has more than one thread: one that forks with several hangs sooner or later.
+pub(super) fn assert_single_threaded() {
+    let tasks = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    assert!(tasks.is_ok_and(|count| count == 1), "the launcher has one thread and sees /proc");
+}
+
+/// Registers `socket` with the runtime that this is called in.
+pub(super) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the `OwnedFd` keeps the descriptor open and the same, and `AsyncFd` gives out only shared references to it here.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Leaves the namespaces that `flags` name for new ones.
+pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: none of the flags used here (no FILES, no FS alone) invalidates descriptors that safe code holds.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Sets attributes of the mount at `tree` and of those below it.
+pub(super) fn set_mount(tree: impl AsFd, attributes: u64) -> io::Result<()> {
+    mount_setattr(tree, &private(attributes), libc::AT_RECURSIVE)
+}
+
+/// Sets attributes of the mount at `tree` alone.
+pub(super) fn set_one_mount(tree: impl AsFd, attributes: u64) -> io::Result<()> {
+    mount_setattr(tree, &private(attributes), 0)
+}
+
+/// Mounts that the host makes later must not show up in the sandbox.
+fn private(attr_set: u64) -> MountAttr {
+    MountAttr { attr_set, propagation: libc::MS_PRIVATE, ..MountAttr::default() }
+}
+
+/// Shows the files of the detached mount `tree` under the ids that the user namespace `map` gives them.
+pub(super) fn map_mount(tree: impl AsFd, map: impl AsFd) -> io::Result<()> {
+    let userns_fd = u64::from(map.as_fd().as_raw_fd().cast_unsigned());
+    mount_setattr(tree, &MountAttr { attr_set: MOUNT_IDMAP, userns_fd, ..MountAttr::default() }, 0)
+}
+
+fn mount_setattr(tree: impl AsFd, attributes: &MountAttr, flags: libc::c_int) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | flags;
+    let fd = tree.as_fd().as_raw_fd();
+    // SAFETY: the path is a C string, the structure is valid for the size that is passed, and the kernel keeps neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttr>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Brings up the loopback interface of the network namespace that this process is in.
+pub(super) fn loopback_up(socket: impl AsFd) -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid `ifreq`: it holds integers and arrays of them.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes_with_nul()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).expect("IFF_UP is 1");
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq` of which name and flags are set, and the descriptor is open.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    check(libc::c_long::from(result)).map(drop)
+}
+
+/// Gives every signal its default action and blocks `SIGCHLD` alone, of which the returned descriptor tells.
+pub(super) fn watch_children() -> io::Result<OwnedFd> {
+    set_signals(libc::SIG_DFL)?;
+    // SAFETY: an all-zero set is valid storage, and sigemptyset makes it a valid set before anything reads it.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is owned by this frame; the calls write it or read it and keep nothing.
+    let fd = unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    check(libc::c_long::from(fd))?;
+    // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets the kernel reap the children of this process by itself.
+pub(super) fn ignore_children() {
+    // SAFETY: SIG_IGN is no handler, so no code runs in a signal's context.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Blocks no signal. Ignored ones stay ignored over an `execve`, so [`watch_children`] must have reset them.
+pub(super) fn unblock_signals() {
+    // SAFETY: as in `watch_children`.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+fn set_signals(action: libc::sighandler_t) -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        let is_fixed = matches!(signal, libc::SIGKILL | libc::SIGSTOP);
+        // The C library keeps 32 and 33 for itself and refuses them; nothing sets them before threads exist.
+        if is_fixed || (32..libc::SIGRTMIN()).contains(&signal) {
+            continue;
+        }
+        // SAFETY: the callers pass SIG_DFL, which is no handler.
+        if unsafe { libc::signal(signal, action) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Kills every process of this pid namespace but the caller, its pid 1.
+pub(super) fn kill_all() {
+    // SAFETY: kill has no memory effects; as pid 1 of a namespace, -1 means all others of that namespace.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+}
+
+/// Marks all descriptors from `first` on to be closed by `execve`.
+pub(super) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: with CLOEXEC the call closes nothing; it changes a flag of descriptors.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    check(result).map(drop)
+}
+
+/// Replaces the program of this process; returns only on failure. Both lists end with a null pointer.
+pub(super) fn execute(path: &CStr, arguments: &Strings<'_>, environment: &Strings<'_>) -> io::Error {
+    // SAFETY: the path is a C string; `Strings` guarantees lists of C strings that end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), arguments.0.as_ptr(), environment.0.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// A list of C strings as `execve` wants it.
+pub(super) struct Strings<'a>(Vec<*const libc::c_char>, std::marker::PhantomData<&'a CStr>);
+
+impl<'a> Strings<'a> {
+    pub(super) fn new(strings: impl IntoIterator<Item = &'a CStr>) -> Self {
+        let pointers = strings.into_iter().map(CStr::as_ptr);
+        Self(pointers.chain([std::ptr::null()]).collect(), std::marker::PhantomData)
+    }
+}
+
+/// What the children that were waited for have used, and theirs.
+pub(super) fn children_usage() -> Usage {
+    // SAFETY: all-zero bytes are a valid `rusage`, and the call writes one.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let microseconds = |time: libc::timeval| {
+        time.tv_sec.unsigned_abs().saturating_mul(1_000_000).saturating_add(time.tv_usec.unsigned_abs())
+    };
+    Usage {
+        user_us: microseconds(usage.ru_utime),
+        system_us: microseconds(usage.ru_stime),
+        resident_bytes: usage.ru_maxrss.unsigned_abs().saturating_mul(1024),
+    }
+}
+
+/// Ends a forked child without running what the parent registered for its own end.
+pub(super) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and runs no handlers.
+    unsafe { libc::_exit(code) }
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

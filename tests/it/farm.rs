@@ -1,0 +1,147 @@
+//! A farm for a test: the real binary, with its own data, on ports that are free.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a farm may take to start or to stop: far more than it needs on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The largest message that the tests take; a batch at its limit is a little larger than the usual 4 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A running farm. Dropping it kills it.
+pub struct Farm {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    pub public: String,
+    pub admin: String,
+    pub greeting: String,
+    data: PathBuf,
+    _own: Option<TempDir>,
+}
+
+impl Farm {
+    /// A farm with fresh data.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A farm with fresh data and more environment.
+    pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut farm = Self::start_in(directory.path(), environment);
+        farm._own = Some(directory);
+        farm
+    }
+
+    /// A farm on the data in `data`.
+    pub fn start_in(data: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::try_start(data, environment)
+            .unwrap_or_else(|(_, errors)| panic!("the farm did not start: {errors}"))
+    }
+
+    /// As [`Farm::start_in`], or the exit status and what it said on standard error.
+    pub fn try_start(data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command(data, environment).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut greeting = String::new();
+        while !greeting.contains("Ctrl-C stops the farm") {
+            if output.read_line(&mut greeting).unwrap() == 0 {
+                let mut errors = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+                return Err((child.wait().unwrap(), errors));
+            }
+        }
+        // From here on nobody reads the log; a full pipe must not stop the farm.
+        let mut errors = child.stderr.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::stderr()));
+        let public = after(&greeting, "grpc://");
+        let admin = after(&greeting, "http://").trim_end_matches("/metrics").to_owned();
+        Ok(Self { child, output, public, admin, greeting, data: data.to_owned(), _own: None })
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.public)).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
+    /// Ends it as a power failure of the process would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the farm did not stop on SIGTERM");
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The body of a page of the admin listener, after its status line.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut connection = tokio::net::TcpStream::connect(&self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin);
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+}
+
+impl Drop for Farm {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let mut rest = Vec::new();
+        let _ = self.output.read_to_end(&mut rest);
+    }
+}
+
+/// The command that starts a farm for `data`.
+pub fn command(data: &Path, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_croft"));
+    command
+        .env("CROFT_DATA", data)
+        .env("CROFT_PUBLIC__LISTEN", "127.0.0.1:0")
+        .env("CROFT_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("CROFT_LOG__FILTER", "warn")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn after(text: &str, prefix: &str) -> String {
+    let rest = text.split(prefix).nth(1).unwrap();
+    rest.split_whitespace().next().unwrap().to_owned()
+}
