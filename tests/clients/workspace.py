@@ -353,6 +353,8 @@ def write_many(workspace, options):
 RC = """# The same environment for actions here and on a farm: nothing of the shell that started Bazel.
 build --incompatible_strict_action_env
 build --verbose_failures
+# No bazel-* links: Bazel 4 takes one of another output base for a part of the workspace.
+build --symlink_prefix=/
 test --test_output=errors
 """
 
