@@ -7,7 +7,8 @@ Compared are file contents, executable bits and the targets of links. Prints how
 differences on stderr, when anything differs or is there only once. `--within` takes only paths that begin with a prefix.
 
 Left out is what is not an output of an action that can run elsewhere: dependency files and argument files, which Bazel keeps
-in memory when it builds remotely, and runfiles, which are links that name the output base by its absolute path.
+in memory when it builds remotely, runfiles, which are links that name the output base by its absolute path, and the tree
+"unnamable" of workspace.py, in which Bazel 7 itself spoils a name.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 
 SHOWN = 10  # differences printed: the rest says no more
 LEFT_OUT_FILES = (".d", ".params", ".runfiles_manifest", ".repo_mapping")
-LEFT_OUT_FOLDERS = (".runfiles",)
+LEFT_OUT_FOLDERS = (".runfiles", "unnamable")
 CHUNK = 1 << 20
 
 

@@ -51,6 +51,11 @@ sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]
 print(*(socket.getsockname()[1] for socket in sockets))' "$1"
 }
 
+# farm_start_sid DATA   starts a farm whose actions see the Debian root: the compiler that Bazel found there.
+farm_start_sid() {
+  farm_start "$1" CROFT_WORKER__ROOT="{path=\"$SID\"}"
+}
+
 # farm_start DATA [NAME=VALUE…]   starts a farm and waits until it is ready. A second call starts it on the same ports.
 farm_start() {
   local data=$1

@@ -6,7 +6,7 @@ source "$(dirname "$0")/../lib.sh"
 open_bazel7
 data=$WORK/cold_build/data
 [ -d "$data" ] || data=$STORY/data
-farm_start "$data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$data"
 if [ "$data" = "$STORY/data" ]; then
   # shellcheck disable=SC2046 # flags are words
   bazel cold test //... $(remote) || fail "the build that fills the cache failed: see cold.log"

@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 source "$(dirname "$0")/../lib.sh"
 open_bazel7
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 expect_text "$STORY/farm.log" "--remote_executor=grpc://127.0.0.1:$PUBLIC"
 # shellcheck disable=SC2046 # flags are words
 bazel out test //... $(remote) --remote_download_all --execution_log_json_file="$STORY/spawns.json" ||

@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 source "$(dirname "$0")/../lib.sh"
 open_bazel7
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel out build //daemon $(remote) --remote_timeout=60 --execution_log_json_file="$STORY/spawns.json" ||
   fail "the build failed: see out.log"

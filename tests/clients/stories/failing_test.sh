@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 source "$(dirname "$0")/../lib.sh"
 open_bazel7
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 expect_code 3 bazel out test //broken:failing_test $(remote) --execution_log_json_file="$STORY/spawns.json"
 expect_text "$STORY/out.last" "the failing test says on stdout: expected 4, got 5"

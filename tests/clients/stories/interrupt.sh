@@ -14,7 +14,7 @@ client_of() {
 }
 
 open_bazel7
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel out build //slow:sleeper0 //slow:sleeper1 $(remote) &
 build=$!

@@ -19,7 +19,7 @@ expect_right_items() {
 }
 
 open_bazel7
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 # Without retries Bazel gives up at once when the farm is gone, so that the second build alone shows what was kept.
 # shellcheck disable=SC2046 # flags are words
 bazel first build //many:all_items //gen:large $(remote) --remote_download_all --remote_retries=0 &
@@ -32,7 +32,7 @@ wait "$build" || code=$?
 [ "$code" != 0 ] || fail "the build was over before the farm was killed: nothing is shown"
 close_bazel first
 
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel second build //many:all_items //gen:large $(remote) --remote_download_all \
   --execution_log_json_file="$STORY/spawns.json" || fail "the build after the restart failed: see second.log"

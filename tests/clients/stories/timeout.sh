@@ -6,7 +6,7 @@ source "$(dirname "$0")/../lib.sh"
 TIMEOUT_SECONDS=12
 SLACK_SECONDS=20
 open_bazel7
-farm_start "$STORY/data" CROFT_WORKER__ROOT="$SID"
+farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel out build //slow:sleeping_test $(remote) --test_timeout="$TIMEOUT_SECONDS" || fail "the build failed: see out.log"
 start=$SECONDS
