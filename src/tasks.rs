@@ -47,22 +47,23 @@ where
     })
 }
 
-/// Runs `work`, which blocks, on the pool of blocking threads (bounded by the runtime).
+/// Runs `work`, which blocks, on the pool of blocking threads (bounded by the runtime). It starts at once, before the future is
+/// polled, and goes on when the future is dropped.
 ///
 /// # Errors
 /// What `work` returns; `Cancelled` if the runtime is ending.
-pub async fn blocking<T, F>(work: F) -> Result<T>
+pub fn blocking<T, F>(work: F) -> impl Future<Output = Result<T>> + Send
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    tokio::task::spawn_blocking(work).map(|ended| match ended {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(error) => {
             Err(Error::new(crate::error::Kind::Cancelled, "the farm is stopping").with_source(error))
         }
-    }
+    })
 }
 
 /// The long-running parts of a process: when one ends, its name and result are told.

@@ -26,7 +26,7 @@ const PARKED_MAX: usize = 1024;
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
 /// Pieces between the connection and the store. Two keep both busy; more is memory.
-const PIECES_MAX: usize = 4;
+const PIECES_MAX: usize = 16;
 
 /// The uploads of all clients.
 #[derive(Debug, Default, Clone)]

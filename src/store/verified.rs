@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{Blob, CHUNK_BYTES, Chunks, Key, Store};
 use crate::digest::{Digest, Hasher};
@@ -14,6 +15,9 @@ use crate::tasks;
 
 /// Hashing more than this at once would hold up the other tasks of a runtime thread; at about 1.5 GB/s this is 0.2 ms.
 const HASH_IN_PLACE_MAX: usize = CHUNK_BYTES;
+
+/// Bytes that are hashed beside a stream at a time: enough to be worth a thread, few enough for two batches in memory.
+const HASH_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Hashes what is put, while it streams by, and what is read whole. Action results have no digest and pass.
 pub struct Verified {
@@ -106,37 +110,85 @@ async fn hash(digest: Digest, bytes: Bytes) -> Result<Digest> {
 
 struct Progress {
     chunks: Chunks,
-    hasher: Hasher,
+    hashing: Hashing,
     left: u64,
 }
 
 /// Passes the chunks on. The last one is held back until the hash is known to be right, so that whoever stores the stream
 /// never holds a whole blob of wrong content.
 fn verified_chunks(digest: Digest, chunks: Chunks) -> Chunks {
-    let progress = Progress { chunks, hasher: digest.function().hasher(), left: digest.size() };
+    let progress =
+        Progress { chunks, hashing: Hashing::new(digest.function().hasher()), left: digest.size() };
     stream::try_unfold(progress, move |mut progress| async move {
         let Some(chunk) = progress.chunks.try_next().await? else { return Ok(None) };
-        progress.hasher = feed(progress.hasher, chunk.clone()).await?;
         // `into_chunks` has refused a stream that is longer than the size.
         progress.left -= chunk.len() as u64;
+        progress.hashing.feed(chunk.clone()).await?;
         if progress.left == 0 {
-            refuse_other(digest, progress.hasher.clone().finish())?;
+            refuse_other(digest, progress.hashing.finish().await?)?;
         }
         Ok(Some((chunk, progress)))
     })
     .boxed()
 }
 
-async fn feed(mut hasher: Hasher, chunk: Bytes) -> Result<Hasher> {
-    if chunk.len() <= HASH_IN_PLACE_MAX {
-        hasher.update(&chunk);
-        return Ok(hasher);
+/// A hash that is computed beside the stream: chunks go on to the store while a thread hashes those before them. On the
+/// stream's own task it would share a core with the connection that the chunks come from.
+struct Hashing {
+    /// `None` only while it is handed over.
+    state: Option<State>,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+}
+
+enum State {
+    Idle(Hasher),
+    Busy(BoxFuture<'static, Result<Hasher>>),
+}
+
+impl Hashing {
+    fn new(hasher: Hasher) -> Self {
+        Self { state: Some(State::Idle(hasher)), waiting: Vec::new(), waiting_bytes: 0 }
     }
-    tasks::blocking(move || {
-        hasher.update(&chunk);
-        Ok(hasher)
-    })
-    .await
+
+    /// Takes the next chunk. Waits only when the thread is a whole batch behind.
+    async fn feed(&mut self, chunk: Bytes) -> Result<()> {
+        self.waiting_bytes += chunk.len();
+        self.waiting.push(chunk);
+        if self.waiting_bytes < HASH_BATCH_BYTES {
+            return Ok(());
+        }
+        let mut hasher = self.idle().await?;
+        let batch = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let work = tasks::blocking(move || {
+            batch.iter().for_each(|chunk| hasher.update(chunk));
+            Ok(hasher)
+        });
+        self.state = Some(State::Busy(work.boxed()));
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<Digest> {
+        let mut hasher = self.idle().await?;
+        let rest = std::mem::take(&mut self.waiting);
+        if self.waiting_bytes <= HASH_IN_PLACE_MAX {
+            rest.iter().for_each(|chunk| hasher.update(chunk));
+            return Ok(hasher.finish());
+        }
+        let work = move || {
+            rest.iter().for_each(|chunk| hasher.update(chunk));
+            Ok(hasher.finish())
+        };
+        tasks::blocking(work).await
+    }
+
+    async fn idle(&mut self) -> Result<Hasher> {
+        match self.state.take().expect("a stream that failed is not polled again") {
+            State::Idle(hasher) => Ok(hasher),
+            State::Busy(work) => work.await,
+        }
+    }
 }
 
 #[cfg(test)]

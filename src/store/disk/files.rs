@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::entry::{Family, Name};
+use super::writeback;
 use crate::error::{Context, Error, Kind, Result};
 
 /// Nobody writes a blob again, whoever links or mounts it.
@@ -114,6 +115,7 @@ impl Temporary {
 
     /// Appends all of `buffers`; blocks. After an error [`Temporary::size`] tells how many bytes were written.
     pub(super) fn write(&mut self, buffers: &[Bytes]) -> Result<()> {
+        let start = self.size;
         let mut slices: Vec<IoSlice<'_>> = buffers.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let mut rest = &mut slices[..];
         IoSlice::advance_slices(&mut rest, 0);
@@ -129,6 +131,7 @@ impl Temporary {
                 Err(errno) => return Err(disk_error(errno.into()).context("write a blob's file")),
             }
         }
+        writeback::begin(&self.file, start, self.size - start);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod speed;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod writeback;
 mod writer;
 
 use std::fs;
