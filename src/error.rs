@@ -108,6 +108,18 @@ impl Error {
         text
     }
 
+    /// What a client may read: our own sentences, without the causes that libraries and the system report.
+    pub fn public_message(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = self.source();
+        while let Some(own) = cause.and_then(|cause| cause.downcast_ref::<Self>()) {
+            text.push_str(": ");
+            text.push_str(&own.message);
+            cause = own.source();
+        }
+        text
+    }
+
     /// The exit code of the process, after sysexits.h: 78 for a configuration, 70 for everything else.
     pub fn exit_code(&self) -> u8 {
         if self.kind == Kind::Invalid { 78 } else { 70 }

@@ -1,7 +1,7 @@
 //! Croft, a reproducible build farm: a cache, a scheduler and hermetic workers that speak the Remote Execution API v2.
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
-//! commands → server, config → rpc, worker, web → listen, store, scheduler → digest, error, proto, metrics, tasks.
+//! commands → server, config → rpc, worker, web → listen, store, scheduler → status, digest, error, proto, metrics, tasks.
 
 pub mod commands;
 pub mod config;
@@ -13,6 +13,7 @@ pub mod proto;
 pub mod rpc;
 pub mod scheduler;
 pub mod server;
+pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

@@ -4,6 +4,8 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
@@ -52,18 +54,39 @@ where
 ///
 /// # Errors
 /// What `work` returns; `Cancelled` if the runtime is ending.
-pub fn blocking<T, F>(work: F) -> impl Future<Output = Result<T>> + Send
+pub fn blocking<T, F>(work: F) -> Blocking<T>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).map(|ended| match ended {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => {
-            Err(Error::new(crate::error::Kind::Cancelled, "the farm is stopping").with_source(error))
-        }
-    })
+    Blocking { task: tokio::task::spawn_blocking(work) }
+}
+
+/// Work that runs on a blocking thread.
+#[derive(Debug)]
+pub struct Blocking<T> {
+    task: JoinHandle<Result<T>>,
+}
+
+impl<T> Blocking<T> {
+    /// Whether waiting for it would not wait.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+impl<T> Future for Blocking<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        Pin::new(&mut self.task).poll(context).map(|ended| match ended {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => {
+                Err(Error::new(crate::error::Kind::Cancelled, "the farm is stopping").with_source(error))
+            }
+        })
+    }
 }
 
 /// The long-running parts of a process: when one ends, its name and result are told.

@@ -21,6 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("scheduler", &[]),
     ("telemetry", &[]),
+    ("status", &[]),
     ("error", &[]),
     ("digest", &[]),
     ("proto", &[]),
@@ -29,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// What every file may import.
-const BASE: &[&str] = &["digest", "error", "proto", "metrics", "tasks"];
+const BASE: &[&str] = &["status", "digest", "error", "proto", "metrics", "tasks"];
 
 /// Outside crate, and the files that may name it. A crate that is not listed may be used anywhere.
 const HOMES: &[(&str, &[&str])] = &[
@@ -63,6 +64,9 @@ const IMPURE: &[&str] = &[
 const SCHEDULER_EDGE: &[&str] =
     &["driver.rs", "handle.rs", "session.rs", "departures.rs", "config.rs", "scheduler/mod.rs"];
 
+/// Where unsafe code may stand. Each says why in its own text.
+const UNSAFE: &[&str] = &["src/worker/sandbox", "src/store/disk/writeback.rs"];
+
 /// Lines of a file before its tests.
 const FILE_LINES_MAX: usize = 500;
 
@@ -82,7 +86,7 @@ const RULES: &[Rule] = &[
     keeps_crates_at_home,
     keeps_the_scheduler_pure,
     is_finished,
-    keeps_unsafe_in_the_sandbox,
+    keeps_unsafe_at_home,
 ];
 
 fn begins_with_its_purpose(_: &Path, text: &str) -> Vec<String> {
@@ -180,11 +184,11 @@ fn is_finished(path: &Path, text: &str) -> Vec<String> {
     UNFINISHED.iter().filter(|word| text.contains(*word)).map(|word| format!("says `{word}`")).collect()
 }
 
-fn keeps_unsafe_in_the_sandbox(path: &Path, text: &str) -> Vec<String> {
-    let is_allowed = path.starts_with("src/worker/sandbox") || path.ends_with("tests/tidy.rs");
+fn keeps_unsafe_at_home(path: &Path, text: &str) -> Vec<String> {
+    let is_allowed = UNSAFE.iter().any(|home| path.starts_with(home)) || path.ends_with("tests/tidy.rs");
     let code = code(text);
     let has_unsafe = ["unsafe_code)", "unsafe {", "unsafe fn"].iter().any(|word| code.contains(word));
-    if has_unsafe && !is_allowed { vec!["has unsafe code outside the sandbox".into()] } else { vec![] }
+    if has_unsafe && !is_allowed { vec!["has unsafe code, whose homes are elsewhere".into()] } else { vec![] }
 }
 
 /// The text before the tests at the end of a file.

@@ -14,9 +14,10 @@ use crate::proto::rev2::{
     self, BatchReadBlobsRequest, BatchReadBlobsResponse, BatchUpdateBlobsRequest, BatchUpdateBlobsResponse,
     FindMissingBlobsRequest, FindMissingBlobsResponse, GetTreeRequest, GetTreeResponse,
 };
+use crate::status;
 use crate::store::tree;
 
-use super::{Farm, status};
+use super::Farm;
 
 /// Bytes of blobs in one batch: with their digests they stay near the 4 MiB that clients take in one message.
 pub(super) const BATCH_BYTES_MAX: u64 = 4 << 20;

@@ -19,10 +19,11 @@ use crate::proto::rev2::{
     RequestMetadata, WaitExecutionRequest,
 };
 use crate::scheduler::{OperationId, Platform, Stage, Task, Update, Watch};
+use crate::status;
 use crate::store::ActionKey;
 
 use super::inline::Hints;
-use super::{Farm, names, status};
+use super::{Farm, names};
 
 /// How often a client hears of an operation that does not change: proxies and clients give up on silent streams.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);

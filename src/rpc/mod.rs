@@ -7,7 +7,6 @@ use crate::store::{ActionCache, Cas};
 
 pub mod instance;
 pub mod resource;
-pub mod status;
 
 mod action_cache;
 mod bytestream;

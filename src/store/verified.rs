@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Blob, CHUNK_BYTES, Chunks, Key, Store};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
-use crate::tasks;
+use crate::tasks::{self, Blocking};
 
 /// Hashing more than this at once would hold up the other tasks of a runtime thread; at about 1.5 GB/s this is 0.2 ms.
 const HASH_IN_PLACE_MAX: usize = CHUNK_BYTES;
 
-/// Bytes that are hashed beside a stream at a time: enough to be worth a thread, few enough for two batches in memory.
-const HASH_BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes that are worth a thread of their own to hash, beside the stream.
+const HASH_BATCH_BYTES: usize = 512 * 1024;
+
+/// Bytes by which the hash may be behind the stream; they are held in memory. On a busy machine a thread may get its turn only
+/// after a few milliseconds, in which a stream brings this much.
+const HASH_BEHIND_BYTES: usize = 4 * 1024 * 1024;
 
 /// Hashes what is put, while it streams by, and what is read whole. Action results have no digest and pass.
 pub struct Verified {
@@ -143,7 +146,7 @@ struct Hashing {
 
 enum State {
     Idle(Hasher),
-    Busy(BoxFuture<'static, Result<Hasher>>),
+    Busy(Blocking<Hasher>),
 }
 
 impl Hashing {
@@ -151,11 +154,14 @@ impl Hashing {
         Self { state: Some(State::Idle(hasher)), waiting: Vec::new(), waiting_bytes: 0 }
     }
 
-    /// Takes the next chunk. Waits only when the thread is a whole batch behind.
+    /// Takes the next chunk. Waits only when the thread is too far behind.
     async fn feed(&mut self, chunk: Bytes) -> Result<()> {
         self.waiting_bytes += chunk.len();
         self.waiting.push(chunk);
         if self.waiting_bytes < HASH_BATCH_BYTES {
+            return Ok(());
+        }
+        if self.waiting_bytes < HASH_BEHIND_BYTES && self.is_busy() {
             return Ok(());
         }
         let mut hasher = self.idle().await?;
@@ -165,7 +171,7 @@ impl Hashing {
             batch.iter().for_each(|chunk| hasher.update(chunk));
             Ok(hasher)
         });
-        self.state = Some(State::Busy(work.boxed()));
+        self.state = Some(State::Busy(work));
         Ok(())
     }
 
@@ -181,6 +187,10 @@ impl Hashing {
             Ok(hasher.finish())
         };
         tasks::blocking(work).await
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(&self.state, Some(State::Busy(work)) if !work.is_finished())
     }
 
     async fn idle(&mut self) -> Result<Hasher> {

@@ -1,25 +1,19 @@
 //! What a worker says of a lease that ended: an answer for the client, a fault of its own, or that it was killed.
 
-use prost::Message;
 use tonic::Code;
-use tonic_types::pb::{PreconditionFailure, precondition_failure::Violation};
 
-use crate::digest::Digest;
 use crate::error::{Error, Kind};
+use crate::proto::Status;
 use crate::proto::rev2::{ActionResult, ExecuteResponse};
 use crate::proto::worker::finished::Outcome;
-use crate::proto::{Any, Status};
-
-const PRECONDITION_FAILURE: &str = "type.googleapis.com/google.rpc.PreconditionFailure";
-/// The type of violation by which clients know that they must upload a blob again.
-const MISSING: &str = "MISSING";
+use crate::status;
 
 /// The outcome of a lease that failed with `error`: the client's fault becomes a response, the worker's own a fault.
 pub(super) fn of_error(error: &Error) -> Outcome {
-    match code(error.kind()) {
-        Some(code) => Outcome::Response(response(status(code, error), None)),
-        None => Outcome::Fault(error.chain()),
+    if !is_the_requests(error.kind()) {
+        return fault(error);
     }
+    Outcome::Response(response(status::message_of(error), None))
 }
 
 /// The answer when the command ran out of time; `result` has what it printed.
@@ -37,21 +31,20 @@ pub(super) fn of_result(result: ActionResult, message: String) -> Outcome {
 
 /// The answer when the command ran, but what it left is not what the client asked for.
 pub(super) fn of_bad_outputs(result: ActionResult, error: &Error) -> Outcome {
-    match code(error.kind()) {
-        Some(code) => Outcome::Response(response(status(code, error), Some(result))),
-        None => Outcome::Fault(error.chain()),
+    if !is_the_requests(error.kind()) {
+        return fault(error);
     }
+    Outcome::Response(response(status::message_of(error), Some(result)))
 }
 
 fn response(status: Status, result: Option<ActionResult>) -> ExecuteResponse {
     ExecuteResponse { result, status: Some(status), ..ExecuteResponse::default() }
 }
 
-/// The code for errors that another attempt cannot cure, because the request causes them.
-fn code(kind: Kind) -> Option<Code> {
+/// Whether the request is at fault, so that another attempt would end the same way.
+fn is_the_requests(kind: Kind) -> bool {
     match kind {
-        Kind::Invalid | Kind::OutOfRange => Some(Code::InvalidArgument),
-        Kind::Precondition | Kind::MissingInput => Some(Code::FailedPrecondition),
+        Kind::Invalid | Kind::OutOfRange | Kind::Precondition | Kind::MissingInput => true,
         Kind::Unauthenticated
         | Kind::Denied
         | Kind::NotFound
@@ -62,24 +55,14 @@ fn code(kind: Kind) -> Option<Code> {
         | Kind::Cancelled
         | Kind::Corrupt
         | Kind::Unsupported
-        | Kind::Bug => None,
+        | Kind::Bug => false,
     }
 }
 
-fn status(code: Code, error: &Error) -> Status {
-    let details = if error.missing().is_empty() { Vec::new() } else { vec![missing(error.missing())] };
-    Status { code: code.into(), message: error.to_string(), details }
-}
-
-/// One violation for each blob, as REv2 wants it, so that the client can upload them all before it tries again.
-fn missing(digests: &[Digest]) -> Any {
-    let violation = |digest: &Digest| Violation {
-        r#type: MISSING.to_owned(),
-        subject: format!("blobs/{digest}"),
-        description: "the blob is missing from the CAS".to_owned(),
-    };
-    let failure = PreconditionFailure { violations: digests.iter().map(violation).collect() };
-    Any { type_url: PRECONDITION_FAILURE.to_owned(), value: failure.encode_to_vec() }
+/// A fault of the worker: the client reads our own sentences, the log has the causes too.
+fn fault(error: &Error) -> Outcome {
+    tracing::warn!(error = error.chain(), "an attempt failed");
+    Outcome::Fault(error.public_message())
 }
 
 #[cfg(test)]
@@ -95,18 +78,9 @@ mod tests {
     }
 
     #[test]
-    fn missing_blobs_become_violations() {
-        let digests = Function::ALL.map(|function| function.hash(b"x"));
-        let status = status_of(&Error::missing_input(digests.to_vec()));
-        assert_eq!(status.code, i32::from(Code::FailedPrecondition));
-        let [detail] = status.details.as_slice() else { panic!("one detail") };
-        assert_eq!(detail.type_url, PRECONDITION_FAILURE);
-        let failure = PreconditionFailure::decode(detail.value.as_slice()).expect("decodes");
-        let subjects: Vec<_> =
-            failure.violations.iter().map(|violation| violation.subject.as_str()).collect();
-        assert_eq!(subjects, digests.map(|digest| format!("blobs/{digest}")));
-        assert!(subjects[1].starts_with("blobs/blake3/"));
-        assert!(failure.violations.iter().all(|violation| violation.r#type == "MISSING"));
+    fn missing_blobs_are_named_to_the_client() {
+        let status = status_of(&Error::missing_input(vec![Function::Sha256.hash(b"x")]));
+        assert_eq!((status.code, status.details.len()), (i32::from(Code::FailedPrecondition), 1));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Config {
     pub name: Option<String>,
     /// How many actions run at a time. By default one for each core.
     pub slots: Option<NonZeroU32>,
-    /// What actions see of a system: `"host"` for the machine's own `/usr` (read-only), or `{ path = "/srv/debian" }` for an
+    /// What actions see of a system: `"host"` for the machine's own `/usr` (read-only), or the absolute path of an
     /// unpacked root file system.
     pub root: Root,
     /// The user on the host that actions run under, when the worker runs as root. Inside, they are always user 1000.
@@ -38,14 +38,31 @@ pub struct Config {
 
 /// Whose system directories the actions see.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(from = "String", into = "String")]
 pub enum Root {
     /// The machine's own.
     #[default]
     Host,
     /// Those of an unpacked root file system at this path.
-    #[serde(untagged)]
-    Unpacked { path: PathBuf },
+    Unpacked(PathBuf),
+}
+
+/// How [`Root::Host`] is written.
+const HOST: &str = "host";
+
+impl From<String> for Root {
+    fn from(text: String) -> Self {
+        if text == HOST { Self::Host } else { Self::Unpacked(text.into()) }
+    }
+}
+
+impl From<Root> for String {
+    fn from(root: Root) -> Self {
+        match root {
+            Root::Host => HOST.to_owned(),
+            Root::Unpacked(path) => path.to_string_lossy().into_owned(),
+        }
+    }
 }
 
 impl Default for Config {
@@ -84,10 +101,13 @@ impl Config {
         if self.uid == 0 || self.gid == 0 {
             problems.push("worker.uid, worker.gid: actions cannot run as root (0)".to_owned());
         }
-        if let Root::Unpacked { path } = &self.root
-            && !path.join("usr").is_dir()
+        if let Root::Unpacked(path) = &self.root
+            && !(path.is_absolute() && path.join("usr").is_dir())
         {
-            problems.push(format!("worker.root.path: {} has no directory usr", path.display()));
+            let path = path.display();
+            problems.push(format!(
+                "worker.root: `{path}` is neither `{HOST}` nor an absolute path with a directory usr"
+            ));
         }
         for (name, values) in &self.properties {
             if name.is_empty() || values.is_empty() {
@@ -112,7 +132,7 @@ impl Config {
     pub(super) fn root_path(&self) -> PathBuf {
         match &self.root {
             Root::Host => "/".into(),
-            Root::Unpacked { path } => path.clone(),
+            Root::Unpacked(path) => path.clone(),
         }
     }
 
@@ -145,16 +165,16 @@ mod tests {
     #[test]
     fn a_root_is_the_hosts_or_a_path() {
         assert_eq!(read("root = \"host\"").expect("readable").root, Root::Host);
-        let root = read("root = { path = \"/srv/x\" }").expect("readable").root;
-        assert_eq!(root, Root::Unpacked { path: "/srv/x".into() });
-        assert!(read("root = \"guest\"").is_err());
+        let root = read("root = \"/srv/x\"").expect("readable").root;
+        assert_eq!(root, Root::Unpacked("/srv/x".into()));
+        assert_eq!(read("root = \"guest\"").expect("readable").check().len(), 1);
         assert!(read("rot = \"host\"").is_err());
     }
 
     #[test]
     fn every_problem_is_told() {
-        let config = read("slots = 5000\nuid = 0\nroot = { path = \"/nowhere\" }\n[properties]\nx = []")
-            .expect("readable");
+        let config =
+            read("slots = 5000\nuid = 0\nroot = \"/nowhere\"\n[properties]\nx = []").expect("readable");
         assert_eq!(config.check().len(), 4, "{:?}", config.check());
     }
 }

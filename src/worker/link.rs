@@ -199,9 +199,6 @@ impl Session {
 
     async fn answer(&mut self, (lease, outcome): (Lease, Outcome)) -> Result<()> {
         self.running.remove(&key(&lease));
-        if let Outcome::Fault(sentence) = &outcome {
-            tracing::warn!(lease = super::run::directory_name(&lease), fault = sentence, "an attempt failed");
-        }
         self.send(FromWorker::Finished(Finished { lease: Some(lease), outcome: Some(outcome) })).await
     }
 

@@ -53,7 +53,7 @@ print(*(socket.getsockname()[1] for socket in sockets))' "$1"
 
 # farm_start_sid DATA   starts a farm whose actions see the Debian root: the compiler that Bazel found there.
 farm_start_sid() {
-  farm_start "$1" CROFT_WORKER__ROOT="{path=\"$SID\"}"
+  farm_start "$1" CROFT_WORKER__ROOT="$SID"
 }
 
 # farm_start DATA [NAME=VALUE…]   starts a farm and waits until it is ready. A second call starts it on the same ports.

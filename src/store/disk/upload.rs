@@ -1,8 +1,10 @@
 //! Receives a large blob: the next buffer is gathered, and hashed on its way, while the last one is written.
 
+use std::pin::pin;
+
 use bytes::Bytes;
-use futures_util::TryStreamExt;
 use futures_util::future::join;
+use futures_util::{FutureExt, TryStreamExt};
 
 use super::files::Temporary;
 use super::space::{Reservation, full};
@@ -12,8 +14,10 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Blob, Chunks};
 use crate::tasks;
 
-/// Bytes that are handed over to a writing thread at once. Two such buffers are in memory for each blob on its way in.
-const BUFFER_BYTES: usize = 1024 * 1024;
+/// Bytes that are handed over to a writing thread at once: at least, unless the blob ends, and at most. Two such buffers are in
+/// memory for each blob on its way in.
+const BUFFER_BYTES: usize = 512 * 1024;
+const BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Stores `blob` as a file. A dropped future leaves nothing, because whatever runs then owns the temporary file and removes it.
 pub(super) async fn put(disk: &Disk, name: Name, blob: Blob) -> Result<()> {
@@ -61,27 +65,59 @@ async fn receive(disk: &Disk, size: u64, mut chunks: Chunks) -> Result<Temporary
         if is_last {
             return write.await;
         }
-        let (written, gathered) = join(write, gather(&mut chunks)).await;
-        (temporary, buffer) = (written?, gathered?);
+        (temporary, buffer) = gather_during(write, &mut chunks).await?;
+    }
+}
+
+/// Gathers the next buffer while the last one is written. The longer that takes, the larger the buffer becomes, so that a busy
+/// machine does not make many slow steps.
+async fn gather_during(
+    write: impl Future<Output = Result<Temporary>>,
+    chunks: &mut Chunks,
+) -> Result<(Temporary, Buffer)> {
+    let mut write = pin!(write.fuse());
+    let mut buffer = Buffer::default();
+    let mut written = None;
+    loop {
+        let wants_more = !buffer.is_last
+            && (buffer.length < BUFFER_BYTES || (written.is_none() && buffer.length < BUFFER_BYTES_MAX));
+        match (wants_more, written.take()) {
+            (false, Some(temporary)) => return Ok((temporary, buffer)),
+            (false, None) => written = Some(write.as_mut().await?),
+            (true, Some(temporary)) => {
+                buffer.push(chunks.try_next().await?);
+                written = Some(temporary);
+            }
+            (true, None) => tokio::select! {
+                temporary = &mut write => written = Some(temporary?),
+                chunk = chunks.try_next() => buffer.push(chunk?),
+            },
+        }
     }
 }
 
 /// Some bytes of a blob; the last ones end it.
+#[derive(Default)]
 struct Buffer {
     pieces: Vec<Bytes>,
+    length: usize,
     is_last: bool,
 }
 
-async fn gather(chunks: &mut Chunks) -> Result<Buffer> {
-    let (mut pieces, mut length) = (Vec::new(), 0);
-    while length < BUFFER_BYTES {
-        let Some(chunk) = chunks.try_next().await? else {
-            return Ok(Buffer { pieces, is_last: true });
-        };
-        length += chunk.len();
-        pieces.push(chunk);
+impl Buffer {
+    fn push(&mut self, chunk: Option<Bytes>) {
+        self.is_last = chunk.is_none();
+        self.length += chunk.as_ref().map_or(0, Bytes::len);
+        self.pieces.extend(chunk);
     }
-    Ok(Buffer { pieces, is_last: false })
+}
+
+async fn gather(chunks: &mut Chunks) -> Result<Buffer> {
+    let mut buffer = Buffer::default();
+    while !buffer.is_last && buffer.length < BUFFER_BYTES {
+        buffer.push(chunks.try_next().await?);
+    }
+    Ok(buffer)
 }
 
 /// Writes the buffer, and syncs the file after the last one. A full disk gets one chance to be emptied.

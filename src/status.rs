@@ -26,7 +26,7 @@ pub fn from_error(error: &Error) -> Status {
     if error.kind().is_retryable() {
         details.set_retry_info(Some(RETRY_AFTER));
     }
-    Status::with_error_details(code, public_message(error), details)
+    Status::with_error_details(code, error.public_message(), details)
 }
 
 /// The same as a message, for a place inside a response.
@@ -39,18 +39,6 @@ pub fn message_of(error: &Error) -> proto::Status {
 /// `OK`, for a place inside a response.
 pub fn ok() -> proto::Status {
     proto::Status::default()
-}
-
-/// What a client may read: our own sentences, without the causes that libraries and the system report.
-fn public_message(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(own) = cause.and_then(|cause| cause.downcast_ref::<Error>()) {
-        text.push_str(": ");
-        text.push_str(&own.to_string());
-        cause = std::error::Error::source(own);
-    }
-    text
 }
 
 fn code_of(kind: Kind) -> Code {
