@@ -8,7 +8,7 @@ use crate::digest::Digest;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// What went wrong, as far as a caller can act on it. `rpc/status.rs` turns it into a gRPC code.
+/// What went wrong, as far as a caller can act on it. `status.rs` turns it into a gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The request is wrong and stays wrong.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -15,6 +16,9 @@ use crate::tasks::{self, Shutdown};
 use crate::web::Readiness;
 use crate::worker::{Worker, link};
 use crate::{listen, rpc, store, web};
+
+/// How long the parts may take to stop: more than the listeners give to requests that are under way.
+const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// A farm that serves.
 pub struct Server {
@@ -92,13 +96,28 @@ impl Server {
     /// That of the first part that failed; the others are stopped then.
     pub async fn run(mut self) -> Result<()> {
         let mut result = Ok(());
-        while let Some((name, ended)) = self.parts.join_next().await {
+        while let Some((name, ended)) = self.next_end().await {
             self.readiness.set(false);
             self.shutdown.cancel();
             tracing::debug!(part = name, "stopped");
             result = result.and(ended.context(|| name));
         }
         result
+    }
+
+    /// The next part that ends. After the stop was asked for, the rest get [`STOP_MAX`]; what still hangs then is left behind.
+    async fn next_end(&mut self) -> Option<(&'static str, Result<()>)> {
+        let late = async {
+            self.shutdown.cancelled().await;
+            tokio::time::sleep(STOP_MAX).await;
+        };
+        tokio::select! {
+            ended = self.parts.join_next() => ended,
+            () = late => {
+                tracing::warn!("some connections did not end in time");
+                None
+            }
+        }
     }
 }
 

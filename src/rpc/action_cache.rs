@@ -27,9 +27,9 @@ impl ActionCache for Farm {
         let hints = Hints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
-            files: request.inline_output_files,
+            files: request.inline_output_files.into_iter().collect(),
         };
-        hints.apply(&self.cas, function, &mut result).await?;
+        hints.apply(&self.cas, function, &mut result).await;
         Ok(Response::new(result))
     }
 

@@ -82,6 +82,7 @@ impl Farm {
             // Should the stream break off or end here, the upload waits for the client to go on.
             match next(&mut messages).await? {
                 Some(following) => message = following,
+                None if upload.is_complete() => return Ok(to_wire(upload.finish().await?)),
                 None => return Ok(to_wire(upload.committed())),
             }
         }

@@ -16,8 +16,8 @@ use super::Farm;
 use super::cas::BATCH_BYTES_MAX;
 
 /// What a batch may carry as we announce it. It is less than [`BATCH_BYTES_MAX`] because the answer to a read of that many bytes
-/// also holds digests, and most clients refuse messages above 4 MiB.
-const BATCH_BYTES_ANNOUNCED: i64 = BATCH_BYTES_MAX as i64 - 64 * 1024;
+/// also holds digests (350 KiB for blobs of 1 KiB), and most clients refuse messages above 4 MiB.
+const BATCH_BYTES_ANNOUNCED: i64 = BATCH_BYTES_MAX as i64 - 512 * 1024;
 
 /// Bazel up to 7, recc and Pants speak 2.0.
 const LOW: SemVer = SemVer { major: 2, minor: 0, patch: 0, prerelease: String::new() };

@@ -15,15 +15,21 @@ use crate::proto::longrunning::{Operation, operation};
 use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
 use crate::proto::rev2::{
-    Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse,
+    self, Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse,
     RequestMetadata, WaitExecutionRequest,
 };
 use crate::scheduler::{OperationId, Platform, Stage, Task, Update, Watch};
 use crate::status;
-use crate::store::ActionKey;
+use crate::store::{ActionKey, tree};
 
 use super::inline::Hints;
 use super::{Farm, names};
+
+/// Bytes of an action: digests, a time-out, a platform and a salt. It waits in the queue and travels to the worker.
+const ACTION_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a command. Arguments that a kernel takes are below 4 MiB in all.
+const COMMAND_BYTES_MAX: u64 = 8 << 20;
 
 /// How often a client hears of an operation that does not change: proxies and clients give up on silent streams.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -83,19 +89,20 @@ impl Farm {
     /// What the scheduler needs to know, read from the CAS and checked.
     async fn task(&self, request: ExecuteRequest, digest: Digest, invocation: String) -> Result<Task> {
         let function = digest.function();
+        check_size("action", &digest, ACTION_BYTES_MAX)?;
         let Some(action) = self.cas.message::<Action>(&digest).await? else {
             return Err(Error::missing_input(vec![digest]));
         };
-        let command_digest = Digest::from_proto(function, action.command_digest.as_ref())
-            .map_err(|error| Error::invalid(format!("command digest of action {digest}: {error}")))?;
-        let root_digest = Digest::from_proto(function, action.input_root_digest.as_ref())
-            .map_err(|error| Error::invalid(format!("input root digest of action {digest}: {error}")))?;
-        let missing = self.cas.missing(&[command_digest, root_digest]).await?;
-        if !missing.is_empty() {
-            return Err(Error::missing_input(missing));
-        }
-        let command = self.cas.message::<Command>(&command_digest).await?;
-        let command = command.ok_or_else(|| Error::missing_input(vec![command_digest]))?;
+        let named = |what: &str, digest: Option<&rev2::Digest>| {
+            Digest::from_proto(function, digest)
+                .map_err(|error| Error::invalid(format!("{what} digest: {error}")))
+        };
+        let command_digest = named("command", action.command_digest.as_ref())?;
+        let root_digest = named("input root", action.input_root_digest.as_ref())?;
+        check_size("command", &command_digest, COMMAND_BYTES_MAX)?;
+        let Some(command) = self.cas.message::<Command>(&command_digest).await? else {
+            return Err(self.absent_command(command_digest, &root_digest).await);
+        };
         Ok(Task {
             instance: request.instance_name,
             action_digest: digest,
@@ -105,6 +112,20 @@ impl Farm {
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
             invocation,
         })
+    }
+
+    /// The error for an absent command. It names all inputs that are absent too, so that the client uploads everything at once.
+    async fn absent_command(&self, command: Digest, root: &Digest) -> Error {
+        let mut missing = vec![command];
+        if let Ok(walk) = tree::directories(&self.cas, root, &tree::Limits::default()).await {
+            let found = walk.directories.iter();
+            let files =
+                found.filter_map(|(digest, directory)| tree::files(digest.function(), directory).ok());
+            let files: Vec<Digest> = files.flatten().collect();
+            missing.extend(walk.missing);
+            missing.extend(self.cas.missing(&files).await.unwrap_or_default());
+        }
+        Error::missing_input(missing)
     }
 
     fn timeout(&self, action: &Action) -> Result<Duration> {
@@ -126,7 +147,7 @@ impl Farm {
     }
 
     async fn cached(&self, key: &ActionKey, hints: Hints, mut result: ActionResult) -> Result<Operation> {
-        hints.apply(&self.cas, key.digest.function(), &mut result).await?;
+        hints.apply(&self.cas, key.digest.function(), &mut result).await;
         let response = ExecuteResponse {
             result: Some(result),
             cached_result: true,
@@ -173,7 +194,7 @@ impl Farm {
         };
         let mut response = ExecuteResponse::clone(response);
         if let Some(result) = &mut response.result {
-            hints.apply(&self.cas, task.action_digest.function(), result).await?;
+            hints.apply(&self.cas, task.action_digest.function(), result).await;
         }
         Ok(finished(name, &metadata, &response))
     }
@@ -209,6 +230,13 @@ impl Following {
             Err(_) => Ok(self.watch.current()),
         }
     }
+}
+
+fn check_size(what: &str, digest: &Digest, max: u64) -> Result<()> {
+    if digest.size() > max {
+        return Err(Error::invalid(format!("{what} {digest} is larger than {max} bytes")));
+    }
+    Ok(())
 }
 
 fn invocation(metadata: &MetadataMap) -> String {

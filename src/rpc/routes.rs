@@ -13,11 +13,16 @@ use crate::proto::rev2::content_addressable_storage_server::ContentAddressableSt
 use crate::proto::rev2::execution_server::ExecutionServer;
 use crate::proto::worker::workers_server::WorkersServer;
 
+use crate::store::RESULT_MAX;
+
 use super::Farm;
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
 /// of digests, and a question after 50,000 digests has 3.6 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of one message of a worker: the largest result that is stored, and what stands around it.
+const WORKER_MESSAGE_BYTES_MAX: usize = RESULT_MAX as usize + (1 << 20);
 
 /// The services for clients.
 ///
@@ -44,7 +49,7 @@ pub async fn client_routes(farm: &Farm) -> Result<Routes> {
 
 /// The service for workers. Whoever reaches it may hand in results, so it is never on the clients' listener.
 pub fn worker_routes(farm: &Farm) -> Routes {
-    Routes::new(WorkersServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    Routes::new(WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX))
 }
 
 /// Both versions of the protocol are offered: grpcurl of Debian 12 asks for v1alpha.

@@ -25,8 +25,10 @@ const PARKED_MAX: usize = 1024;
 /// How long an upload waits for its next piece: longer than any client's pause between retries.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
-/// Pieces between the connection and the store. Two keep both busy; more is memory.
+/// Pieces between the connection and the store, and the largest piece: together the bytes of one upload that wait for the store. It is
+/// what a fast connection brings while the store's thread waits some milliseconds for its turn.
 const PIECES_MAX: usize = 16;
+const PIECE_BYTES_MAX: usize = 256 << 10;
 
 /// The uploads of all clients.
 #[derive(Debug, Default, Clone)]
@@ -87,7 +89,9 @@ impl Uploads {
         let Some(session) = session.filter(Session::is_alive) else { return };
         let mut parked = self.lock();
         parked.retain(|_, session| session.is_alive());
-        if parked.len() < PARKED_MAX {
+        // A handler whose connection died unnoticed may come late; what the client has sent since stays.
+        let is_further = parked.get(&name).is_none_or(|other| other.committed < session.committed);
+        if is_further && parked.len() < PARKED_MAX {
             parked.insert(name, session);
         }
     }
@@ -101,6 +105,12 @@ impl Upload {
     /// Bytes that are here, in all.
     pub fn committed(&self) -> u64 {
         self.session.as_ref().map_or(0, |session| session.committed)
+    }
+
+    /// Whether nothing more is needed of the client.
+    pub fn is_complete(&self) -> bool {
+        let is_stored = self.session.as_ref().is_some_and(|session| session.state == State::Stored);
+        is_stored || self.committed() == self.name.digest.size()
     }
 
     /// Whether `message` continues this upload.
@@ -188,12 +198,14 @@ impl Session {
         Self { committed: 0, sender, stored, state: State::Receiving }
     }
 
-    async fn send(&mut self, data: Bytes) -> Result<()> {
-        if data.is_empty() || self.state == State::Stored || self.sender.send(data).await.is_ok() {
-            return Ok(());
+    async fn send(&mut self, mut data: Bytes) -> Result<()> {
+        while !data.is_empty() && self.state == State::Receiving {
+            let piece = data.split_to(data.len().min(PIECE_BYTES_MAX));
+            if self.sender.send(piece).await.is_err() {
+                outcome(&mut self.stored).await?;
+                self.state = State::Stored;
+            }
         }
-        outcome(&mut self.stored).await?;
-        self.state = State::Stored;
         Ok(())
     }
 

@@ -22,8 +22,11 @@ use super::Farm;
 /// How long a connection may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(10);
 
-/// Messages on their way to one worker. The scheduler's outbox is bounded too; this only decouples it from the connection.
+/// Messages between the scheduler's outbox, which is bounded, and the connection.
 const OUTBOX_MAX: usize = 64;
+
+/// How long a worker may leave its messages unread: then it is treated as lost.
+const UNREAD_MAX: Duration = Duration::from_secs(10);
 
 #[tonic::async_trait]
 impl Workers for Farm {
@@ -39,7 +42,7 @@ impl Workers for Farm {
         let heartbeat_interval = Some(duration(self.scheduler.config().heartbeat_interval));
         let welcome = wire::Welcome { heartbeat_interval };
         let (outgoing, messages) = mpsc::channel(OUTBOX_MAX);
-        send(&outgoing, ToWorker::Welcome(welcome))?;
+        send(&outgoing, ToWorker::Welcome(welcome)).await?;
         tasks::spawn("worker session", async move {
             let end = converse(session, incoming, &outgoing).await;
             if let Err(error) = end {
@@ -79,7 +82,7 @@ async fn converse(
     loop {
         tokio::select! {
             command = session.next() => match command {
-                Some(command) => send(outgoing, translate(command))?,
+                Some(command) => send(outgoing, translate(command)).await?,
                 None => return Err(Error::new(Kind::Unavailable, "the scheduler let the worker go")),
             },
             message = incoming.message() => match message.map_err(broken)?.and_then(|message| message.message) {
@@ -90,12 +93,12 @@ async fn converse(
     }
 }
 
-/// Sends without waiting: a worker that does not read its messages is treated as lost.
-fn send(outgoing: &Outgoing, message: ToWorker) -> Result<()> {
+async fn send(outgoing: &Outgoing, message: ToWorker) -> Result<()> {
     let message = wire::SchedulerMessage { message: Some(message) };
-    outgoing
-        .try_send(Ok(message))
-        .map_err(|_| Error::new(Kind::Unavailable, "the worker does not take its messages"))
+    match tokio::time::timeout(UNREAD_MAX, outgoing.send(Ok(message))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Error::new(Kind::Unavailable, "the worker does not take its messages")),
+    }
 }
 
 fn translate(command: Command) -> ToWorker {

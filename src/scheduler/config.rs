@@ -70,7 +70,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_secs(5),
             heartbeat_timeout: Duration::from_secs(30),
             settle_timeout: Duration::from_secs(300),
-            abandon_after: Duration::from_secs(15),
+            abandon_after: Duration::from_secs(10),
             unsatisfiable_after: Duration::from_secs(30),
             retention: Duration::from_secs(120),
             finished_max: 10_000,

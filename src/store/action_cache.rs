@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::rev2;
 
 /// The largest action result, in bytes: 100,000 outputs are smaller.
-const RESULT_MAX: u64 = 32 * 1024 * 1024;
+pub const RESULT_MAX: u64 = 32 * 1024 * 1024;
 
 /// The bytes of all trees of one result together: whoever asks for a result chooses how much we read to check it.
 const TREES_MAX: u64 = 256 * 1024 * 1024;

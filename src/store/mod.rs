@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-pub use self::action_cache::{ActionCache, ActionKey, absent_outputs};
+pub use self::action_cache::{ActionCache, ActionKey, RESULT_MAX, absent_outputs};
 pub use self::blob::{Blob, CHUNK_BYTES, Chunks};
 pub use self::cas::{Cas, MESSAGE_MAX};
 pub use self::config::Config;

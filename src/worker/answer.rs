@@ -1,5 +1,6 @@
 //! What a worker says of a lease that ended: an answer for the client, a fault of its own, or that it was killed.
 
+use prost::Message;
 use tonic::Code;
 
 use crate::error::{Error, Kind};
@@ -7,6 +8,7 @@ use crate::proto::Status;
 use crate::proto::rev2::{ActionResult, ExecuteResponse};
 use crate::proto::worker::finished::Outcome;
 use crate::status;
+use crate::store::RESULT_MAX;
 
 /// The outcome of a lease that failed with `error`: the client's fault becomes a response, the worker's own a fault.
 pub(super) fn of_error(error: &Error) -> Outcome {
@@ -39,6 +41,20 @@ pub(super) fn of_bad_outputs(result: ActionResult, error: &Error) -> Outcome {
 
 fn response(status: Status, result: Option<ActionResult>) -> ExecuteResponse {
     ExecuteResponse { result, status: Some(status), ..ExecuteResponse::default() }
+}
+
+/// The outcome, unless its message would be too large to be taken or stored: then the client learns why.
+pub(super) fn fitting(outcome: Outcome) -> Outcome {
+    let size = match &outcome {
+        Outcome::Response(response) => response.encoded_len() as u64,
+        Outcome::Fault(_) | Outcome::Killed(_) => 0,
+    };
+    if size <= RESULT_MAX {
+        return outcome;
+    }
+    let message =
+        format!("the result lists so many outputs that it has {size} bytes; the limit is {RESULT_MAX}");
+    of_error(&Error::new(Kind::Precondition, message))
 }
 
 /// Whether the request is at fault, so that another attempt would end the same way.

@@ -1,5 +1,6 @@
 //! An action and its command, checked: what the rest of the worker may trust.
 
+use super::tree::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Result};
 use crate::proto::rev2::{self, command::OutputDirectoryFormat};
@@ -122,7 +123,17 @@ fn output(name: String, expected: Expected, working_directory: &str) -> Result<O
     if path.is_empty() && expected == Expected::File {
         return Err(refuse("output path", &name, "names the working directory, which is no file"));
     }
-    Ok(Output { path: join(working_directory, &path), name, expected })
+    let path = join(working_directory, &path);
+    if path.len() > PATH_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "an output path has {} bytes; the limit is {PATH_BYTES_MAX}",
+            path.len()
+        )));
+    }
+    if let Some(long) = path.split('/').find(|name| name.len() > NAME_BYTES_MAX) {
+        return Err(Error::invalid(format!("an output path has a name of {} bytes", long.len())));
+    }
+    Ok(Output { path, name, expected })
 }
 
 /// The path without empty and `.` segments.

@@ -76,7 +76,12 @@ fn owner(ownership: Ownership) -> Option<(u32, u32)> {
 /// # Errors
 /// When the file system fails.
 pub(super) fn sweep(actions: &Path) -> Result<()> {
-    remove_all(actions).context(|| "delete what an earlier worker left")?;
+    // A tree too deep to be deleted must not keep the farm from starting.
+    if let Err(error) = remove_all(actions) {
+        tracing::warn!(%error, "some of what an earlier worker left could not be deleted");
+        let aside = actions.with_extension(format!("left-{}", std::process::id()));
+        fs::rename(actions, aside).context(|| "move aside what an earlier worker left")?;
+    }
     fs::create_dir_all(actions).context(|| "make the directory of the actions")?;
     // Closed to all but those who can pass its parents: the sandbox enters it by a mount of its own.
     fs::set_permissions(actions, Permissions::from_mode(0o711))

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::Worker;
+use super::{Worker, answer};
 use crate::error::{Error, Kind, Result};
 use crate::proto::worker::scheduler_message::Message as FromScheduler;
 use crate::proto::worker::worker_message::Message as FromWorker;
@@ -37,6 +37,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The shortest and the longest time between heartbeats that a worker lets a scheduler ask for.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+/// Bytes of one message of the scheduler; an action has 1 MiB at most.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Messages on their way to the scheduler; more than these wait in the tasks that made them.
 const OUTBOX_MESSAGES: usize = 64;
 
@@ -124,7 +126,10 @@ impl Session {
         });
         // The scheduler answers the call only after it has heard from us, so this must be in the queue before.
         outbox.try_send(message(hello)).expect("the queue is empty");
-        let response = WorkersClient::new(channel).work(ReceiverStream::new(messages)).await;
+        let response = WorkersClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .work(ReceiverStream::new(messages))
+            .await;
         let mut inbox = response.map_err(lost)?.into_inner();
         let first = inbox.message().await.map_err(lost)?.and_then(|message| message.message);
         let Some(FromScheduler::Welcome(welcome)) = first else {
@@ -199,6 +204,7 @@ impl Session {
 
     async fn answer(&mut self, (lease, outcome): (Lease, Outcome)) -> Result<()> {
         self.running.remove(&key(&lease));
+        let outcome = answer::fitting(outcome);
         self.send(FromWorker::Finished(Finished { lease: Some(lease), outcome: Some(outcome) })).await
     }
 

@@ -15,9 +15,9 @@ const FETCHES_MAX: usize = 32;
 /// Entries of an input root. A few small messages can name astronomically many.
 const ENTRIES_MAX: usize = 1_000_000;
 /// Bytes of a path, as Linux has it (`PATH_MAX`), with room for where we put the tree.
-const PATH_BYTES_MAX: usize = 3_500;
+pub(super) const PATH_BYTES_MAX: usize = 3_500;
 /// Bytes of one name, as Linux has it (`NAME_MAX`).
-const NAME_BYTES_MAX: usize = 255;
+pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// All entries of an input root, by path. Parents come before their children.
 #[derive(Debug, Default)]
@@ -103,6 +103,9 @@ impl Tree {
     /// `Invalid` when the working directory is absent or an output lies below something that is no directory.
     pub(super) fn complete(&mut self, command: &Command) -> Result<()> {
         let mut known: HashSet<String> = self.directories.iter().cloned().collect();
+        let files = self.files.iter().map(|file| file.path.clone());
+        let taken: HashSet<String> =
+            files.chain(self.symlinks.iter().map(|(path, _)| path.clone())).collect();
         if !known.contains(&command.working_directory) {
             let name = &command.working_directory;
             return Err(Error::invalid(format!("working directory `{name}` is not in the input root")));
@@ -117,25 +120,34 @@ impl Tree {
             };
             let ends = needed.match_indices('/').map(|(index, _)| index).chain([needed.len()]);
             for directory in ends.map(|end| &needed[..end]) {
-                if known.insert(directory.to_owned()) {
-                    self.check_free(directory, &output.name)?;
-                    self.directories.push(directory.to_owned());
+                if !known.contains(directory) {
+                    check_free(&taken, directory, &output.name)?;
+                    known.insert(directory.to_owned());
+                    self.add_directory(directory)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn check_free(&self, directory: &str, output: &str) -> Result<()> {
-        let is_taken = self.files.iter().any(|file| file.path == directory)
-            || self.symlinks.iter().any(|(path, _)| path == directory);
-        if is_taken {
+    fn add_directory(&mut self, path: &str) -> Result<()> {
+        if self.directories.len() >= ENTRIES_MAX {
             return Err(Error::invalid(format!(
-                "output path `{output}` lies below `{directory}`, an input that is no directory"
+                "inputs and outputs have more than {ENTRIES_MAX} directories"
             )));
         }
+        self.directories.push(path.to_owned());
         Ok(())
     }
+}
+
+fn check_free(taken: &HashSet<String>, directory: &str, output: &str) -> Result<()> {
+    if taken.contains(directory) {
+        return Err(Error::invalid(format!(
+            "output path `{output}` lies below `{directory}`, an input that is no directory"
+        )));
+    }
+    Ok(())
 }
 
 /// Fetches the directories of `level` that are not known yet.

@@ -11,7 +11,7 @@ source "$HERE/../../scripts/clients/root.sh"
 
 READY_SECONDS=30   # a farm on an empty folder starts in well under one
 STOP_SECONDS=30
-GONE_SECONDS=15    # from the end of an action to the end of its last process
+GONE_SECONDS=30    # from the end of an action to the end of its last process; the farm waits 10 s for a client that went away
 
 mkdir -p "$STORY"
 trap 'close_all' EXIT

@@ -13,12 +13,32 @@ use crate::farm::Farm;
 async fn output_paths_that_leave_the_tree_are_refused() {
     let mut farm = Farm::start();
     let client = Client::new(&farm).await;
-    for path in ["/etc/passwd", "../up", "a/../../up", "a/..", ""] {
+    for path in ["/etc/passwd", "../up", "a/../../up", "a/.."] {
         let action = client.action(&shell("true", &[path]), &Inputs::default(), |_| {}).await;
         let response = client.execute(client.request(&action)).await.unwrap();
         assert_eq!(code(&response), Code::InvalidArgument as i32, "{path}: {response:?}");
         assert!(message(&response).contains(&format!("`{path}`")), "{path}: {response:?}");
     }
+    assert!(farm.is_alive());
+}
+
+#[tokio::test]
+async fn what_would_only_eat_memory_or_time_is_refused() {
+    let mut farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let endless = format!("{}x", "a/".repeat(50_000));
+    let action = client.action(&shell("true", &[&endless]), &Inputs::default(), |_| {}).await;
+    let response = client.execute(client.request(&action)).await.unwrap();
+    assert_eq!(code(&response), Code::InvalidArgument as i32, "{response:?}");
+
+    let salted = |action: &mut Action| action.salt = vec![7; 2 << 20];
+    let action = client.action(&shell("true", &[]), &Inputs::default(), salted).await;
+    let error = client.execute(client.request(&action)).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
+
+    let response = client.run("truncate -s 100G hole", &Inputs::default(), &["hole"]).await;
+    assert_eq!(code(&response), Code::FailedPrecondition as i32, "{response:?}");
+    assert!(message(&response).contains("107374182400"), "{response:?}");
     assert!(farm.is_alive());
 }
 
@@ -80,11 +100,11 @@ async fn a_directory_that_names_itself_cannot_be_stored() {
     let name = format!("uploads/x/blobs/{}/{}", digest.hex(), content.len());
     let error = client.write(crate::client::pieces(&name, &Bytes::from(content), 0)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
-    // Children named after their own ancestor's digest are absent, so a walk over them ends.
+    // So a walk over it ends: what it names is absent.
     let change = |action: &mut Action| action.input_root_digest = Some(digest.to_proto());
     let action = client.action(&shell("true", &[]), &Inputs::default(), change).await;
-    let error = client.execute(client.request(&action)).await.unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition);
+    let response = client.execute(client.request(&action)).await.unwrap();
+    assert_eq!(code(&response), Code::FailedPrecondition as i32, "{response:?}");
     assert!(farm.is_alive());
 }
 
@@ -146,7 +166,17 @@ async fn a_full_disk_refuses_writes_and_goes_on_reading() {
     assert_eq!(client.read_blob(&digest).await.unwrap(), kept, "what fits is still there");
     let small = client.put(&b"room for little things again"[..]).await;
     assert_eq!(client.missing(&[small]).await, []);
-    drop(farm);
+
+    let filler = disk.path().join("filler");
+    disk.fill(&filler);
+    let content = Bytes::from(vec![3; 2 << 20]);
+    let error = client.write_blob(&content).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+    assert!(farm.is_alive());
+    assert_eq!(client.read_blob(&digest).await.unwrap(), kept, "reading needs no room");
+    std::fs::remove_file(filler).unwrap();
+    let late = client.write_blob(&content).await.unwrap();
+    assert_eq!(client.read_blob(&late).await.unwrap(), content, "room again, and no restart");
 }
 
 /// A file system of 128 MiB in a file, mounted; unmounted when dropped.
@@ -171,6 +201,12 @@ impl SmallDisk {
 
     fn path(&self) -> std::path::PathBuf {
         self.directory.path().join("mounted")
+    }
+
+    /// Writes a file until nothing more fits.
+    fn fill(&self, filler: &std::path::Path) {
+        let mut file = std::fs::File::create(filler).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 64 << 10]).is_ok() {}
     }
 }
 

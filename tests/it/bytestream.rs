@@ -140,6 +140,18 @@ async fn an_upload_survives_its_connection() {
 }
 
 #[tokio::test]
+async fn a_write_that_is_whole_is_stored_even_without_its_last_word() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let content = content(100_000);
+    let digest = Function::Sha256.hash(&content);
+    let mut messages = pieces(&format!("uploads/x/blobs/{digest}"), &content, 0);
+    messages.last_mut().unwrap().finish_write = false;
+    assert_eq!(client.write(messages).await.unwrap(), content.len() as i64);
+    assert_eq!(client.read_blob(&digest).await.unwrap(), content);
+}
+
+#[tokio::test]
 async fn an_upload_of_a_present_blob_ends_early() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;

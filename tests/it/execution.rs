@@ -94,6 +94,19 @@ async fn equal_actions_in_flight_run_once_unless_they_must_not_be_cached() {
 }
 
 #[tokio::test]
+async fn an_action_named_by_blake3_has_outputs_named_by_blake3() {
+    let farm = Farm::start();
+    let client = Client { function: Function::Blake3, ..Client::new(&farm).await };
+    let inputs = Inputs::default().file("in", "some input");
+    let action = client.action(&shell("cp in out && echo done", &["out"]), &inputs, |_| {}).await;
+    let response = client.execute(client.request(&action)).await.unwrap();
+    assert_eq!((code(&response), stdout(&response)), (0, "done\n".into()), "{}", message(&response));
+    let output = response.result.as_ref().unwrap().output_files[0].digest.clone().unwrap();
+    assert_eq!(output, Function::Blake3.hash(b"some input").to_proto());
+    assert!(client.execute(client.request(&action)).await.unwrap().cached_result);
+}
+
+#[tokio::test]
 async fn a_failing_command_is_an_answer_and_is_not_cached() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;
@@ -160,7 +173,7 @@ async fn every_missing_blob_is_named() {
     };
     let action = client.put_message(&action).await;
     let error = client.execute(client.request(&action)).await.unwrap_err();
-    assert_eq!(missing_of(&error), [format!("blobs/{command}"), format!("blobs/{root}")]);
+    assert_eq!(missing_of(&error), sorted([command, root]));
 
     let mut inputs = Inputs::default();
     let (first, second, subtree) = (absent("first"), absent("second"), absent("subtree"));
@@ -182,10 +195,13 @@ async fn every_missing_blob_is_named() {
     let action = client.action(&shell("true", &[]), &Inputs::default(), change).await;
     let response = client.execute(client.request(&action)).await.unwrap();
     assert_eq!(code(&response), Code::FailedPrecondition as i32);
-    let mut expected: Vec<_> =
-        [first, second, subtree].iter().map(|digest| format!("blobs/{digest}")).collect();
-    expected.sort();
-    assert_eq!(missing_in(&response), expected);
+    assert_eq!(missing_in(&response), sorted([first, second, subtree]));
+}
+
+fn sorted<const N: usize>(digests: [Digest; N]) -> Vec<String> {
+    let mut subjects = digests.map(|digest| format!("blobs/{digest}"));
+    subjects.sort();
+    subjects.into()
 }
 
 fn missing_of(error: &Status) -> Vec<String> {

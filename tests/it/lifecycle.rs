@@ -183,7 +183,7 @@ fn a_wrong_configuration_stops_the_start_with_the_key() {
     for (name, value, expected) in [
         ("CROFT_STORAGE__SIZE", "many", "STORAGE.SIZE"),
         ("CROFT_WORKER__NO_SUCH_KEY", "1", "no_such_key"),
-        ("CROFT_PUBLIC__LISTEN", "localhost", "listen"),
+        ("CROFT_PUBLIC__LISTEN", "localhost", "LISTEN"),
     ] {
         let output = farm::command(data.path(), &[(name, value)]).output().unwrap();
         let errors = text(&output.stderr);

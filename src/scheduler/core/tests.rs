@@ -161,11 +161,11 @@ fn an_operation_that_nobody_watches_is_abandoned() {
         ("join w1 1", ""),
         ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
         ("leave 1", ""),
-        ("wait 14", ""),
+        ("wait 9", ""),
         ("watch 1", ""),
         ("wait 60", ""),
         ("leave 1", ""),
-        ("wait 15", "1 ends 1: no client watched the operation; w1 kills 1/1"),
+        ("wait 10", "1 ends 1: no client watched the operation; w1 kills 1/1"),
     ]);
 }
 

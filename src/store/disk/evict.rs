@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::entry::{Location, Name};
 use super::ledger::{Draft, QUEUE_START, Record};
+use super::space::full;
 use super::writer::Writer;
 use super::{PROTECTED_MINUTES, Shared, keeper};
 use crate::error::Result;
@@ -40,6 +41,11 @@ impl Writer {
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<()> {
         self.repair()?;
         let wanted = bytes.max(self.shared.space.shortage(0)?);
+        if wanted > self.totals.bytes() {
+            // What does not even fit into an empty store must not empty it.
+            self.shared.space.check()?;
+            return Err(full());
+        }
         let mut freed = 0;
         for reach in [Reach::Unused, Reach::All] {
             if freed < wanted {
@@ -86,11 +92,9 @@ impl Writer {
         }
         let Eviction { mut draft, victims, .. } = eviction;
         draft.shorten(record, &record.names[taken..]);
-        let mut discarded: Vec<PathBuf> = Vec::new();
-        self.commit(draft, || {
-            discarded.extend(victims.iter().filter_map(|name| shared.files.discard(name)));
-            drop(gate);
-        })?;
+        // The files go only when the index is known to have forgotten them: after a crash in between, they are merely left over.
+        self.commit(draft, || drop(gate))?;
+        let discarded: Vec<PathBuf> = victims.iter().filter_map(|name| shared.files.discard(name)).collect();
         for path in discarded {
             match reach {
                 Reach::Unused => self.delete(path),

@@ -255,10 +255,17 @@ fn error_of(error: sled::Error) -> Error {
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)
         | sled::Error::ReportableBug(_)
-        | sled::Error::Io(_)
         | sled::Error::Corruption { .. } => Kind::Corrupt,
+        // What a torn database gives; the others (no descriptors, no permission) are no damage.
+        sled::Error::Io(error) if is_torn(error) => Kind::Corrupt,
+        sled::Error::Io(_) => Kind::Unavailable,
     };
     Error::new(kind, "the index failed").with_source(error)
+}
+
+fn is_torn(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::NotADirectory)
 }
 
 /// What says that the database is damaged, as opposed to a full disk or a lock.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::WeakSender;
 
@@ -15,14 +15,17 @@ const TICK: Duration = Duration::from_secs(10);
 
 /// Runs until the writer has ended.
 pub(super) fn run(trash: &Receiver<PathBuf>, requests: &WeakSender<Request>) {
+    let mut next_tick = Instant::now() + TICK;
     loop {
-        match trash.recv_timeout(TICK) {
+        match trash.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
             Ok(path) => delete(&path),
             Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                // A writer that is busy needs no tick.
-                let _ = requests.upgrade().map(|requests| requests.try_send(Request::Tick));
-            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if Instant::now() >= next_tick {
+            next_tick = Instant::now() + TICK;
+            // A writer that is so busy that its queue is full gets the next one.
+            let _ = requests.upgrade().map(|requests| requests.try_send(Request::Tick));
         }
     }
 }

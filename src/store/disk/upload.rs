@@ -144,8 +144,9 @@ async fn attempt(mut temporary: Temporary, buffer: Buffer) -> Result<Attempt> {
     tasks::blocking(move || {
         let before = temporary.size();
         let written = temporary.write(&buffer.pieces);
-        let outcome = written.and_then(|()| if buffer.is_last { temporary.finish() } else { Ok(()) });
-        match outcome {
+        match written {
+            // The kernel tells of a failed write-back once, so a sync that failed must not be tried again.
+            Ok(()) if buffer.is_last => temporary.finish().map(|()| Attempt::Done(temporary)),
             Ok(()) => Ok(Attempt::Done(temporary)),
             Err(error) if error.kind() == Kind::Exhausted => {
                 let rest = without(buffer, temporary.size() - before);

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::scan;
 use crate::digest::{Digest, Function};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::store::{Blob, Cas};
 use crate::tasks;
 
@@ -25,6 +25,8 @@ const BATCHES_MAX: usize = 2;
 const KEPT_BYTES: u64 = 16 * 1024;
 /// Larger files of one batch that are uploaded at the same time; each holds a descriptor.
 const UPLOADS_MAX: usize = 4;
+/// Bytes of one output. A file with a hole can claim any size for nothing, and hashing it would keep a thread for ever.
+const FILE_BYTES_MAX: u64 = 64 << 30;
 /// The piece in which files are read for hashing.
 const BUFFER_BYTES: usize = 128 * 1024;
 
@@ -144,13 +146,17 @@ pub(in crate::worker) async fn upload_file(
     Ok(Some(digest))
 }
 
-fn hash_output(view: &OwnedFd, function: Function, path: &str) -> io::Result<(Digest, Option<Bytes>)> {
+fn hash_output(view: &OwnedFd, function: Function, path: &str) -> Result<(Digest, Option<Bytes>)> {
     hash(&File::from(scan::open(view, path, OFlags::empty())?), function)
 }
 
 /// Hashes a file from its start; keeps the content of a small one.
-fn hash(file: &File, function: Function) -> io::Result<(Digest, Option<Bytes>)> {
+fn hash(file: &File, function: Function) -> Result<(Digest, Option<Bytes>)> {
     let size = file.metadata()?.len();
+    if size > FILE_BYTES_MAX {
+        let message = format!("an output has {size} bytes; the limit is {FILE_BYTES_MAX}");
+        return Err(Error::new(Kind::Precondition, message));
+    }
     if size <= KEPT_BYTES {
         let mut content = Vec::with_capacity(usize::try_from(size).expect("small"));
         // One byte more than allowed is enough to see that the file was longer than it said.
@@ -160,7 +166,8 @@ fn hash(file: &File, function: Function) -> io::Result<(Digest, Option<Bytes>)> 
         }
     }
     let mut hasher = function.hasher();
-    let mut reader = Positioned { file, position: 0 };
+    // What grows while it is read is cut, and then has another size than it was stored under.
+    let mut reader = Positioned { file, position: 0 }.take(size);
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match reader.read(&mut buffer)? {

@@ -85,6 +85,7 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
     // Dies with the launcher, and with it (as pid 1 of its namespace) everything that the action started.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("bind the init to the launcher")?;
+    sys::leave_keyring().step("leave the keyring of the farm's session")?;
     let children = sys::watch_children().step("watch the children")?;
     let text = wire::receive_text(&init.channel).step("read the command")?;
     let order = text.as_deref().and_then(Order::decode).ok_or("read the command: it is cut short")?;

@@ -225,6 +225,15 @@ impl<'a> Strings<'a> {
     }
 }
 
+/// Leaves the session keyring that was inherited for a new, empty one, so that no action sees what the farm's session holds.
+pub(super) fn leave_keyring() -> io::Result<()> {
+    // SAFETY: the call takes a number and a null name.
+    let joined =
+        unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    let is_absent = || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+    if joined < 0 && !is_absent() { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// What the children that were waited for have used, and theirs.
 pub(super) fn children_usage() -> Usage {
     // SAFETY: all-zero bytes are a valid `rusage`, and the call writes one.
