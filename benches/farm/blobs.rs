@@ -68,7 +68,7 @@ pub(crate) async fn durable_writes(rounds: Rounds) -> Figure {
         let name = format!("uploads/{round}/blobs/{}", Function::Sha256.hash(&content));
         let messages = crate::client::pieces(&name, &content, 0);
         ours.push(rate(LARGE as f64 / 1e6, async { client.write(messages).await.unwrap() }).await);
-        limit.push(limits::synced_file(farm.data(), &content) / 1e6);
+        limit.push(limits::synced_file(&farm.data().join(format!("limit-{round}")), &content) / 1e6);
     }
     Figure {
         name: "write a 64 MiB blob, durable",

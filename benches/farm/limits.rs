@@ -32,18 +32,16 @@ pub(crate) fn socket(content: &[u8]) -> f64 {
     })
 }
 
-/// Bytes per second of `content` written to a new file in `directory` and synced.
-pub(crate) fn synced_file(directory: &Path, content: &[u8]) -> f64 {
-    let path = directory.join("limit");
+/// Bytes per second of `content` written to the new file `path` and synced. The file stays, as a blob does: memory that a deleted file
+/// gave back is warm, and writing into that is up to three times as fast, above all in a virtual machine.
+pub(crate) fn synced_file(path: &Path, content: &[u8]) -> f64 {
     let start = Instant::now();
     let mut file = File::create(&path).unwrap();
     for piece in content.chunks(PIECE) {
         file.write_all(piece).unwrap();
     }
     file.sync_data().unwrap();
-    let rate = content.len() as f64 / start.elapsed().as_secs_f64();
-    std::fs::remove_file(path).unwrap();
-    rate
+    content.len() as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Blobs per second when `count` of them are appended to one file that is synced after every `group`.
