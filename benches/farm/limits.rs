@@ -36,7 +36,7 @@ pub(crate) fn socket(content: &[u8]) -> f64 {
 /// gave back is warm, and writing into that is up to three times as fast, above all in a virtual machine.
 pub(crate) fn synced_file(path: &Path, content: &[u8]) -> f64 {
     let start = Instant::now();
-    let mut file = File::create(&path).unwrap();
+    let mut file = File::create(path).unwrap();
     for piece in content.chunks(PIECE) {
         file.write_all(piece).unwrap();
     }
