@@ -56,7 +56,9 @@ sid_root() {
   command -v debootstrap > /dev/null || install debootstrap || skip "apt cannot install debootstrap: $(tail -n 1 "$log")"
   discard "$unfinished"
   discard "$sid"
-  confined "$bootstrap_seconds" debootstrap --variant=minbase --include=ca-certificates sid "$unfinished" "$(mirror)" ||
+  local where
+  mapfile -t where < <(mirror)
+  confined "$bootstrap_seconds" debootstrap --variant=minbase --include=ca-certificates sid "$unfinished" "${where[@]}" ||
     skip "debootstrap cannot get Debian sid: $(tail -n 1 "$log")"
   touch "$unfinished/.bootstrapped"
   prepare_apt
@@ -88,12 +90,10 @@ discard() {
   rm -rf --one-file-system "$1"
 }
 
+# The host's own mirror; without one, debootstrap takes its default.
 mirror() {
-  local host_mirror
   # shellcheck disable=SC2016 # expanded by apt
-  host_mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2> /dev/null |
-    grep --max-count=1 '/debian/$' || true)
-  echo "${host_mirror:-http://deb.debian.org/debian}"
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2> /dev/null | grep --max-count=1 '/debian/$' || true
 }
 
 prepare_apt() {
