@@ -3,6 +3,7 @@
 use std::process::Command as Process;
 
 use bytes::Bytes;
+use croft::proto::bytestream::WriteRequest;
 use croft::proto::rev2::{Action, Command, Directory, DirectoryNode, FileNode, SymlinkNode};
 use tonic::Code;
 
@@ -143,6 +144,22 @@ async fn a_hundred_thousand_outputs_pass_with_few_open_files() {
     let tree: croft::proto::rev2::Tree =
         prost::Message::decode(client.read(&name, 0, 0).await.unwrap().as_slice()).unwrap();
     assert_eq!(tree.root.unwrap().files.len(), 100_001);
+}
+
+#[tokio::test]
+async fn a_size_that_is_only_declared_evicts_nothing() {
+    let farm = Farm::start_with(&[("CROFT_STORAGE__SIZE", "256 MiB")]);
+    let client = Client::new(&farm).await;
+    let kept: Vec<Bytes> = (0..100_u8).map(|number| Bytes::from(vec![number; 1 << 20])).collect();
+    let mut digests = Vec::new();
+    for content in &kept {
+        digests.push(client.write_blob(content).await.unwrap());
+    }
+    let name = format!("uploads/big/blobs/{}/{}", "ab".repeat(32), 250 << 20);
+    let data = Bytes::from(vec![0; 1000]);
+    let message = WriteRequest { resource_name: name, data, ..WriteRequest::default() };
+    assert_eq!(client.write(vec![message]).await.unwrap(), 1000);
+    assert_eq!(client.missing(&digests).await, []);
 }
 
 #[tokio::test]

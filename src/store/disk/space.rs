@@ -52,6 +52,12 @@ impl Space {
         self.limit
     }
 
+    /// Whether `size` bytes would fit if all that is stored went.
+    pub(super) fn could_hold(&self, size: u64) -> Result<bool> {
+        let room = file_system(&self.directory)?.available.saturating_add(self.used());
+        Ok(size.saturating_add(self.floor) <= room)
+    }
+
     /// Announces `bytes` that will be written.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Reservation {
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
@@ -134,6 +140,19 @@ impl Space {
     /// The index's growth counts, but evicting everything would not make its file smaller: half is always for blobs.
     fn effective_limit(&self) -> u64 {
         self.limit.saturating_sub(self.growth.load(Ordering::Relaxed)).max(self.limit / 2)
+    }
+}
+
+impl Reservation {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Announces more, up to `bytes` in all.
+    pub(super) fn grow_to(&mut self, bytes: u64) {
+        let more = bytes.saturating_sub(self.bytes);
+        self.space.in_flight.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
     }
 }
 

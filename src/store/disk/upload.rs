@@ -19,14 +19,17 @@ use crate::tasks;
 const BUFFER_BYTES: usize = 512 * 1024;
 const BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes for which room is kept before they come.
+const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Stores `blob` as a file. A dropped future leaves nothing, because whatever runs then owns the temporary file and removes it.
 pub(super) async fn put(disk: &Disk, name: Name, blob: Blob) -> Result<()> {
     let size = blob.size();
     if is_present(disk, name, size).await? {
         return Ok(());
     }
-    let _reservation = admit(disk, size).await?;
-    let temporary = receive(disk, size, blob.into_chunks()).await?;
+    let mut incoming = Incoming::admit(disk, size).await?;
+    let temporary = incoming.receive(blob.into_chunks()).await?;
     disk.publish(name, temporary).await
 }
 
@@ -36,37 +39,75 @@ async fn is_present(disk: &Disk, name: Name, size: u64) -> Result<bool> {
     tasks::blocking(move || shared.is_present(&name, size)).await
 }
 
-/// Finds room for `size` bytes before the first of them is read.
-async fn admit(disk: &Disk, size: u64) -> Result<Reservation> {
-    let space = &disk.shared().space;
-    if size > space.limit() {
-        let message = format!("a blob of {size} bytes does not fit into a store of {} bytes", space.limit());
-        return Err(Error::new(Kind::Exhausted, message));
+/// A blob on its way in, and the room that is kept for it: for what has come and a little more. A client that declares much and sends
+/// little must not empty the store.
+struct Incoming<'a> {
+    disk: &'a Disk,
+    size: u64,
+    reservation: Reservation,
+}
+
+impl<'a> Incoming<'a> {
+    async fn admit(disk: &'a Disk, size: u64) -> Result<Self> {
+        let space = &disk.shared().space;
+        if size > space.limit() {
+            let limit = space.limit();
+            let message = format!("a blob of {size} bytes does not fit into a store of {limit} bytes");
+            return Err(Error::new(Kind::Exhausted, message));
+        }
+        if !space.could_hold(size)? {
+            return Err(full());
+        }
+        let mut incoming = Self { disk, size, reservation: space.reserve(0) };
+        incoming.cover(0).await?;
+        Ok(incoming)
     }
-    let reservation = space.reserve(size);
-    if space.shortage(0)? > 0 {
-        make_room(disk, 0).await?;
+
+    /// Finds room for what comes after the first `received` bytes.
+    async fn cover(&mut self, received: u64) -> Result<()> {
+        if self.reservation.bytes() >= self.size.min(received + AHEAD_BYTES / 2) {
+            return Ok(());
+        }
+        self.reservation.grow_to(self.size.min(received + AHEAD_BYTES));
+        if self.disk.shared().space.shortage(0)? > 0 {
+            make_room(self.disk, 0).await?;
+        }
+        Ok(())
     }
-    Ok(reservation)
+
+    async fn receive(&mut self, mut chunks: Chunks) -> Result<Temporary> {
+        let shared = self.disk.shared();
+        let create = tasks::blocking(move || shared.files.create());
+        let (temporary, first) = join(create, gather(&mut chunks)).await;
+        let (mut temporary, mut buffer) = (temporary?, first?);
+        loop {
+            let is_last = buffer.is_last;
+            let write = self.write(temporary, buffer);
+            if is_last {
+                return write.await;
+            }
+            (temporary, buffer) = gather_during(write, &mut chunks).await?;
+        }
+    }
+
+    /// Writes the buffer, and syncs the file after the last one. A full disk gets one chance to be emptied.
+    async fn write(&mut self, temporary: Temporary, buffer: Buffer) -> Result<Temporary> {
+        self.cover(temporary.size() + buffer.length as u64).await?;
+        match attempt(temporary, buffer).await? {
+            Attempt::Done(temporary) => Ok(temporary),
+            Attempt::Full(temporary, rest) => {
+                make_room(self.disk, rest.length as u64).await?;
+                match attempt(temporary, rest).await? {
+                    Attempt::Done(temporary) => Ok(temporary),
+                    Attempt::Full(..) => Err(full()),
+                }
+            }
+        }
+    }
 }
 
 async fn make_room(disk: &Disk, bytes: u64) -> Result<()> {
     disk.ask(|done| Request::MakeRoom { bytes, done }).await?
-}
-
-async fn receive(disk: &Disk, size: u64, mut chunks: Chunks) -> Result<Temporary> {
-    let shared = disk.shared();
-    let create = tasks::blocking(move || shared.files.create());
-    let (temporary, first) = join(create, gather(&mut chunks)).await;
-    let (mut temporary, mut buffer) = (temporary?, first?);
-    loop {
-        let is_last = buffer.is_last;
-        let write = write(disk, size, temporary, buffer);
-        if is_last {
-            return write.await;
-        }
-        (temporary, buffer) = gather_during(write, &mut chunks).await?;
-    }
 }
 
 /// Gathers the next buffer while the last one is written. The longer that takes, the larger the buffer becomes, so that a busy
@@ -120,20 +161,6 @@ async fn gather(chunks: &mut Chunks) -> Result<Buffer> {
     Ok(buffer)
 }
 
-/// Writes the buffer, and syncs the file after the last one. A full disk gets one chance to be emptied.
-async fn write(disk: &Disk, size: u64, temporary: Temporary, buffer: Buffer) -> Result<Temporary> {
-    match attempt(temporary, buffer).await? {
-        Attempt::Done(temporary) => Ok(temporary),
-        Attempt::Full(temporary, rest) => {
-            make_room(disk, size - temporary.size()).await?;
-            match attempt(temporary, rest).await? {
-                Attempt::Done(temporary) => Ok(temporary),
-                Attempt::Full(..) => Err(full()),
-            }
-        }
-    }
-}
-
 enum Attempt {
     Done(Temporary),
     /// The disk is full; these bytes are not yet written.
@@ -166,5 +193,6 @@ fn without(mut buffer: Buffer, mut written: u64) -> Buffer {
         *piece = piece.slice(cut..);
     }
     buffer.pieces.retain(|piece| !piece.is_empty());
+    buffer.length = buffer.pieces.iter().map(Bytes::len).sum();
     buffer
 }
