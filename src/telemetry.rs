@@ -1,5 +1,7 @@
 //! The log: text for people, JSON for machines, on standard error.
 
+use std::io::IsTerminal;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -44,7 +46,10 @@ impl Config {
 /// # Errors
 /// `Invalid` for a filter that does not parse.
 pub fn start(config: &Config) -> Result<()> {
-    let builder = tracing_subscriber::fmt().with_env_filter(config.parse()?).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(config.parse()?)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let started = match config.format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().try_init(),
