@@ -131,7 +131,10 @@ impl Temporary {
                 Err(errno) => return Err(disk_error(errno.into()).context("write a blob's file")),
             }
         }
-        writeback::begin(&self.file, start, self.size - start);
+        // A length of zero would mean all that follows.
+        if self.size > start {
+            writeback::begin(&self.file, start, self.size - start);
+        }
         Ok(())
     }
 
