@@ -13,14 +13,15 @@ pub enum Function {
     Blake3,
 }
 
-/// Bytes of a hash; the same for every function that we serve.
-pub const HASH_BYTES: usize = 32;
+/// Bytes of the longest hash of any function of the protocol.
+pub const HASH_BYTES_MAX: usize = 64;
 
 /// A blob's name: the function, its hash of the blob and the blob's size in bytes (REv2, message `Digest`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     function: Function,
-    hash: [u8; HASH_BYTES],
+    /// The hash, and zeros behind it where the function's are shorter.
+    hash: [u8; HASH_BYTES_MAX],
     size: u64,
 }
 
@@ -29,8 +30,8 @@ pub struct Digest {
 pub enum ParseError {
     #[error("the digest is not set")]
     Absent,
-    #[error("hash `{0}` is not {len} lower-case hexadecimal characters", len = HASH_BYTES * 2)]
-    Hash(String),
+    #[error("hash `{0}` is not {1} lower-case hexadecimal characters")]
+    Hash(String, usize),
     #[error("size {0} is negative")]
     Size(i64),
     #[error("digest function {0} is not one of SHA256, BLAKE3")]
@@ -60,6 +61,13 @@ impl Function {
         }
     }
 
+    /// Bytes of a hash.
+    pub fn hash_bytes(self) -> usize {
+        match self {
+            Self::Sha256 | Self::Blake3 => 32,
+        }
+    }
+
     /// The segment that names the function in a resource name; SHA-256 has none.
     pub fn segment(self) -> Option<&'static str> {
         match self {
@@ -69,12 +77,13 @@ impl Function {
     }
 
     pub fn hash(self, bytes: &[u8]) -> Digest {
-        let mut hasher = self.hasher();
+        let mut hasher = self.hasher(bytes.len() as u64);
         hasher.update(bytes);
         hasher.finish()
     }
 
-    pub fn hasher(self) -> Hasher {
+    /// A hasher for a blob of `size` bytes; some functions hash the size first.
+    pub fn hasher(self, _size: u64) -> Hasher {
         let state = match self {
             Self::Sha256 => State::Sha256(sha2::Sha256::new()),
             Self::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
@@ -84,8 +93,12 @@ impl Function {
 }
 
 impl Digest {
-    pub fn new(function: Function, hash: [u8; HASH_BYTES], size: u64) -> Self {
-        Self { function, hash, size }
+    /// `hash` has [`Function::hash_bytes`] bytes; what is beyond them is ignored, what is not there is zero.
+    pub fn new(function: Function, hash: &[u8], size: u64) -> Self {
+        let length = function.hash_bytes().min(hash.len());
+        let mut padded = [0; HASH_BYTES_MAX];
+        padded[..length].copy_from_slice(&hash[..length]);
+        Self { function, hash: padded, size }
     }
 
     /// The digest of zero bytes. It is always present and never stored.
@@ -99,10 +112,11 @@ impl Digest {
     /// When the hash is not lower-case hexadecimal of the right length or the size cannot be the blob's.
     pub fn parse(function: Function, hash: &str, size_bytes: i64) -> Result<Self, ParseError> {
         let size = u64::try_from(size_bytes).map_err(|_| ParseError::Size(size_bytes))?;
-        let mut bytes = [0; HASH_BYTES];
+        let mut bytes = [0; HASH_BYTES_MAX];
+        let length = function.hash_bytes();
         let is_upper = hash.bytes().any(|byte| byte.is_ascii_uppercase());
-        if is_upper || hex::decode_to_slice(hash, &mut bytes).is_err() {
-            return Err(ParseError::Hash(hash.chars().take(2 * HASH_BYTES + 1).collect()));
+        if is_upper || hex::decode_to_slice(hash, &mut bytes[..length]).is_err() {
+            return Err(ParseError::Hash(hash.chars().take(2 * length + 1).collect(), 2 * length));
         }
         let digest = Self { function, hash: bytes, size };
         if size != 0 && digest.hash == Self::empty(function).hash {
@@ -130,12 +144,12 @@ impl Digest {
         self.function
     }
 
-    pub fn hash(&self) -> &[u8; HASH_BYTES] {
-        &self.hash
+    pub fn hash(&self) -> &[u8] {
+        &self.hash[..self.function.hash_bytes()]
     }
 
     pub fn hex(&self) -> String {
-        hex::encode(self.hash)
+        hex::encode(self.hash())
     }
 
     /// The blob's size in bytes.
@@ -189,11 +203,10 @@ impl Hasher {
 
     /// The digest of all that was fed.
     pub fn finish(self) -> Digest {
-        let (function, hash) = match self.state {
-            State::Sha256(state) => (Function::Sha256, state.finalize().into()),
-            State::Blake3(state) => (Function::Blake3, *state.finalize().as_bytes()),
-        };
-        Digest { function, hash, size: self.size }
+        match self.state {
+            State::Sha256(state) => Digest::new(Function::Sha256, &state.finalize(), self.size),
+            State::Blake3(state) => Digest::new(Function::Blake3, state.finalize().as_bytes(), self.size),
+        }
     }
 }
 
@@ -237,8 +250,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read_back(hash in any::<[u8; HASH_BYTES]>(), size in 0..i64::MAX) {
-            let digest = Digest::new(Function::Blake3, hash, size.cast_unsigned());
+        fn what_is_written_is_read_back(hash in any::<[u8; 32]>(), size in 0..i64::MAX) {
+            let digest = Digest::new(Function::Blake3, &hash, size.cast_unsigned());
             let proto = digest.to_proto();
             prop_assert_eq!(Digest::from_proto(Function::Blake3, Some(&proto)), Ok(digest));
         }

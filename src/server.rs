@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{Context, Result};
 use crate::rpc::{Farm, Instances, Settler, Uploads};
 use crate::scheduler::Handle;
-use crate::store::{ActionCache, Cas, Disk, Metered, Store, Verified};
+use crate::store::{ActionCache, Cas, Disk, DiskOptions, Metered, Store, Verified};
 use crate::tasks::{self, Shutdown};
 use crate::web::Readiness;
 use crate::worker::{Worker, link};
@@ -143,7 +143,7 @@ async fn open_disk(config: &Config, directory: PathBuf) -> Result<(Disk, u64)> {
             Some(size) => size.as_u64(),
             None => store::default_size(&directory)?,
         };
-        Ok((Disk::open(&directory, size)?, size))
+        Ok((Disk::open(&directory, DiskOptions::new(size))?, size))
     })
     .await
 }

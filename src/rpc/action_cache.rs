@@ -20,7 +20,7 @@ impl ActionCache for Farm {
         let request = request.into_inner();
         let function = self.function_of(&request.instance_name, request.digest_function)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
-        let key = ActionKey { instance: request.instance_name, digest };
+        let key = ActionKey { instance: request.instance_name.into(), digest };
         let Some(mut result) = self.action_cache.get(&key).await? else {
             return Err(Error::new(Kind::NotFound, format!("no result of action {digest} is cached")).into());
         };
@@ -41,7 +41,7 @@ impl ActionCache for Farm {
         let function = self.function_of(&request.instance_name, request.digest_function)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let result = request.action_result.ok_or_else(|| Error::invalid("the action result is not set"))?;
-        let key = ActionKey { instance: request.instance_name, digest };
+        let key = ActionKey { instance: request.instance_name.into(), digest };
         self.action_cache.put(&key, &result).await?;
         Ok(Response::new(result))
     }

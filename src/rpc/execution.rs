@@ -54,7 +54,7 @@ impl Execution for Farm {
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let hints = Hints::of(&request);
         if !request.skip_cache_lookup {
-            let key = ActionKey { instance: request.instance_name.clone(), digest };
+            let key = ActionKey { instance: request.instance_name.as_str().into(), digest };
             if let Some(result) = self.action_cache.get(&key).await? {
                 let operation = self.cached(&key, hints, result).await?;
                 return Ok(Response::new(stream::iter([Ok(operation)]).boxed()));

@@ -36,7 +36,7 @@ impl Settle for Settler {
         }
         // A failed run may be a flaky one, and a cached failure would never be tried again.
         if result.exit_code == 0 && !task.action.do_not_cache {
-            let key = ActionKey { instance: task.instance.clone(), digest: task.action_digest };
+            let key = ActionKey { instance: task.instance.as_str().into(), digest: task.action_digest };
             // The run was good and its outputs are safe; without an entry it only runs again another time.
             if let Err(error) = self.action_cache.put(&key, result).await {
                 tracing::warn!(action = %key.digest, error = error.chain(), "a result was not cached");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::tree::{self, Limits};
-use super::{Blob, Cas, Key, Store};
+use super::{ActionKey, Blob, Cas, Key, Store};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2;
@@ -16,13 +16,6 @@ pub const RESULT_MAX: u64 = 32 * 1024 * 1024;
 
 /// The bytes of all trees of one result together: whoever asks for a result chooses how much we read to check it.
 const TREES_MAX: u64 = 256 * 1024 * 1024;
-
-/// Whose result: results of one instance are invisible to the others.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ActionKey {
-    pub instance: String,
-    pub digest: Digest,
-}
 
 /// Results of actions. A hit is complete: all that the result names is in the CAS.
 #[derive(Clone)]
@@ -61,28 +54,24 @@ impl ActionCache {
             let message = format!("the result of action {} has {size} bytes, over {RESULT_MAX}", key.digest);
             return Err(Error::invalid(message));
         }
-        self.store.put(&store_key(key), Blob::Whole(Bytes::from(result.encode_to_vec()))).await
+        self.store.put(&Key::Action(key.clone()), Blob::Whole(Bytes::from(result.encode_to_vec()))).await
+    }
+
+    /// Forgets a result, for an operator.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub async fn remove(&self, key: &ActionKey) -> Result<()> {
+        self.store.remove(&Key::Action(key.clone())).await
     }
 
     async fn complete_result(&self, key: &ActionKey) -> Result<Option<rev2::ActionResult>> {
-        let Some(blob) = self.store.get(&store_key(key), 0..).await? else { return Ok(None) };
+        let Some(blob) = self.store.get(&Key::Action(key.clone()), 0..).await? else { return Ok(None) };
         let result = rev2::ActionResult::decode(blob.into_bytes(RESULT_MAX).await?)
             .map_err(|error| Error::new(Kind::Corrupt, "not an action result").with_source(error))?;
         let absent = absent_outputs(&self.cas, key.digest.function(), &result).await?;
         Ok(absent.is_empty().then_some(result))
     }
-}
-
-/// The name of a result. Each part goes in with its length, so that no two keys give the same bytes.
-fn store_key(key: &ActionKey) -> Key {
-    let function = key.digest.function().to_proto().as_str_name();
-    let size = key.digest.size().to_le_bytes();
-    let mut encoded = Vec::new();
-    for part in [key.instance.as_bytes(), function.as_bytes(), key.digest.hash(), &size] {
-        encoded.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        encoded.extend_from_slice(part);
-    }
-    Key::Action(*Function::Sha256.hash(&encoded).hash())
 }
 
 /// All blobs that `result` names, directly or through its trees, and the CAS does not have. `function` is the action's.

@@ -17,7 +17,7 @@ fn fixture(function: Function) -> Fixture {
     let store = Arc::new(Memory::new(1 << 20));
     let cas = Cas::new(Arc::new(Memory::new(1 << 20)));
     let cache = ActionCache::new(store.clone(), cas.clone());
-    let key = ActionKey { instance: "main".to_owned(), digest: function.hash(b"action") };
+    let key = ActionKey { instance: "main".into(), digest: function.hash(b"action") };
     Fixture { store, cas, cache, key }
 }
 
@@ -82,7 +82,7 @@ async fn a_result_with_any_one_blob_absent_is_a_miss() {
 async fn a_broken_entry_is_a_miss() {
     let fixture = fixture(Function::Sha256);
     let broken = Blob::Whole(Bytes::from_static(b"\xff\xff"));
-    fixture.store.put(&store_key(&fixture.key), broken).await.unwrap();
+    fixture.store.put(&Key::Action(fixture.key.clone()), broken).await.unwrap();
     assert!(fixture.cache.get(&fixture.key).await.unwrap().is_none());
     let no_digest = ActionResult { output_files: vec![OutputFile::default()], ..ActionResult::default() };
     fixture.cache.put(&fixture.key, &no_digest).await.unwrap();
@@ -107,10 +107,10 @@ async fn instances_and_functions_do_not_share_results() {
     let result = ActionResult { exit_code: 1, ..ActionResult::default() };
     fixture.cache.put(&fixture.key, &result).await.unwrap();
     let digest = fixture.key.digest;
-    let other_function = Digest::new(Function::Blake3, *digest.hash(), digest.size());
-    let other_size = Digest::new(Function::Sha256, *digest.hash(), digest.size() + 1);
+    let other_function = Digest::new(Function::Blake3, digest.hash(), digest.size());
+    let other_size = Digest::new(Function::Sha256, digest.hash(), digest.size() + 1);
     for key in [
-        ActionKey { instance: "other".to_owned(), ..fixture.key.clone() },
+        ActionKey { instance: "other".into(), ..fixture.key.clone() },
         ActionKey { digest: other_function, ..fixture.key.clone() },
         ActionKey { digest: other_size, ..fixture.key.clone() },
     ] {

@@ -118,7 +118,7 @@ impl Cas {
 fn digest_of(key: Key) -> Option<Digest> {
     match key {
         Key::Blob(digest) => Some(digest),
-        Key::Action(_) => None,
+        Key::Action(_) | Key::Asset(_) => None,
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_size_zero_is_not_the_empty_blob() {
-        let (cas, digest) = (cas(), Digest::new(Function::Sha256, [7; 32], 0));
+        let (cas, digest) = (cas(), Digest::new(Function::Sha256, &[7; 32], 0));
         assert!(cas.read(&digest, 0).await.unwrap().is_none());
         assert_eq!(cas.put(&digest, Blob::Whole(Bytes::new())).await.unwrap_err().kind(), Kind::Invalid);
     }

@@ -105,6 +105,12 @@ impl Store for Faulty {
         self.fail(self.rates.after)?;
         Ok(missing)
     }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        self.fail(self.rates.before)?;
+        self.inner.remove(key).await?;
+        self.fail(self.rates.after)
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +127,7 @@ mod tests {
             let mut outcomes = Vec::new();
             for number in 0..50 {
                 let blob = Blob::Whole(Bytes::from(vec![number; 100]));
-                outcomes.push(store.put(&Key::Action([number; 32]), blob).await.is_ok());
+                outcomes.push(store.put(&Key::Asset([number; 32]), blob).await.is_ok());
             }
             runs.push(outcomes);
         }

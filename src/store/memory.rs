@@ -74,7 +74,7 @@ impl Memory {
     fn insert(&self, key: &Key, bytes: Bytes) {
         self.used_bytes.fetch_add(charge(bytes.len() as u64), Ordering::Relaxed);
         let tick = self.tick();
-        let replaced = self.shard(key).insert(*key, Entry { bytes, tick });
+        let replaced = self.shard(key).insert(key.clone(), Entry { bytes, tick });
         self.release(replaced);
         while self.used_bytes.load(Ordering::Relaxed) > self.size_bytes && self.evict_oldest() {}
         metrics::STORE_SIZE
@@ -106,18 +106,24 @@ impl Shard {
     fn touch(&mut self, key: &Key, tick: u64) -> Option<Bytes> {
         let entry = self.entries.get_mut(key)?;
         self.order.remove(&entry.tick);
-        self.order.insert(tick, *key);
+        self.order.insert(tick, key.clone());
         entry.tick = tick;
         Some(entry.bytes.clone())
     }
 
     fn insert(&mut self, key: Key, entry: Entry) -> Option<Entry> {
-        self.order.insert(entry.tick, key);
+        self.order.insert(entry.tick, key.clone());
         let replaced = self.entries.insert(key, entry);
         if let Some(replaced) = &replaced {
             self.order.remove(&replaced.tick);
         }
         replaced
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.order.remove(&entry.tick);
+        Some(entry)
     }
 
     fn pop_oldest(&mut self) -> Option<Entry> {
@@ -161,7 +167,13 @@ impl Store for Memory {
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        Ok(keys.iter().filter(|key| self.bytes(key).is_none()).copied().collect())
+        Ok(keys.iter().filter(|key| self.bytes(key).is_none()).cloned().collect())
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        let removed = self.shard(key).remove(key);
+        self.release(removed);
+        Ok(())
     }
 }
 
@@ -170,7 +182,7 @@ mod tests {
     use super::*;
 
     fn key(number: u8) -> Key {
-        Key::Action([number; 32])
+        Key::Asset([number; 32])
     }
 
     async fn put(memory: &Memory, number: u8, size: usize) {

@@ -89,6 +89,10 @@ impl Store for Metered {
         result
     }
 
+    async fn remove(&self, key: &Key) -> Result<()> {
+        self.inner.remove(key).await
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let sizes: Vec<u64> = blobs.iter().map(|(_, bytes)| bytes.len() as u64).collect();
         let results = self.inner.put_all(blobs).await;
@@ -107,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn calls_and_bytes_are_counted() {
         let store = Metered::new("metered-test", Arc::new(Memory::new(1 << 20)));
-        let key = Key::Action([1; 32]);
+        let key = Key::Asset([1; 32]);
         store.get(&key, 0..).await.unwrap();
         store.put(&key, Blob::Whole(Bytes::from_static(b"12345"))).await.unwrap();
         store.get(&key, 1..).await.unwrap();

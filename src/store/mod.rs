@@ -9,39 +9,70 @@ mod config;
 #[cfg(test)]
 mod contract;
 mod disk;
+pub mod farm;
 mod faulty;
+mod index;
 mod memory;
 mod metered;
+mod name;
+pub mod object;
+mod pins;
+pub mod redis;
 pub mod tree;
 mod verified;
 
 use std::ops::RangeFrom;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-pub use self::action_cache::{ActionCache, ActionKey, RESULT_MAX, absent_outputs};
+pub use self::action_cache::{ActionCache, RESULT_MAX, absent_outputs};
 pub use self::blob::{Blob, CHUNK_BYTES, Chunks};
 pub use self::cas::{Cas, MESSAGE_MAX};
 pub use self::config::Config;
-pub use self::disk::{Disk, INLINE_MAX, default_size};
+pub use self::disk::{Disk, INLINE_MAX, Options as DiskOptions, default_size};
 #[doc(hidden)]
 pub use self::faulty::{Faulty, Rates};
 pub use self::memory::Memory;
 pub use self::metered::Metered;
+pub use self::pins::{Pinned, Pins};
 pub use self::verified::Verified;
 
-use crate::digest::{Digest, HASH_BYTES};
+use crate::digest::{Digest, Function};
 use crate::error::Result;
 
 /// The name under which bytes are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     /// A blob of the CAS: its content hashes to the digest and never changes.
     Blob(Digest),
-    /// An action result: the hash of instance name and action digest. A later `put` replaces the value.
-    Action([u8; HASH_BYTES]),
+    /// An action result. A later `put` replaces the value.
+    Action(ActionKey),
+    /// What a URI with its qualifiers stands for: the hash of these. A later `put` replaces the value.
+    Asset([u8; 32]),
+}
+
+/// Whose result: results of one instance are invisible to the others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ActionKey {
+    pub instance: Arc<str>,
+    pub digest: Digest,
+}
+
+impl ActionKey {
+    /// SHA-256 of instance and digest. Each part goes in with its length, so that no two keys give the same bytes.
+    fn hash(&self) -> [u8; 32] {
+        let function = self.digest.function().to_proto().as_str_name();
+        let size = self.digest.size().to_le_bytes();
+        let mut encoded = Vec::new();
+        for part in [self.instance.as_bytes(), function.as_bytes(), self.digest.hash(), &size] {
+            encoded.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            encoded.extend_from_slice(part);
+        }
+        *Function::Sha256.hash(&encoded).hash().first_chunk().expect("SHA-256 has 32 bytes")
+    }
 }
 
 /// Content-addressed and action-cache bytes behind one interface.
@@ -61,6 +92,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The absent ones of `keys`, in their order; marks the present ones as used.
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>>;
+
+    /// Forgets what is stored under `key`: for a damaged copy, or a result that an operator withdraws. What is absent is no error.
+    async fn remove(&self, key: &Key) -> Result<()>;
 
     /// Stores many small blobs, each as [`Store::put`] would; the results are in their order. A leaf that commits in groups
     /// takes them as one.

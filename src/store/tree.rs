@@ -137,8 +137,8 @@ mod tests {
     async fn a_directory_that_names_itself_ends_the_walk() {
         let (memory, cas) = cas();
         // No content has its own digest, so it is stored under a made-up one, in a store that does not verify.
-        let size = directory(&[Digest::new(Function::Sha256, [1; 32], 99)]).encoded_len() as u64;
-        let itself = Digest::new(Function::Sha256, [1; 32], size);
+        let size = directory(&[Digest::new(Function::Sha256, &[1; 32], 99)]).encoded_len() as u64;
+        let itself = Digest::new(Function::Sha256, &[1; 32], size);
         let bytes = Bytes::from(directory(&[itself]).encode_to_vec());
         memory.put(&Key::Blob(itself), Blob::Whole(bytes)).await.unwrap();
         let walk = directories(&cas, &itself, &Limits::default()).await.unwrap();

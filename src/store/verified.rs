@@ -53,7 +53,8 @@ impl Store for Verified {
     }
 
     async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
-        let Key::Blob(digest) = *key else { return self.inner.put(key, blob).await };
+        let Key::Blob(digest) = key else { return self.inner.put(key, blob).await };
+        let digest = *digest;
         if blob.size() != digest.size() {
             return Err(Error::invalid(format!("blob says {digest}, but its size is {}", blob.size())));
         }
@@ -73,6 +74,10 @@ impl Store for Verified {
         self.inner.missing(keys).await
     }
 
+    async fn remove(&self, key: &Key) -> Result<()> {
+        self.inner.remove(key).await
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(blobs.len());
         for (key, bytes) in &blobs {
@@ -90,9 +95,9 @@ impl Store for Verified {
 }
 
 async fn check(key: &Key, bytes: &Bytes) -> Result<()> {
-    match *key {
-        Key::Blob(digest) => refuse_other(digest, hash(digest, bytes.clone()).await?),
-        Key::Action(_) => Ok(()),
+    match key {
+        Key::Blob(digest) => refuse_other(*digest, hash(*digest, bytes.clone()).await?),
+        Key::Action(_) | Key::Asset(_) => Ok(()),
     }
 }
 
@@ -120,8 +125,11 @@ struct Progress {
 /// Passes the chunks on. The last one is held back until the hash is known to be right, so that whoever stores the stream
 /// never holds a whole blob of wrong content.
 fn verified_chunks(digest: Digest, chunks: Chunks) -> Chunks {
-    let progress =
-        Progress { chunks, hashing: Hashing::new(digest.function().hasher()), left: digest.size() };
+    let progress = Progress {
+        chunks,
+        hashing: Hashing::new(digest.function().hasher(digest.size())),
+        left: digest.size(),
+    };
     stream::try_unfold(progress, move |mut progress| async move {
         let Some(chunk) = progress.chunks.try_next().await? else { return Ok(None) };
         // `into_chunks` has refused a stream that is longer than the size.
@@ -228,11 +236,11 @@ mod tests {
             for blob in forms(b"short") {
                 assert_eq!(store.put(&key, blob).await.unwrap_err().kind(), Kind::Invalid);
             }
-            assert_eq!(store.missing(&[key]).await.unwrap(), [key]);
+            assert_eq!(store.missing(std::slice::from_ref(&key)).await.unwrap(), std::slice::from_ref(&key));
             for blob in forms(b"right content") {
                 store.put(&key, blob).await.unwrap();
             }
-            assert!(store.missing(&[key]).await.unwrap().is_empty());
+            assert!(store.missing(std::slice::from_ref(&key)).await.unwrap().is_empty());
         }
     }
 

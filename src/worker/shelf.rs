@@ -33,12 +33,17 @@ impl Store for Shelf {
     async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
         self.puts.fetch_add(1, Ordering::Relaxed);
         let bytes = blob.into_bytes(u64::MAX).await?;
-        self.blobs.lock().expect("no panic").insert(*key, bytes);
+        self.blobs.lock().expect("no panic").insert(key.clone(), bytes);
         Ok(())
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let blobs = self.blobs.lock().expect("no panic");
-        Ok(keys.iter().filter(|key| !blobs.contains_key(key)).copied().collect())
+        Ok(keys.iter().filter(|key| !blobs.contains_key(key)).cloned().collect())
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        self.blobs.lock().expect("no panic").remove(key);
+        Ok(())
     }
 }

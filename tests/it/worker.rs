@@ -50,13 +50,18 @@ impl Store for Memory {
 
     async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
         let bytes = blob.into_bytes(u64::MAX).await?;
-        self.0.lock().expect("no panic").insert(*key, bytes);
+        self.0.lock().expect("no panic").insert(key.clone(), bytes);
         Ok(())
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let blobs = self.0.lock().expect("no panic");
-        Ok(keys.iter().filter(|key| !blobs.contains_key(key)).copied().collect())
+        Ok(keys.iter().filter(|key| !blobs.contains_key(key)).cloned().collect())
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        self.0.lock().expect("no panic").remove(key);
+        Ok(())
     }
 }
 

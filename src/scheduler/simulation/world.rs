@@ -227,7 +227,7 @@ pub(super) fn task(number: u64, priority: i32) -> Task {
     hash[..8].copy_from_slice(&number.to_be_bytes());
     Task {
         instance: if number.is_multiple_of(3) { "main" } else { "other" }.to_owned(),
-        action_digest: Digest::new(Function::Sha256, hash, 1),
+        action_digest: Digest::new(Function::Sha256, &hash, 1),
         action: Action { do_not_cache: number.is_multiple_of(5), ..Action::default() },
         timeout: Duration::from_secs(2),
         platform: Platform::new(platform.iter().map(property)),

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::super::Key;
-use crate::digest::{Function, HASH_BYTES};
 
 /// Blobs of up to this many bytes are kept in the index: one file each would cost a block, an inode and a sync.
 pub const INLINE_MAX: u64 = 4 * 1024;
@@ -15,86 +14,11 @@ const BLOCK_BYTES: u64 = 4 * 1024;
 const INLINE_FACTOR: u64 = 2;
 const ENTRY_OVERHEAD: u64 = 128;
 
-/// What a blob is stored under: its function or the action cache, and the hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Name([u8; Name::BYTES]);
-
-/// The families of names; each has a folder of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
-    Sha256,
-    Blake3,
-    Action,
-}
-
-impl Family {
-    pub(super) const ALL: [Self; 3] = [Self::Sha256, Self::Blake3, Self::Action];
-
-    fn tag(self) -> u8 {
-        match self {
-            Self::Sha256 => 0,
-            Self::Blake3 => 1,
-            Self::Action => 2,
-        }
-    }
-
-    /// The folder, below the store's directory.
-    pub(super) fn folder(self) -> &'static str {
-        match self {
-            Self::Sha256 => "blobs/sha256",
-            Self::Blake3 => "blobs/blake3",
-            Self::Action => "actions",
-        }
-    }
-}
-
-impl Name {
-    pub(super) const BYTES: usize = 1 + HASH_BYTES;
-
-    pub(super) fn new(family: Family, hash: &[u8; HASH_BYTES]) -> Self {
-        let mut bytes = [family.tag(); Self::BYTES];
-        bytes[1..].copy_from_slice(hash);
-        Self(bytes)
-    }
-
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    pub(super) fn family(&self) -> Option<Family> {
-        Family::ALL.into_iter().find(|family| family.tag() == self.0[0])
-    }
-
-    pub(super) fn hex(&self) -> String {
-        hex::encode(&self.0[1..])
-    }
-
-    /// Reads names that stand one after the other.
-    pub(super) fn parse_all(bytes: &[u8]) -> impl Iterator<Item = Self> {
-        bytes.as_chunks::<{ Self::BYTES }>().0.iter().map(|name| Self(*name))
-    }
-}
-
-impl From<&Key> for Name {
-    fn from(key: &Key) -> Self {
-        match key {
-            Key::Blob(digest) => {
-                let family = match digest.function() {
-                    Function::Sha256 => Family::Sha256,
-                    Function::Blake3 => Family::Blake3,
-                };
-                Self::new(family, digest.hash())
-            }
-            Key::Action(hash) => Self::new(Family::Action, hash),
-        }
-    }
-}
-
 /// Whether `size` can be the size of what `key` names.
 pub(super) fn fits(key: &Key, size: u64) -> bool {
     match key {
         Key::Blob(digest) => digest.size() == size,
-        Key::Action(_) => true,
+        Key::Action(_) | Key::Asset(_) => true,
     }
 }
 
@@ -181,15 +105,6 @@ mod tests {
                 prop_assert_eq!(Entry::decode(&entry.encode()), Some(entry));
             }
             let _ = Entry::decode(&bytes);
-        }
-    }
-
-    #[test]
-    fn every_family_is_found_again_and_shares_no_name() {
-        for family in Family::ALL {
-            let name = Name::new(family, &[7; HASH_BYTES]);
-            assert_eq!(name.family(), Some(family));
-            assert_eq!(Name::parse_all(&[name.as_bytes(), name.as_bytes()].concat()).count(), 2);
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::entry::{Location, Name};
+use super::entry::Location;
 use super::ledger::{Draft, QUEUE_START, Record};
 use super::space::full;
 use super::writer::Writer;
 use super::{PROTECTED_MINUTES, Shared, keeper};
 use crate::error::Result;
+use crate::store::name::Name;
 
 /// Names that are looked at in one commit.
 const NAMES_MAX: usize = 200;

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::entry::{Family, Name};
 use super::writeback;
 use crate::error::{Context, Error, Kind, Result};
+use crate::store::name::{Family, Name};
 
 /// Nobody writes a blob again, whoever links or mounts it.
 const MODE_BLOB: u32 = 0o444;
@@ -44,7 +44,7 @@ impl Files {
             Ok(()) | Err(_) => {}
         }
         fs::create_dir_all(&temporary).context(|| "make the folder of temporary files")?;
-        for family in Family::ALL {
+        for family in Family::all() {
             let folder = directory.join(family.folder());
             fs::create_dir_all(&folder).context(|| "make the folders of the blobs")?;
             folder.ancestors().skip(1).take(2).try_for_each(sync_directory)?;
@@ -53,9 +53,7 @@ impl Files {
     }
 
     pub(super) fn path(&self, name: &Name) -> PathBuf {
-        let hex = name.hex();
-        let folder = name.family().map_or("unknown", Family::folder);
-        self.directory.join(folder).join(&hex[..2]).join(hex)
+        self.directory.join(name.path())
     }
 
     pub(super) fn directory(&self) -> &Path {

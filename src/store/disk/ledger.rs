@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::entry::{Entry, Location, Name};
-use super::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
+use super::entry::{Entry, Location};
 use crate::error::Result;
+use crate::store::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
+use crate::store::name::Name;
 
 const ENTRY: u8 = b'e';
 const USE: u8 = b'u';
@@ -151,7 +152,7 @@ impl Draft {
         self.subtract(old);
         *self.totals.of(&entry) += entry.charge();
         let encoded = entry.encode();
-        self.bytes += encoded.len() + 3 * Name::BYTES;
+        self.bytes += encoded.len() + 3 * Name::BYTES_MAX;
         self.batch.insert(&key(ENTRY, name), encoded);
         self.queued.push(*name);
         self.entries.insert(*name, Some(entry));
@@ -159,7 +160,7 @@ impl Draft {
 
     pub(super) fn remove(&mut self, name: &Name, old: &Entry) {
         self.subtract(Some(old));
-        self.bytes += 2 * Name::BYTES;
+        self.bytes += 2 * Name::BYTES_MAX;
         self.batch.remove(&key(ENTRY, name));
         self.batch.remove(&key(USE, name));
         self.entries.insert(*name, None);
@@ -167,7 +168,7 @@ impl Draft {
 
     /// Notes a use at the draft's minute.
     pub(super) fn note_use(&mut self, name: &Name) {
-        self.bytes += 3 * Name::BYTES;
+        self.bytes += 3 * Name::BYTES_MAX;
         self.batch.insert(&key(USE, name), self.minute.to_be_bytes().to_vec());
         self.queued.push(*name);
     }
@@ -203,10 +204,8 @@ impl Draft {
     }
 }
 
-fn key(kind: u8, name: &Name) -> [u8; 1 + Name::BYTES] {
-    let mut key = [kind; 1 + Name::BYTES];
-    key[1..].copy_from_slice(name.as_bytes());
-    key
+fn key(kind: u8, name: &Name) -> Vec<u8> {
+    [&[kind], name.as_bytes()].concat()
 }
 
 fn concatenated(names: &[Name]) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::entry::Name;
+use crate::store::name::Name;
 
 /// Enough that readers seldom meet.
 const SHARDS: usize = 16;
@@ -91,12 +91,12 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::Family;
     use super::*;
+    use crate::store::Key;
 
     #[test]
     fn a_mark_lasts_for_two_generations() {
-        let (marks, name) = (Marks::default(), Name::new(Family::Sha256, &[3; 32]));
+        let (marks, name) = (Marks::default(), Name::from(&Key::Asset([3; 32])));
         marks.mark(&name, 5);
         assert!(marks.rotate().is_empty());
         assert!(marks.contains(&name));
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_renewed_by_use_and_gone_when_forgotten() {
-        let (marks, name) = (Marks::default(), Name::new(Family::Sha256, &[3; 32]));
+        let (marks, name) = (Marks::default(), Name::from(&Key::Asset([3; 32])));
         assert_eq!(marks.renew(&name), None);
         marks.mark(&name, 5);
         for _ in 0..3 {

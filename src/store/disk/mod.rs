@@ -1,13 +1,12 @@
 //! A leaf on the local disk: small blobs in an embedded index, large ones in a file each.
 //!
-//! `index` is the guard around the database, `ledger` what we keep in it, `files` the files, `writer` the one thread that
+//! `ledger` is what we keep in the index, `files` the files, `writer` the one thread that
 //! changes any of them, with `evict`; `upload` brings large blobs in. A put is acknowledged when a power cut cannot undo it.
 //! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files.
 
 mod entry;
 mod evict;
 mod files;
-mod index;
 mod keeper;
 mod ledger;
 mod lock;
@@ -36,15 +35,16 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::INLINE_MAX;
-use self::entry::{Family, Location, Name, fits};
+use self::entry::{Location, fits};
 use self::files::{Files, Temporary};
-use self::index::Origin;
 use self::ledger::Ledger;
 use self::marks::Marks;
 use self::space::Space;
 pub use self::space::default_size;
 use self::writer::{CHANGES_BYTES_MAX, CHANGES_MAX, Change, Content, Request, Writer};
-use super::{Blob, Key, Store};
+use super::index::Origin;
+use super::name::Name;
+use super::{Blob, Key, Pins, Store};
 use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 
@@ -103,17 +103,36 @@ impl Clock {
     }
 }
 
+/// What a store on disk is told.
+#[derive(Clone)]
+pub struct Options {
+    /// The bytes that it may take on the disk.
+    pub size_bytes: u64,
+    /// How long a blob stays that was put, read or reported present, unless a write would have to be refused otherwise.
+    pub lease: Duration,
+    /// Whether blobs are compressed where that saves space.
+    pub compression: bool,
+    /// What is not evicted at all.
+    pub pins: Pins,
+}
+
+impl Options {
+    /// At most `size_bytes`, no lease, nothing compressed, nothing pinned.
+    pub fn new(size_bytes: u64) -> Self {
+        Self { size_bytes, lease: Duration::ZERO, compression: false, pins: Pins::default() }
+    }
+}
+
 impl Disk {
-    /// Opens the store in `directory`, which is made if it is not there, for at most `size_bytes` on the disk. Blocks while
-    /// the index is opened; no file is looked at.
+    /// Opens the store in `directory`, which is made if it is not there. Blocks while the index is opened; no file is looked at.
     ///
     /// # Errors
     /// `Unavailable` when another process uses the directory, and what the file system reports.
-    pub fn open(directory: &Path, size_bytes: u64) -> Result<Self> {
+    pub fn open(directory: &Path, options: Options) -> Result<Self> {
         fs::create_dir_all(directory).context(|| "make the data directory")?;
         let lock = lock::acquire(directory)?;
         let files = Files::open(directory)?;
-        let space = Arc::new(Space::new(directory, size_bytes)?);
+        let space = Arc::new(Space::new(directory, options.size_bytes)?);
         let (ledger, origin) = Ledger::open(&directory.join("index"))?;
         let totals = ledger.totals()?;
         space.update(&totals, ledger.index_bytes());
@@ -232,7 +251,7 @@ impl Shared {
     /// Whether a blob of this size is there in full, which marks it; results are never taken to be the same. Blocks.
     fn is_present(&self, name: &Name, size: u64) -> Result<bool> {
         let _open = self.open_gate();
-        if name.family() == Some(Family::Action) || self.ledger.size(name)? != Some(size) {
+        if !name.is_blob() || self.ledger.size(name)? != Some(size) {
             return Ok(false);
         }
         self.marks.mark(name, size);
@@ -251,7 +270,7 @@ impl Shared {
                 }
                 match self.ledger.size(&name)?.filter(|size| fits(key, *size)) {
                     Some(size) => self.marks.mark(&name, size),
-                    None => missing.push(*key),
+                    None => missing.push(key.clone()),
                 }
             }
         }
@@ -270,12 +289,12 @@ impl Shared {
 #[async_trait]
 impl Store for Disk {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
-        let (shared, key) = (self.shared(), *key);
-        match tasks::blocking(move || shared.find(&key)).await? {
+        let (shared, wanted) = (self.shared(), key.clone());
+        match tasks::blocking(move || shared.find(&wanted)).await? {
             Found::Nothing => Ok(None),
             Found::Blob(blob) => Ok(Some(blob.starting_at(range.start)?)),
             Found::Lost => {
-                self.heal(Name::from(&key));
+                self.heal(Name::from(key));
                 Ok(None)
             }
         }
@@ -293,6 +312,11 @@ impl Store for Disk {
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let (shared, keys) = (self.shared(), keys.to_vec());
         tasks::blocking(move || shared.missing(&keys)).await
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        let name = Name::from(key);
+        self.ask(|done| Request::Remove { name, done }).await?
     }
 
     /// Small blobs go to the writer in groups instead of one by one.

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use tokio::sync::mpsc::WeakSender;
 
-use super::entry::{Family, INLINE_MAX, Name};
+use super::entry::INLINE_MAX;
 use super::writer::{CHANGES_MAX, Request};
-use crate::digest::HASH_BYTES;
 use crate::error::{Context, Result};
+use crate::store::name::{Family, Name};
 use crate::tasks;
 
 /// Starts the walk on a thread of its own. It ends by itself, early if the store is dropped.
@@ -19,7 +19,7 @@ pub(super) fn begin(directory: &Path, requests: &WeakSender<Request>) -> Result<
     let (directory, requests) = (directory.to_owned(), requests.clone());
     let walk = move || {
         let adopt = |family| adopt_family(&directory, family, &requests);
-        let adopted: Option<u64> = Family::ALL.into_iter().map(adopt).sum();
+        let adopted: Option<u64> = Family::all().map(adopt).sum();
         match adopted {
             Some(0) | None => {}
             Some(files) => tracing::info!(files, "the index was built from the files"),
@@ -54,10 +54,9 @@ fn list(folder: &Path, family: Family) -> Vec<(Name, u64)> {
         }
     };
     let file = |entry: fs::DirEntry| {
-        let mut hash = [0; HASH_BYTES];
-        hex::decode_to_slice(entry.file_name().as_encoded_bytes(), &mut hash).ok()?;
+        let hash = hex::decode(entry.file_name().as_encoded_bytes()).ok()?;
         let size = entry.metadata().ok().filter(fs::Metadata::is_file)?.len();
-        (size > INLINE_MAX).then(|| (Name::new(family, &hash), size))
+        Name::new(family, &hash).filter(|_| size > INLINE_MAX).map(|name| (name, size))
     };
     entries.flatten().filter_map(file).collect()
 }

@@ -35,7 +35,7 @@ fn report(what: &str, count: u64, since: Instant) {
 async fn speed() {
     let directory = std::env::var_os("CROFT_SPEED_DIRECTORY").map_or_else(std::env::temp_dir, Into::into);
     let directory = TempDir::new_in(directory).unwrap();
-    let disk = Disk::open(&directory.path().join("cas"), 20 << 30).unwrap();
+    let disk = Disk::open(&directory.path().join("cas"), Options::new(20 << 30)).unwrap();
     let disk: Arc<dyn Store> = Arc::new(Verified::new(Arc::new(disk)));
     for round in 0..4 {
         large(&disk, directory.path(), round).await;

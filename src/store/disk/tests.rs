@@ -56,7 +56,7 @@ fn temporary_files(directory: &TempDir) -> usize {
 /// A store with two blobs in files and one in the index, closed.
 async fn used() -> (TempDir, [Key; 3]) {
     let directory = TempDir::new().unwrap();
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     let keys = [put(&disk, 10_000, 1).await, put(&disk, 2 * MIB, 2).await, put(&disk, 100, 3).await];
     (directory, keys)
 }
@@ -66,7 +66,7 @@ async fn what_was_acknowledged_is_there_after_the_next_start() {
     let (directory, keys) = used().await;
     fs::write(directory.path().join("tmp/stale"), "left by a crash").unwrap();
     for _ in 0..3 {
-        let disk = Disk::open(directory.path(), SIZE).unwrap();
+        let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
         assert!(disk.missing(&keys).await.unwrap().is_empty());
         assert_eq!(temporary_files(&directory), 0);
         for (key, (size, seed)) in keys.iter().zip([(10_000, 1), (2 * MIB, 2), (100, 3)]) {
@@ -79,7 +79,7 @@ async fn what_was_acknowledged_is_there_after_the_next_start() {
 #[tokio::test]
 async fn files_are_read_only_and_lie_under_their_hash() {
     let (directory, keys) = used().await;
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     let Key::Blob(digest) = keys[0] else { unreachable!("a blob was put") };
     let hex = digest.hex();
     let path = directory.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
@@ -91,26 +91,29 @@ async fn files_are_read_only_and_lie_under_their_hash() {
 #[tokio::test]
 async fn a_second_open_says_who_has_the_directory() {
     let directory = TempDir::new().unwrap();
-    let first = Disk::open(directory.path(), SIZE).unwrap();
-    let error = Disk::open(directory.path(), SIZE).err().unwrap();
+    let first = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
+    let error = Disk::open(directory.path(), Options::new(SIZE)).err().unwrap();
     assert_eq!(error.kind(), Kind::Unavailable);
     let pid = std::process::id();
     assert_eq!(error.to_string(), format!("the data directory is in use by another croft (pid {pid})"));
     drop(first);
-    Disk::open(directory.path(), SIZE).unwrap();
+    Disk::open(directory.path(), Options::new(SIZE)).unwrap();
 }
 
 #[tokio::test]
 async fn a_file_that_was_deleted_or_cut_is_absent_and_can_be_put_again() {
     let (directory, [cut, deleted, _]) = used().await;
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     fs::remove_file(path_of(&disk, &deleted)).unwrap();
     fs::set_permissions(path_of(&disk, &cut), fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(path_of(&disk, &cut), "short").unwrap();
-    for key in [cut, deleted] {
-        assert!(!is_there(&disk, &key).await);
+    for key in [&cut, &deleted] {
+        assert!(!is_there(&disk, key).await);
     }
-    eventually("the healing", async || disk.missing(&[cut, deleted]).await.unwrap().len() == 2).await;
+    eventually("the healing", async || {
+        disk.missing(&[cut.clone(), deleted.clone()]).await.unwrap().len() == 2
+    })
+    .await;
     put(&disk, 10_000, 1).await;
     put(&disk, 2 * MIB, 2).await;
     assert!(is_there(&disk, &cut).await && is_there(&disk, &deleted).await);
@@ -119,7 +122,7 @@ async fn a_file_that_was_deleted_or_cut_is_absent_and_can_be_put_again() {
 #[tokio::test]
 async fn a_put_heals_what_nobody_has_read_since() {
     let (directory, [_, deleted, _]) = used().await;
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     fs::remove_file(path_of(&disk, &deleted)).unwrap();
     put(&disk, 2 * MIB, 2).await;
     assert!(is_there(&disk, &deleted).await);
@@ -129,13 +132,13 @@ async fn a_put_heals_what_nobody_has_read_since() {
 async fn rebuilds_after(damage: impl FnOnce(&Path)) {
     let (directory, keys) = used().await;
     damage(&directory.path().join("index"));
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     eventually("the rebuilding", async || disk.missing(&keys).await.unwrap() == keys[2..]).await;
     let totals = disk.shared.ledger.totals().unwrap();
     assert!(totals.files >= (2 * MIB + 10_000) as u64 && totals.inline == 0, "{totals:?}");
     put(&disk, 100, 3).await;
     drop(disk);
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     assert!(disk.missing(&keys).await.unwrap().is_empty());
 }
 
@@ -174,10 +177,10 @@ async fn an_index_that_is_no_directory_is_moved_aside() {
 async fn few_damaged_indexes_are_kept() {
     let directory = TempDir::new().unwrap();
     for _ in 0..4 {
-        drop(Disk::open(directory.path(), SIZE).unwrap());
+        drop(Disk::open(directory.path(), Options::new(SIZE)).unwrap());
         outdate(&directory.path().join("index"));
     }
-    drop(Disk::open(directory.path(), SIZE).unwrap());
+    drop(Disk::open(directory.path(), Options::new(SIZE)).unwrap());
     let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let mut bad: Vec<_> = names.filter(|name| name.to_string_lossy().contains(".bad-")).collect();
     bad.sort();
@@ -204,11 +207,11 @@ fn bytes_on_disk(directory: &TempDir) -> u64 {
 async fn the_least_recently_used_is_evicted_and_the_bound_holds() {
     let directory = TempDir::new().unwrap();
     let size = 32 * MIB as u64;
-    let disk = Disk::open(directory.path(), size).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(size)).unwrap();
     let first = put(&disk, MIB, 0).await;
     let second = put(&disk, MIB, 1).await;
     disk.shared.clock.ahead.fetch_add(20, Ordering::Relaxed);
-    assert!(disk.missing(&[first]).await.unwrap().is_empty());
+    assert!(disk.missing(std::slice::from_ref(&first)).await.unwrap().is_empty());
     for seed in 2..100 {
         put(&disk, MIB, seed).await;
         disk.shared.clock.ahead.fetch_add(if seed < 35 { 0 } else { 6 }, Ordering::Relaxed);
@@ -226,7 +229,7 @@ async fn the_least_recently_used_is_evicted_and_the_bound_holds() {
 #[tokio::test]
 async fn what_was_just_used_is_evicted_only_when_a_put_needs_it() {
     let directory = TempDir::new().unwrap();
-    let disk = Disk::open(directory.path(), 32 * MIB as u64).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(32 * MIB as u64)).unwrap();
     for seed in 0..100 {
         put(&disk, MIB, seed).await;
     }
@@ -238,18 +241,18 @@ async fn what_was_just_used_is_evicted_only_when_a_put_needs_it() {
 #[tokio::test]
 async fn a_blob_larger_than_the_store_is_refused_before_it_is_read() {
     let directory = TempDir::new().unwrap();
-    let disk = Disk::open(directory.path(), 32 * MIB as u64).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(32 * MIB as u64)).unwrap();
     let chunks = stream::once(async { panic!("a chunk was asked for") }).boxed();
     let blob = Blob::Stream { size: 5 << 30, chunks };
     let error =
-        disk.put(&Key::Blob(Digest::new(Function::Sha256, [1; 32], 5 << 30)), blob).await.unwrap_err();
+        disk.put(&Key::Blob(Digest::new(Function::Sha256, &[1; 32], 5 << 30)), blob).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Exhausted);
 }
 
 #[tokio::test]
 async fn a_blob_that_is_there_is_not_read_again() {
     let (directory, keys) = used().await;
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     let chunks = stream::once(async { panic!("a chunk was asked for") }).boxed();
     disk.put(&keys[1], Blob::Stream { size: 2 * MIB as u64, chunks }).await.unwrap();
 }
@@ -257,7 +260,7 @@ async fn a_blob_that_is_there_is_not_read_again() {
 #[tokio::test]
 async fn a_dropped_put_leaves_no_file() {
     let directory = TempDir::new().unwrap();
-    let disk = Disk::open(directory.path(), SIZE).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     let bytes = content(3 * MIB, 1);
     let chunks = stream::iter([Ok(bytes.slice(..2 * MIB))]).chain(stream::pending()).boxed();
     let key = Key::Blob(digest(&bytes));
@@ -275,7 +278,7 @@ async fn a_dropped_put_leaves_no_file() {
 async fn the_order_of_use_survives_a_restart() {
     let directory = TempDir::new().unwrap();
     let size = 32 * MIB as u64;
-    let disk = Disk::open(directory.path(), size).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(size)).unwrap();
     let used = put(&disk, MIB, 0).await;
     let unused = put(&disk, MIB, 1).await;
     for seed in 2..8 {
@@ -284,7 +287,7 @@ async fn the_order_of_use_survives_a_restart() {
     disk.shared.clock.ahead.fetch_add(60, Ordering::Relaxed);
     assert!(is_there(&disk, &used).await);
     drop(disk);
-    let disk = Disk::open(directory.path(), size).unwrap();
+    let disk = Disk::open(directory.path(), Options::new(size)).unwrap();
     disk.shared.clock.ahead.fetch_add(120, Ordering::Relaxed);
     let mut seed = 8;
     while is_there_unmarked(&disk, &unused) {
@@ -304,7 +307,7 @@ fn is_there_unmarked(disk: &Disk, key: &Key) -> bool {
 #[ignore = "needs a small file system, named by CROFT_SMALL_DIRECTORY"]
 async fn a_full_disk_refuses_new_blobs_and_keeps_serving() {
     let small = PathBuf::from(std::env::var("CROFT_SMALL_DIRECTORY").unwrap());
-    let disk = Disk::open(&small.join("cas"), SIZE).unwrap();
+    let disk = Disk::open(&small.join("cas"), Options::new(SIZE)).unwrap();
     let kept = [put(&disk, 100, 1).await, put(&disk, MIB, 2).await];
     let hog = small.join("hog");
     let fill = || {
@@ -326,7 +329,7 @@ async fn a_full_disk_refuses_new_blobs_and_keeps_serving() {
         put(&disk, if seed % 2 == 0 { 1000 } else { 3 * MIB }, seed).await;
     }
     drop(disk);
-    let disk = Disk::open(&small.join("cas"), SIZE).unwrap();
+    let disk = Disk::open(&small.join("cas"), Options::new(SIZE)).unwrap();
     put(&disk, MIB, 5000).await;
     assert!(!small.join("cas/index.bad-1").exists());
 }

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use futures_util::future::join;
 use futures_util::{FutureExt, TryStreamExt};
 
+use super::Disk;
 use super::files::Temporary;
 use super::space::{Reservation, full};
 use super::writer::Request;
-use super::{Disk, Name};
 use crate::error::{Error, Kind, Result};
+use crate::store::name::Name;
 use crate::store::{Blob, Chunks};
 use crate::tasks;
 

@@ -15,13 +15,14 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::entry::{Entry, Family, Location, Name};
+use super::entry::{Entry, Location};
 use super::files::{Temporary, sync_directory};
-use super::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Origin};
 use super::ledger::{Draft, Totals};
 use super::rebuild;
 use super::space::full;
 use crate::error::{Error, Kind, Result};
+use crate::store::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Origin};
+use crate::store::name::Name;
 
 /// Inlined blobs of one request: they must fit into one commit with their keys and the totals.
 pub(super) const CHANGES_MAX: usize = COMMIT_OPERATIONS_MAX / 2;
@@ -36,6 +37,8 @@ pub(super) enum Request {
     Put { changes: Vec<Change>, done: Answer },
     /// Evicts until what is in flight fits, and at least `bytes`.
     MakeRoom { bytes: u64, done: oneshot::Sender<Result<()>> },
+    /// Forgets a blob or a result.
+    Remove { name: Name, done: oneshot::Sender<Result<()>> },
     /// Forgets a blob whose file is gone.
     Heal(Name),
     /// Takes up files that the index does not know: name and size.
@@ -119,6 +122,7 @@ impl Writer {
             Request::Put { changes, done } => self.put((changes, done)),
             // Whoever asked and is gone needs no answer.
             Request::MakeRoom { bytes, done } => drop(done.send(self.make_room(bytes))),
+            Request::Remove { name, done } => drop(done.send(self.remove(&name))),
             Request::Heal(name) => self.report("forget a blob whose file is gone", |it| it.heal(&name)),
             Request::Adopt(files) => self.report("take up files", |it| it.adopt(&files)),
             Request::Tick => self.tick(),
@@ -171,6 +175,7 @@ impl Writer {
             }
             request @ (Request::Put { .. }
             | Request::MakeRoom { .. }
+            | Request::Remove { .. }
             | Request::Heal(_)
             | Request::Adopt(_)
             | Request::Tick) => {
@@ -278,8 +283,20 @@ impl Writer {
             return Ok(());
         }
         tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
+        self.forget(name, &entry)
+    }
+
+    fn remove(&mut self, name: &Name) -> Result<()> {
+        self.repair()?;
+        match self.shared.ledger.entry(name)? {
+            Some(entry) => self.forget(name, &entry),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, name: &Name, entry: &Entry) -> Result<()> {
         let mut draft = self.draft();
-        draft.remove(name, &entry);
+        draft.remove(name, entry);
         let shared = Arc::clone(&self.shared);
         let gate = shared.close_gate();
         shared.marks.forget(name);
@@ -352,14 +369,13 @@ impl Names {
 }
 
 fn is_same_blob(name: &Name, old: Option<&Entry>, size: u64) -> bool {
-    name.family() != Some(Family::Action)
-        && old.is_some_and(|old| matches!(old.location, Location::Inline(_)) && old.size() == size)
+    name.is_blob() && old.is_some_and(|old| matches!(old.location, Location::Inline(_)) && old.size() == size)
 }
 
 fn bytes(changes: &[Change]) -> usize {
     let bytes = |change: &Change| match &change.content {
-        Content::Inline(bytes) => bytes.len() + 4 * Name::BYTES,
-        Content::File(_) => 4 * Name::BYTES,
+        Content::Inline(bytes) => bytes.len() + 4 * Name::BYTES_MAX,
+        Content::File(_) => 4 * Name::BYTES_MAX,
     };
     changes.iter().map(bytes).sum()
 }

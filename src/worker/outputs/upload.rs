@@ -165,7 +165,7 @@ fn hash(file: &File, function: Function) -> Result<(Digest, Option<Bytes>)> {
             return Ok((function.hash(&content), Some(content.into())));
         }
     }
-    let mut hasher = function.hasher();
+    let mut hasher = function.hasher(size);
     // What grows while it is read is cut, and then has another size than it was stored under.
     let mut reader = Positioned { file, position: 0 }.take(size);
     let mut buffer = vec![0; BUFFER_BYTES];

@@ -37,7 +37,7 @@ impl Bench {
         hash[..16].copy_from_slice(&self.submitted.to_be_bytes());
         let task = Task {
             instance: "main".into(),
-            action_digest: Digest::new(Function::Sha256, hash, 1),
+            action_digest: Digest::new(Function::Sha256, &hash, 1),
             action: Action::default(),
             timeout: Duration::from_secs(60),
             platform: Platform::default(),

@@ -34,7 +34,7 @@ const BAD_KEPT_MAX: u32 = 2;
 
 const SCHEMA_KEY: &[u8] = b"mschema";
 /// Changes with every change of what keys and values mean; an index of another schema is built anew.
-const SCHEMA: &[u8] = b"croft disk 1";
+const SCHEMA: &[u8] = b"croft index 2";
 
 /// An embedded database that answers errors where sled would panic, hang, or lose data.
 pub(super) struct Index {
