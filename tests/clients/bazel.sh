@@ -12,7 +12,7 @@ export CROFT=${CROFT:-target/release/croft}
 export SID=${CROFT_TEST_CACHE:-/var/cache/croft-test}/sid
 export MANY=200
 story_seconds=300
-all=(local_build cold_build cached_build failing_test interrupt kill_farm daemon timeout bazel4)
+all=(local_build cold_build cached_build failing_test interrupt kill_farm daemon timeout compressed http_cache eviction bazel4)
 
 # One number a run, so that the sleepers of two runs on one machine are told apart.
 MARKER=$((86400 + RANDOM)).$((1000 + $$ % 9000))
@@ -68,6 +68,9 @@ tell() {
 missing_for() {
   if [ "$1" = bazel4 ] && ! compgen -G '/usr/bin/bazel-4*' > /dev/null; then
     echo "Bazel 4 is packaged only in Debian 12"
+  fi
+  if [ "$1" = eviction ] && ! [ -x "${CROFT_TEST_CACHE:-/var/cache/croft-test}/servers/moto/bin/moto_server" ]; then
+    echo "there is no S3 server: scripts/servers/install.sh could not install moto"
   fi
 }
 

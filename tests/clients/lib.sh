@@ -20,6 +20,7 @@ trap 'exit 130' INT TERM
 close_all() {
   local state
   [ -z "${FARM_PID:-}" ] || kill -KILL "$FARM_PID" 2> /dev/null || true
+  [ -z "${S3_PID:-}" ] || kill -KILL "$S3_PID" 2> /dev/null || true
   for state in "$STORY"/root-*; do
     root_close "$state"
   done
@@ -57,12 +58,14 @@ farm_start_sid() {
 }
 
 # farm_start DATA [NAME=VALUE…]   starts a farm and waits until it is ready. A second call starts it on the same ports.
+# FARM_CONFIG is its configuration file, if there is one.
 farm_start() {
-  local data=$1
+  local data=$1 arguments=()
   shift
+  [ -z "${FARM_CONFIG:-}" ] || arguments=(serve --config "$FARM_CONFIG")
   [ -n "${PUBLIC:-}" ] || read -r PUBLIC ADMIN <<< "$(free_ports 2)"
   env CROFT_PUBLIC__LISTEN="127.0.0.1:$PUBLIC" CROFT_ADMIN__LISTEN="127.0.0.1:$ADMIN" CROFT_DATA="$data" "$@" \
-    setpriv --pdeathsig KILL "$CROFT" >> "$STORY/farm.log" 2>&1 < /dev/null &
+    setpriv --pdeathsig KILL "$CROFT" "${arguments[@]}" >> "$STORY/farm.log" 2>&1 < /dev/null &
   FARM_PID=$!
   wait_until "$READY_SECONDS" farm_is_ready_or_dead || true
   ! farm_has_ended || fail "the farm ended at once: $(tail -n 1 "$STORY/farm.log")"
@@ -117,6 +120,28 @@ farm_kill() {
 farm_is_idle() {
   farm_is_ready || return 1
   admin_get /metrics | awk '/^nativelink_scheduler_queue_length/ && $NF != 0 { busy = 1 } END { exit busy }'
+}
+
+# metric NAME   prints the sum of a metric's series.
+metric() {
+  admin_get /metrics | tr -d '\r' | awk -v name="$1" '$1 ~ "^" name "({|$)" { sum += $NF } END { printf "%.0f\n", sum }'
+}
+
+# ---- an S3 server ----
+
+# s3_start   starts one with the bucket S3_BUCKET on the port S3_PORT; it ends with the story.
+s3_start() {
+  local server=${CROFT_TEST_CACHE:-/var/cache/croft-test}/servers/moto/bin/moto_server
+  S3_PORT=$(free_ports 1) S3_BUCKET=croft
+  setpriv --pdeathsig KILL "$server" -H 127.0.0.1 -p "$S3_PORT" > "$STORY/s3.log" 2>&1 < /dev/null &
+  S3_PID=$!
+  export AWS_ACCESS_KEY_ID=croft AWS_SECRET_ACCESS_KEY=croft-secret
+  wait_until "$READY_SECONDS" s3_make_bucket || fail "the S3 server does not answer: $(tail -n 1 "$STORY/s3.log")"
+}
+
+s3_make_bucket() {
+  python3 -c 'import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], method="PUT"))' \
+    "http://127.0.0.1:$S3_PORT/$S3_BUCKET" 2> /dev/null
 }
 
 # ---- Bazel ----
