@@ -18,7 +18,11 @@ impl ActionCache for Farm {
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let function = self.function_of(
+            &request.instance_name,
+            request.digest_function,
+            request.action_digest.as_ref(),
+        )?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let key = ActionKey { instance: request.instance_name.into(), digest };
         let Some(mut result) = self.action_cache.get(&key).await? else {
@@ -38,7 +42,11 @@ impl ActionCache for Farm {
         request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let function = self.function_of(
+            &request.instance_name,
+            request.digest_function,
+            request.action_digest.as_ref(),
+        )?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let result = request.action_result.ok_or_else(|| Error::invalid("the action result is not set"))?;
         let key = ActionKey { instance: request.instance_name.into(), digest };

@@ -38,7 +38,8 @@ impl ContentAddressableStorage for Farm {
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let function =
+            self.function_of(&request.instance_name, request.digest_function, request.blob_digests.first())?;
         let digests = parse_all(function, &request.blob_digests)?;
         let missing = self.cas.missing(&digests).await?;
         let missing_blob_digests = missing.iter().map(Digest::to_proto).collect();
@@ -50,7 +51,8 @@ impl ContentAddressableStorage for Farm {
         request: Request<BatchUpdateBlobsRequest>,
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let first = request.requests.first().and_then(|one| one.digest.as_ref());
+        let function = self.function_of(&request.instance_name, request.digest_function, first)?;
         let bytes = request.requests.iter().map(|one| one.data.len() as u64).sum();
         check_batch(bytes)?;
         let responses = self.update(function, request.requests).await;
@@ -62,7 +64,8 @@ impl ContentAddressableStorage for Farm {
         request: Request<BatchReadBlobsRequest>,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let function =
+            self.function_of(&request.instance_name, request.digest_function, request.digests.first())?;
         let digests = parse_all(function, &request.digests)?;
         check_batch(digests.iter().fold(0, |sum, digest| sum.saturating_add(digest.size())))?;
         let reads = stream::iter(digests).map(|digest| self.read_one(digest)).buffered(BATCH_READS_MAX);
@@ -76,7 +79,8 @@ impl ContentAddressableStorage for Farm {
         request: Request<GetTreeRequest>,
     ) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let function =
+            self.function_of(&request.instance_name, request.digest_function, request.root_digest.as_ref())?;
         let root = Digest::from_proto(function, request.root_digest.as_ref()).map_err(Error::from)?;
         let start = parse_token(&request.page_token)?;
         let page = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_DEFAULT);

@@ -50,7 +50,11 @@ impl Execution for Farm {
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Operations>, Status> {
         let invocation = invocation(request.metadata());
         let request = request.into_inner();
-        let function = self.function_of(&request.instance_name, request.digest_function)?;
+        let function = self.function_of(
+            &request.instance_name,
+            request.digest_function,
+            request.action_digest.as_ref(),
+        )?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let hints = Hints::of(&request);
         if !request.skip_cache_lookup {
@@ -199,10 +203,15 @@ impl Farm {
         Ok(finished(name, &metadata, &response))
     }
 
-    /// The digest function of a request, after the check of its instance name.
-    pub(super) fn function_of(&self, instance: &str, function: i32) -> Result<Function> {
+    /// The digest function of a request, after the check of its instance name: the one that it names, else that of `example`.
+    pub(super) fn function_of(
+        &self,
+        instance: &str,
+        function: i32,
+        example: Option<&rev2::Digest>,
+    ) -> Result<Function> {
         self.instances.check(instance)?;
-        Ok(Function::from_proto(function)?)
+        Ok(Function::of_request(function, example)?)
     }
 }
 

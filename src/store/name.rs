@@ -30,6 +30,14 @@ impl Family {
             Self::Blob(Function::Blake3) => 1,
             Self::Action => 2,
             Self::Asset => 3,
+            Self::Blob(Function::Sha1) => 4,
+            Self::Blob(Function::Md5) => 5,
+            Self::Blob(Function::Vso) => 6,
+            Self::Blob(Function::Sha384) => 7,
+            Self::Blob(Function::Sha512) => 8,
+            Self::Blob(Function::Murmur3) => 9,
+            Self::Blob(Function::Sha256Tree) => 10,
+            Self::Blob(Function::GitSha1) => 11,
         }
     }
 
@@ -38,6 +46,14 @@ impl Family {
         match self {
             Self::Blob(Function::Sha256) => "blobs/sha256",
             Self::Blob(Function::Blake3) => "blobs/blake3",
+            Self::Blob(Function::Sha1) => "blobs/sha1",
+            Self::Blob(Function::Md5) => "blobs/md5",
+            Self::Blob(Function::Vso) => "blobs/vso",
+            Self::Blob(Function::Sha384) => "blobs/sha384",
+            Self::Blob(Function::Sha512) => "blobs/sha512",
+            Self::Blob(Function::Murmur3) => "blobs/murmur3",
+            Self::Blob(Function::Sha256Tree) => "blobs/sha256tree",
+            Self::Blob(Function::GitSha1) => "blobs/gitsha1",
             Self::Action => "actions",
             Self::Asset => "assets",
         }

@@ -234,8 +234,8 @@ fn exit_code(end: End) -> (i32, String) {
 
 impl Job {
     fn check(start: &Start) -> Result<Self> {
-        let function =
-            Function::from_proto(start.digest_function).map_err(|error| Error::invalid(error.to_string()))?;
+        let function = Function::from_proto(start.digest_function)?
+            .ok_or_else(|| Error::bug("the scheduler named no digest function"))?;
         let action = start.action.as_ref().ok_or_else(|| Error::bug("the scheduler sent no action"))?;
         let limit = start.timeout.as_ref().ok_or_else(|| Error::bug("the scheduler sent no timeout"))?;
         Ok(Self {

@@ -210,3 +210,21 @@ async fn an_unknown_instance_is_answered_with_those_that_are_served() {
 fn file(name: &str, digest: &Digest) -> FileNode {
     FileNode { name: name.into(), digest: Some(digest.to_proto()), ..FileNode::default() }
 }
+
+#[tokio::test]
+async fn every_digest_function_is_served_and_inferred_where_the_protocol_says_so() {
+    let farm = Farm::start();
+    let content = Bytes::from(vec![7; 5000]);
+    for function in Function::ALL {
+        let mut client = Client::new(&farm).await;
+        client.function = function;
+        let digest = client.write_blob(&content).await.unwrap();
+        let small = client.put(&b"small"[..]).await;
+        assert_eq!(client.read_blob(&digest).await.unwrap(), content, "{function:?}");
+        assert!(client.missing(&[digest, small]).await.is_empty(), "{function:?}");
+        let unset =
+            rev2::FindMissingBlobsRequest { blob_digests: vec![digest.to_proto()], ..Default::default() };
+        let missing = client.cas.clone().find_missing_blobs(unset).await.unwrap().into_inner();
+        assert_eq!(missing.missing_blob_digests.is_empty(), function.segment().is_none(), "{function:?}");
+    }
+}

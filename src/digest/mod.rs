@@ -1,17 +1,15 @@
 //! Digests: which function, the hash, the size. Parsed once at the edge, trusted from there on.
 
+mod function;
+mod hasher;
+mod paged;
+mod tree;
+
 use std::fmt;
 
-use sha2::Digest as _;
-
+pub use self::function::Function;
+pub use self::hasher::Hasher;
 use crate::proto::rev2;
-
-/// The digest functions that we serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Function {
-    Sha256,
-    Blake3,
-}
 
 /// Bytes of the longest hash of any function of the protocol.
 pub const HASH_BYTES_MAX: usize = 64;
@@ -34,62 +32,12 @@ pub enum ParseError {
     Hash(String, usize),
     #[error("size {0} is negative")]
     Size(i64),
-    #[error("digest function {0} is not one of SHA256, BLAKE3")]
+    #[error(
+        "digest function {0} is not one of SHA256, SHA1, MD5, VSO, SHA384, SHA512, MURMUR3, SHA256TREE, BLAKE3, GITSHA1"
+    )]
     Function(String),
     #[error("hash {0} is the hash of the empty blob, but the size is {1}")]
     Empty(String, i64),
-}
-
-impl Function {
-    pub const ALL: [Self; 2] = [Self::Sha256, Self::Blake3];
-
-    /// The function of a request. Unset means SHA-256, as REv2 infers from the length of the hash; BLAKE3 is never inferred.
-    pub fn from_proto(value: i32) -> Result<Self, ParseError> {
-        use rev2::digest_function::Value;
-        match Value::try_from(value) {
-            Ok(Value::Unknown | Value::Sha256) => Ok(Self::Sha256),
-            Ok(Value::Blake3) => Ok(Self::Blake3),
-            Ok(other) => Err(ParseError::Function(other.as_str_name().to_owned())),
-            Err(_) => Err(ParseError::Function(value.to_string())),
-        }
-    }
-
-    pub fn to_proto(self) -> rev2::digest_function::Value {
-        match self {
-            Self::Sha256 => rev2::digest_function::Value::Sha256,
-            Self::Blake3 => rev2::digest_function::Value::Blake3,
-        }
-    }
-
-    /// Bytes of a hash.
-    pub fn hash_bytes(self) -> usize {
-        match self {
-            Self::Sha256 | Self::Blake3 => 32,
-        }
-    }
-
-    /// The segment that names the function in a resource name; SHA-256 has none.
-    pub fn segment(self) -> Option<&'static str> {
-        match self {
-            Self::Sha256 => None,
-            Self::Blake3 => Some("blake3"),
-        }
-    }
-
-    pub fn hash(self, bytes: &[u8]) -> Digest {
-        let mut hasher = self.hasher(bytes.len() as u64);
-        hasher.update(bytes);
-        hasher.finish()
-    }
-
-    /// A hasher for a blob of `size` bytes; some functions hash the size first.
-    pub fn hasher(self, _size: u64) -> Hasher {
-        let state = match self {
-            Self::Sha256 => State::Sha256(sha2::Sha256::new()),
-            Self::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
-        };
-        Hasher { state, size: 0 }
-    }
 }
 
 impl Digest {
@@ -177,55 +125,11 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes a blob as it streams by.
-#[derive(Debug, Clone)]
-pub struct Hasher {
-    state: State,
-    size: u64,
-}
-
-#[derive(Debug, Clone)]
-enum State {
-    Sha256(sha2::Sha256),
-    Blake3(Box<blake3::Hasher>),
-}
-
-impl Hasher {
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.size += bytes.len() as u64;
-        match &mut self.state {
-            State::Sha256(state) => state.update(bytes),
-            State::Blake3(state) => {
-                state.update(bytes);
-            }
-        }
-    }
-
-    /// The digest of all that was fed.
-    pub fn finish(self) -> Digest {
-        match self.state {
-            State::Sha256(state) => Digest::new(Function::Sha256, &state.finalize(), self.size),
-            State::Blake3(state) => Digest::new(Function::Blake3, state.finalize().as_bytes(), self.size),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn known_vectors() {
-        let sha = Function::Sha256.hash(b"abc");
-        assert_eq!(sha.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad/3");
-        let blake = Function::Blake3.hash(b"abc");
-        assert_eq!(
-            blake.to_string(),
-            "blake3/6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85/3"
-        );
-    }
 
     #[test]
     fn wrong_digests_are_refused_with_the_reason() {
