@@ -146,6 +146,8 @@ fn kind_of(error: &std::io::Error) -> Kind {
     }
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Kind::Exhausted,
+        // A medium that fails may be repaired or replaced; what it holds is neither absent nor our fault.
+        Some(libc::EIO) => Kind::Unavailable,
         _ => Kind::Bug,
     }
 }

@@ -12,6 +12,9 @@ use prometheus::{
 /// A number that only grows.
 pub type Counter = IntCounter;
 
+/// A number that goes up and down.
+pub type Gauge = IntGauge;
+
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 /// Seconds a request took, by method and gRPC code.
@@ -54,6 +57,35 @@ pub static STORE_SIZE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 /// Bytes that a tier may hold.
 pub static STORE_MAX: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register(IntGaugeVec::new(opts!("croft_store_max_bytes", "bytes a tier may hold"), &["tier"]))
+});
+
+/// Blobs that a tier let go to make room.
+pub static EVICTIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register(IntCounterVec::new(opts!("croft_store_evictions_total", "blobs evicted from a tier"), &["tier"]))
+});
+
+/// Bytes of its medium that a tier won by that.
+pub static EVICTED_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_evicted_bytes_total", "bytes won by evictions from a tier");
+    register(IntCounterVec::new(options, &["tier"]))
+});
+
+/// Blobs that were evicted although their lease had not ended, because a write would have been refused otherwise.
+pub static LEASE_BREAKS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_lease_breaks_total", "blobs evicted before their lease ended");
+    register(IntCounterVec::new(options, &["tier"]))
+});
+
+/// What scrubs found wrong and put right, by tier and finding (`damaged`, `lost`, `adopted`, `temporary`).
+pub static SCRUB_FINDINGS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_scrub_findings_total", "what scrubs of a tier put right");
+    register(IntCounterVec::new(options, &["tier", "finding"]))
+});
+
+/// Bytes that scrubs read and compared with their digests.
+pub static SCRUBBED_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_scrubbed_bytes_total", "bytes that scrubs of a tier verified");
+    register(IntCounterVec::new(options, &["tier"]))
 });
 
 /// Makes `metric` visible at `/metrics`.

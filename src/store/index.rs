@@ -6,8 +6,10 @@
 //! own, and the directory is moved aside when it does not work out.
 
 use std::fs::{self, File};
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -36,18 +38,27 @@ const SCHEMA_KEY: &[u8] = b"mschema";
 /// Changes with every change of what keys and values mean; an index of another schema is built anew.
 const SCHEMA: &[u8] = b"croft index 2";
 
+/// Is there until the owner of a new index has told it what it must know.
+const UNFINISHED_KEY: &[u8] = b"munfinished";
+
 /// An embedded database that answers errors where sled would panic, hang, or lose data.
 pub(super) struct Index {
     path: PathBuf,
     /// `None` only while it is being opened again.
     database: RwLock<Option<Arc<Database>>>,
+    /// A read went wrong since it was opened.
+    has_failed: AtomicBool,
+    /// Runs in each commit between visible and durable.
+    #[cfg(test)]
+    pub(super) before_sync: std::sync::Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
 
 /// How an index came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     Existing,
-    /// It is empty and knows nothing of the files that may be there.
+    /// It does not know, or not completely, of what may be there beside it. So it stays, from start to start, until a commit with
+    /// [`Batch::finish_index`].
     New,
 }
 
@@ -74,6 +85,11 @@ impl Batch {
         self.batch.remove(key);
         self.operations += 1;
     }
+
+    /// The index knows all that a new one has to be told: the next start finds [`Origin::Existing`].
+    pub(super) fn finish_index(&mut self) {
+        self.remove(UNFINISHED_KEY);
+    }
 }
 
 impl Index {
@@ -92,21 +108,64 @@ impl Index {
             }
             Err(error) => return Err(error),
         };
-        let database = RwLock::new(Some(Arc::new(database)));
-        Ok((Self { path: path.to_owned(), database }, origin))
+        let index = Self {
+            path: path.to_owned(),
+            database: RwLock::new(Some(Arc::new(database))),
+            has_failed: AtomicBool::new(false),
+            #[cfg(test)]
+            before_sync: std::sync::Mutex::default(),
+        };
+        Ok((index, origin))
     }
 
     /// The value of `key`.
+    ///
+    /// # Errors
+    /// `Unavailable`, whatever is wrong with the index: what cannot be read is neither absent nor damaged.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
         let database = self.database()?;
-        guarded("read the index", || database.sled.get(key))
+        self.noticed(guarded("read the index", || database.sled.get(key)))
     }
 
     /// The first key that is not before `from` and begins with `prefix`, and its value.
+    ///
+    /// # Errors
+    /// As [`Index::get`].
     pub(super) fn first(&self, from: &[u8], prefix: u8) -> Result<Option<(sled::IVec, sled::IVec)>> {
+        Ok(self.page(Bound::Included(from), prefix, 1)?.pop())
+    }
+
+    /// Up to `count` keys from `from` on that begin with `prefix`, and their values, in the order of the keys.
+    ///
+    /// # Errors
+    /// As [`Index::get`].
+    pub(super) fn page(
+        &self,
+        from: Bound<&[u8]>,
+        prefix: u8,
+        count: usize,
+    ) -> Result<Vec<(sled::IVec, sled::IVec)>> {
         let database = self.database()?;
         let end = [prefix + 1];
-        guarded("scan the index", || database.sled.range(from..&end[..]).next().transpose())
+        let range = (from, Bound::Excluded(&end[..]));
+        self.noticed(guarded("scan the index", || {
+            database.sled.range::<&[u8], _>(range).take(count).collect()
+        }))
+    }
+
+    /// Whether a read went wrong, so that the index should be opened again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a read went wrong; the log is told of the first one.
+    fn noticed<T>(&self, read: Result<T>) -> Result<T> {
+        read.map_err(|error| {
+            if !self.has_failed.swap(true, Ordering::Relaxed) {
+                tracing::error!("the index cannot be read: {}", error.chain());
+            }
+            Error::new(Kind::Unavailable, "the index cannot be read").with_source(error)
+        })
     }
 
     /// Makes the changes visible, calls `between`, and makes the changes durable. Only one thread may commit.
@@ -121,6 +180,10 @@ impl Index {
         let database = self.database()?;
         guarded("write the index", || database.sled.apply_batch(batch.batch))?;
         between();
+        #[cfg(test)]
+        if let Some(pause) = &mut *self.before_sync.lock().unwrap_or_else(PoisonError::into_inner) {
+            pause();
+        }
         guarded("flush the index", || database.sled.flush())?;
         database.file.sync_data().context(|| "sync the index")
     }
@@ -136,6 +199,7 @@ impl Index {
         }
         let (index, origin) = Self::open(&self.path)?;
         *self.write() = index.write().take();
+        self.has_failed.store(false, Ordering::Relaxed);
         Ok(origin)
     }
 
@@ -214,20 +278,25 @@ impl Database {
             .map_err(opening_error)?;
         let file = File::open(path.join("db")).context(|| "open the index's file")?;
         let database = Self { sled, file };
-        let schema = guarded("read the index", || database.sled.get(SCHEMA_KEY)).map_err(as_corrupt)?;
-        match schema {
-            Some(schema) if *schema == *SCHEMA => Ok((database, Origin::Existing)),
-            None if database.sled.is_empty() => {
+        // A panic here is a damaged database, and told as such by the caller.
+        let read = |key| database.sled.get(key).map_err(opening_error);
+        match (read(SCHEMA_KEY)?, read(UNFINISHED_KEY)?) {
+            (Some(schema), None) if *schema == *SCHEMA => Ok((database, Origin::Existing)),
+            (Some(schema), Some(_)) if *schema == *SCHEMA => Ok((database, Origin::New)),
+            (None, None) if database.sled.is_empty() => {
                 database.begin(path)?;
                 Ok((database, Origin::New))
             }
-            Some(_) | None => Err(Error::new(Kind::Corrupt, "the index has another schema")),
+            (Some(_) | None, _) => Err(Error::new(Kind::Corrupt, "the index has another schema")),
         }
     }
 
     /// Makes a new database durable: its files, their names, and its schema.
     fn begin(&self, path: &Path) -> Result<()> {
-        guarded("begin the index", || self.sled.insert(SCHEMA_KEY, SCHEMA))?;
+        let mut batch = sled::Batch::default();
+        batch.insert(SCHEMA_KEY, SCHEMA);
+        batch.insert(UNFINISHED_KEY, b"");
+        guarded("begin the index", || self.sled.apply_batch(batch))?;
         guarded("flush the index", || self.sled.flush())?;
         self.file.sync_all().context(|| "sync the index")?;
         for file in [&path.join("conf"), path] {
@@ -273,10 +342,6 @@ fn opening_error(error: sled::Error) -> Error {
     error_of(error).context("open the index")
 }
 
-fn as_corrupt(error: Error) -> Error {
-    Error::new(Kind::Corrupt, "the index cannot be read").with_source(error)
-}
-
 /// Renames a damaged index to `index.bad-<n>` and deletes the oldest of those that were kept.
 fn move_aside(path: &Path) -> Result<PathBuf> {
     let bad = |number: u32| path.with_extension(format!("bad-{number}"));
@@ -294,4 +359,45 @@ fn move_aside(path: &Path) -> Result<PathBuf> {
 
 fn bad_number(path: &Path) -> Option<u32> {
     path.extension()?.to_str()?.strip_prefix("bad-")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_medium_that_fails_is_no_damage() {
+        let kind = |error: io::Error| error_of(sled::Error::Io(error)).kind();
+        assert_eq!(kind(io::Error::from_raw_os_error(libc::EIO)), Kind::Unavailable);
+        assert_eq!(kind(io::Error::from_raw_os_error(libc::ENOSPC)), Kind::Exhausted);
+        assert_eq!(kind(io::ErrorKind::UnexpectedEof.into()), Kind::Corrupt);
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_read_is_unavailable_until_it_is_opened_again() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (index, _) = Index::open(&directory.path().join("index")).unwrap();
+        let error = index.noticed::<()>(Err(Error::new(Kind::Corrupt, "torn"))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(index.has_failed());
+        index.reopen().unwrap();
+        assert!(!index.has_failed());
+    }
+
+    #[test]
+    fn an_index_is_new_until_it_is_finished() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("index");
+        for _ in 0..2 {
+            assert_eq!(Index::open(&path).unwrap().1, Origin::New);
+        }
+        let (index, _) = Index::open(&path).unwrap();
+        let mut batch = Batch::default();
+        batch.finish_index();
+        index.commit(batch, || {}).unwrap();
+        drop(index);
+        assert_eq!(Index::open(&path).unwrap().1, Origin::Existing);
+    }
 }

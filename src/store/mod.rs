@@ -32,7 +32,7 @@ pub use self::action_cache::{ActionCache, RESULT_MAX, absent_outputs};
 pub use self::blob::{Blob, CHUNK_BYTES, Chunks};
 pub use self::cas::{Cas, MESSAGE_MAX};
 pub use self::config::Config;
-pub use self::disk::{Disk, INLINE_MAX, Options as DiskOptions, default_size};
+pub use self::disk::{Disk, INLINE_MAX, Options as DiskOptions, ScrubReport, default_size};
 #[doc(hidden)]
 pub use self::faulty::{Faulty, Rates};
 pub use self::memory::Memory;

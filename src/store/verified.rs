@@ -31,6 +31,20 @@ impl Verified {
     pub fn new(inner: Arc<dyn Store>) -> Self {
         Self { inner }
     }
+
+    /// Removes a damaged blob, so that the next reader looks elsewhere and the next writer can put it again. Another reader may
+    /// have done so already, and the blob may be there again: it is removed only while it is still the damaged one.
+    async fn withdraw(&self, key: &Key, damaged: &Bytes) {
+        let removed = match self.inner.get(key, 0..).await {
+            Ok(Some(Blob::Whole(bytes))) if bytes == *damaged => self.inner.remove(key).await,
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(()) => tracing::error!("{key:?} is damaged and is removed"),
+            Err(error) => tracing::error!("{key:?} is damaged and cannot be removed: {}", error.chain()),
+        }
+    }
 }
 
 #[async_trait]
@@ -43,6 +57,7 @@ impl Store for Verified {
         {
             let actual = hash(*digest, bytes.clone()).await?;
             if actual != *digest {
+                self.withdraw(key, bytes).await;
                 let message = format!("blob {digest} is damaged: its stored content is {actual}");
                 return Err(Error::new(Kind::Corrupt, message));
             }
@@ -256,11 +271,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damaged_bytes_are_not_served() {
+    async fn damaged_bytes_are_not_served_and_are_removed() {
         let memory = Arc::new(Memory::new(1 << 20));
         let key = Key::Blob(Function::Sha256.hash(b"right"));
         memory.put(&key, Blob::Whole(Bytes::from_static(b"wrong"))).await.unwrap();
-        let error = Verified::new(memory).get(&key, 0..).await.err().unwrap();
+        let store = Verified::new(memory);
+        let error = store.get(&key, 0..).await.err().unwrap();
         assert_eq!(error.kind(), Kind::Corrupt);
+        // They are gone, so that they can be fetched or put again.
+        assert!(store.get(&key, 0..).await.unwrap().is_none());
+        store.put(&key, Blob::Whole(Bytes::from_static(b"right"))).await.unwrap();
+        assert!(store.get(&key, 0..).await.unwrap().is_some());
     }
 }

@@ -1,10 +1,12 @@
 //! The files of a store: one per blob, named by its hash, complete and synced before it gets its name.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, IoSlice};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -24,6 +26,8 @@ pub(super) struct Files {
     directory: PathBuf,
     temporary: PathBuf,
     next: AtomicU64,
+    /// The numbers of files that are being written.
+    live: Arc<Mutex<HashSet<u64>>>,
 }
 
 /// A file without a name of its own yet; it is removed unless it is published.
@@ -31,6 +35,8 @@ pub(super) struct Temporary {
     path: PathBuf,
     file: File,
     size: u64,
+    number: u64,
+    live: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Files {
@@ -49,7 +55,7 @@ impl Files {
             fs::create_dir_all(&folder).context(|| "make the folders of the blobs")?;
             folder.ancestors().skip(1).take(2).try_for_each(sync_directory)?;
         }
-        Ok(Self { directory: directory.to_owned(), temporary, next: AtomicU64::new(0) })
+        Ok(Self { directory: directory.to_owned(), temporary, next: AtomicU64::new(0), live: Arc::default() })
     }
 
     pub(super) fn path(&self, name: &Name) -> PathBuf {
@@ -62,9 +68,15 @@ impl Files {
 
     /// A new file to write into.
     pub(super) fn create(&self) -> Result<Temporary> {
-        let path = self.temporary_path();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.temporary.join(number.to_string());
+        lock(&self.live).insert(number);
         let file = OpenOptions::new().write(true).create_new(true).mode(MODE_TEMPORARY).open(&path);
-        Ok(Temporary { file: file.context(|| "make a temporary file")?, path, size: 0 })
+        if file.is_err() {
+            lock(&self.live).remove(&number);
+        }
+        let live = Arc::clone(&self.live);
+        Ok(Temporary { file: file.context(|| "make a temporary file")?, path, size: 0, number, live })
     }
 
     /// Gives a finished file its name, in place of what had it before. The name is durable after [`sync_directory`] of the
@@ -93,6 +105,34 @@ impl Files {
         };
         let length = file.metadata().context(|| "read the size of a blob's file")?.len();
         Ok((length == size).then_some(file))
+    }
+
+    /// The size of the file that has this name, if there is one.
+    pub(super) fn size(&self, name: &Name) -> Result<Option<u64>> {
+        match fs::metadata(self.path(name)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::from(error).context("read the size of a blob's file")),
+        }
+    }
+
+    /// What tells the file that has this name from others that had it or will.
+    pub(super) fn inode(&self, name: &Name) -> Option<u64> {
+        fs::metadata(self.path(name)).ok().map(|metadata| metadata.ino())
+    }
+
+    /// Deletes temporary files that nobody writes, and gives their number. One that waits to be deleted may be among them.
+    pub(super) fn sweep(&self) -> Result<u64> {
+        let entries = fs::read_dir(&self.temporary).context(|| "list the temporary files")?;
+        let mut swept = 0;
+        for entry in entries.flatten() {
+            let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            if number.is_some_and(|number| lock(&self.live).contains(&number)) {
+                continue;
+            }
+            swept += u64::from(fs::remove_file(entry.path()).is_ok());
+        }
+        Ok(swept)
     }
 
     /// Takes the name from a file at once; the file is left under a temporary path, for whoever has time to delete it.
@@ -153,8 +193,9 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() && fs::remove_file(&self.path).is_err() {
-            tracing::warn!("a temporary file could not be removed; the next start removes it");
+            tracing::warn!("a temporary file could not be removed; the next scrub or start removes it");
         }
+        lock(&self.live).remove(&self.number);
     }
 }
 
@@ -167,6 +208,11 @@ pub(super) fn disk_error(error: std::io::Error) -> Error {
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).context(|| "sync a directory")
+}
+
+/// The set is whole between any two steps that can panic.
+fn lock(live: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn make_folder(folder: &Path) -> std::io::Result<()> {

@@ -1,11 +1,12 @@
 //! What the store knows about its blobs, written into the index.
 //!
 //! Four kinds of record, told apart by the first byte of the key: `e` the entry of a name; `u` the minute of its last noted use;
-//! `q` the queue of eviction, which has for a minute and a number the names that were put or used then; `m` the totals.
+//! `q` the queue of eviction, which has for a minute and a number the names that were put or used then; `m` the totals and notes.
 //! A name may stand in the queue several times; only the place of its latest use counts. So neither a put nor an eviction ever
 //! looks at more than the names that it is about, and the totals are right without a scan, because they change with the entries.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::path::Path;
 
 use super::entry::{Entry, Location};
@@ -17,6 +18,7 @@ const ENTRY: u8 = b'e';
 const USE: u8 = b'u';
 const QUEUE: u8 = b'q';
 const TOTALS_KEY: &[u8] = b"mtotals";
+const SCRUB_KEY: &[u8] = b"mscrub";
 
 /// Where a scan of the queue begins.
 pub(super) const QUEUE_START: &[u8] = &[QUEUE];
@@ -45,6 +47,8 @@ impl Totals {
 pub(super) struct Record {
     pub(super) key: Vec<u8>,
     pub(super) minute: u32,
+    /// Grows from draft to draft.
+    pub(super) sequence: u64,
     pub(super) names: Vec<Name>,
 }
 
@@ -57,6 +61,11 @@ impl Ledger {
     pub(super) fn open(path: &Path) -> Result<(Self, Origin)> {
         let (index, origin) = Index::open(path)?;
         Ok((Self { index }, origin))
+    }
+
+    /// Whether the index could not be read and should be opened again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.index.has_failed()
     }
 
     pub(super) fn reopen(&self) -> Result<Origin> {
@@ -79,6 +88,19 @@ impl Ledger {
         Ok(value.and_then(|value| Entry::decode_size(&value)))
     }
 
+    /// The next `count` names after `after`, in an order of their own, with their entries; `None` for what is no entry.
+    pub(super) fn page(&self, after: Option<&Name>, count: usize) -> Result<Vec<(Name, Option<Entry>)>> {
+        let from = after.map_or_else(|| vec![ENTRY], |name| key(ENTRY, name));
+        let page = self.index.page(Bound::Excluded(&from), ENTRY, count)?;
+        let named = |key: &[u8]| Name::parse_all(&key[1..]).next();
+        Ok(page.iter().filter_map(|(key, value)| Some((named(key)?, Entry::decode(value)))).collect())
+    }
+
+    /// What a scrub has noted about itself.
+    pub(super) fn scrub_note(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.index.get(SCRUB_KEY)?.map(|note| note.to_vec()))
+    }
+
     /// The minute of the latest use that is written down.
     pub(super) fn last_use(&self, name: &Name, entry: &Entry) -> Result<u32> {
         let value = self.index.get(&key(USE, name))?;
@@ -97,7 +119,8 @@ impl Ledger {
     pub(super) fn record(&self, from: &[u8]) -> Result<Option<Record>> {
         let Some((key, names)) = self.index.first(from, QUEUE)? else { return Ok(None) };
         let minute = key.get(1..).and_then(|key| key.first_chunk()).map_or(0, |it| u32::from_be_bytes(*it));
-        Ok(Some(Record { key: key.to_vec(), minute, names: Name::parse_all(&names).collect() }))
+        let sequence = key.last_chunk().map_or(0, |it| u64::from_be_bytes(*it));
+        Ok(Some(Record { key: key.to_vec(), minute, sequence, names: Name::parse_all(&names).collect() }))
     }
 
     /// Makes the draft visible, calls `between`, and makes the draft durable. Gives the totals after it.
@@ -171,6 +194,26 @@ impl Draft {
         self.bytes += 3 * Name::BYTES_MAX;
         self.batch.insert(&key(USE, name), self.minute.to_be_bytes().to_vec());
         self.queued.push(*name);
+    }
+
+    /// Notes what a scrub wants to find again.
+    pub(super) fn note_scrub(&mut self, note: Vec<u8>) {
+        self.batch.insert(SCRUB_KEY, note);
+    }
+
+    /// The index knows all files.
+    pub(super) fn finish_index(&mut self) {
+        self.batch.finish_index();
+    }
+
+    /// The names whose entries the draft sets.
+    pub(super) fn inserted(&self) -> impl Iterator<Item = Name> {
+        self.entries.iter().filter(|(_, entry)| entry.is_some()).map(|(name, _)| *name)
+    }
+
+    /// Whether the draft sets or removes the entry of `name`.
+    pub(super) fn changes(&self, name: &Name) -> bool {
+        self.entries.contains_key(name)
     }
 
     /// Leaves only `rest` in a record of the queue.

@@ -1,22 +1,29 @@
 //! A leaf on the local disk: small blobs in an embedded index, large ones in a file each.
 //!
-//! `ledger` is what we keep in the index, `files` the files, `writer` the one thread that
-//! changes any of them, with `evict`; `upload` brings large blobs in. A put is acknowledged when a power cut cannot undo it.
-//! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files.
+//! `ledger` is what we keep in the index, `files` the files, `writer` the one thread that changes any of them, with `evict`,
+//! `noting` and `healing`; `upload` brings large blobs in. A put is acknowledged, and a blob reported present, when a power cut
+//! cannot undo it (`unsettled`).
+//! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files. `scrub` finds what was damaged or lost.
 
 mod entry;
 mod evict;
 mod files;
+mod healing;
 mod keeper;
 mod ledger;
 mod lock;
 mod marks;
+mod noting;
+mod pace;
+mod quarantine;
 mod rebuild;
+mod scrub;
 mod space;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 mod upload;
 mod writeback;
 mod writer;
@@ -24,7 +31,7 @@ mod writer;
 use std::fs;
 use std::ops::RangeFrom;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc as blocking};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -35,12 +42,16 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::INLINE_MAX;
-use self::entry::{Location, fits};
+use self::entry::{Entry, Location, fits};
+use self::evict::Evictions;
 use self::files::{Files, Temporary};
 use self::ledger::Ledger;
 use self::marks::Marks;
+pub use self::scrub::ScrubReport;
+use self::scrub::{Order, Scrubber};
 use self::space::Space;
 pub use self::space::default_size;
+use self::unsettled::Unsettled;
 use self::writer::{CHANGES_BYTES_MAX, CHANGES_MAX, Change, Content, Request, Writer};
 use super::index::Origin;
 use super::name::Name;
@@ -57,11 +68,17 @@ const TRASH_MAX: usize = 4096;
 /// The longest wait for the writer. It commits in milliseconds; this is for a disk that hangs.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
-/// What was used in these last minutes is evicted only when a write would have to be refused otherwise.
-const PROTECTED_MINUTES: u32 = 5;
+/// The shortest lease: a client that asks what is missing uploads that first and then needs the rest.
+const LEASE_MINUTES_MIN: u32 = 5;
+
+/// How long a generation of marks is.
+const MARKS_MINUTES: u32 = 5;
 
 /// The grain of the order of use on the disk.
 const USE_GRAIN_MINUTES: u32 = 10;
+
+/// Bytes per second that a scrub in the background reads: a tenth of a slow disk, and 200 GB in three hours.
+const SCRUB_RATE: u64 = 20 * 1000 * 1000;
 
 /// Keys that are looked up without letting an eviction in.
 const LOOKUPS_MAX: usize = 256;
@@ -74,6 +91,8 @@ pub struct Disk {
     shared: Arc<Shared>,
     /// `None` only while it is dropped.
     requests: Option<mpsc::Sender<Request>>,
+    /// `None` only while it is dropped.
+    scrubs: Option<blocking::SyncSender<Order>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -83,6 +102,11 @@ struct Shared {
     ledger: Ledger,
     space: Arc<Space>,
     marks: Marks,
+    unsettled: Unsettled,
+    pins: Pins,
+    lease_minutes: u32,
+    /// There may be files that the index does not know.
+    is_rebuilding: AtomicBool,
     clock: Clock,
     /// Held open by who tells that a blob is there, closed by eviction for the moment in which a blob goes.
     gate: RwLock<()>,
@@ -97,29 +121,50 @@ struct Clock {
 
 impl Clock {
     fn minute(&self) -> u32 {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Minutes overflow in the year 10136.
-        u32::try_from(now.as_secs() / 60).unwrap_or(u32::MAX) + self.ahead.load(Ordering::Relaxed)
+        minutes(SystemTime::now()) + self.ahead.load(Ordering::Relaxed)
     }
+}
+
+/// Minutes since 1970; they overflow in the year 10136.
+fn minutes(time: SystemTime) -> u32 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs() / 60).unwrap_or(u32::MAX)
 }
 
 /// What a store on disk is told.
 #[derive(Clone)]
 pub struct Options {
+    /// The label in metrics.
+    pub name: String,
     /// The bytes that it may take on the disk.
     pub size_bytes: u64,
-    /// How long a blob stays that was put, read or reported present, unless a write would have to be refused otherwise.
+    /// How long a blob stays that was put, read or reported present, unless a write would have to be refused otherwise. At least
+    /// some minutes. A kill of the process loses the uses of the last minutes, and so at most this much of a lease.
     pub lease: Duration,
     /// Whether blobs are compressed where that saves space.
     pub compression: bool,
     /// What is not evicted at all.
     pub pins: Pins,
+    /// Bytes per second that are verified in the background; 0 for no scrub in the background.
+    pub scrub_rate: u64,
 }
 
 impl Options {
-    /// At most `size_bytes`, no lease, nothing compressed, nothing pinned.
+    /// At most `size_bytes`, the shortest lease, nothing compressed, nothing pinned.
     pub fn new(size_bytes: u64) -> Self {
-        Self { size_bytes, lease: Duration::ZERO, compression: false, pins: Pins::default() }
+        Self {
+            name: "disk".to_owned(),
+            size_bytes,
+            lease: Duration::ZERO,
+            compression: false,
+            pins: Pins::default(),
+            scrub_rate: SCRUB_RATE,
+        }
+    }
+
+    fn lease_minutes(&self) -> u32 {
+        // A lease of 8,000 years is one for ever.
+        u32::try_from(self.lease.as_secs().div_ceil(60)).unwrap_or(u32::MAX / 2).max(LEASE_MINUTES_MIN)
     }
 }
 
@@ -131,34 +176,46 @@ impl Disk {
     pub fn open(directory: &Path, options: Options) -> Result<Self> {
         fs::create_dir_all(directory).context(|| "make the data directory")?;
         let lock = lock::acquire(directory)?;
-        let files = Files::open(directory)?;
-        let space = Arc::new(Space::new(directory, options.size_bytes)?);
-        let (ledger, origin) = Ledger::open(&directory.join("index"))?;
-        let totals = ledger.totals()?;
-        space.update(&totals, ledger.index_bytes());
-        space.keep_reserve();
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let (shared, origin) = Shared::open(directory, &options, requests.downgrade())?;
+        let totals = shared.ledger.totals()?;
+        shared.space.update(&totals, shared.ledger.index_bytes());
+        shared.space.keep_reserve();
         let (trash, discarded) = blocking::sync_channel(TRASH_MAX);
-        let (marks, clock, gate) = Default::default();
-        let weak = requests.downgrade();
-        let shared = Arc::new(Shared { files, ledger, space, marks, clock, gate, requests: weak.clone() });
-        let marks_rotated = shared.clock.minute();
-        let (held, is_evicting, broken_since, sequence) = (None, false, None, first_sequence());
+        let (marks_rotated, sequence) = (shared.clock.minute(), first_sequence());
+        let (held, is_evicting, is_noting, broken_since) = (None, false, false, None);
+        let evictions = Evictions::new(&options.name);
         #[rustfmt::skip]
         let writer = Writer {
-            shared: Arc::clone(&shared), requests: receiver, held, totals, sequence, is_evicting, trash,
-            marks_rotated, broken_since, _lock: lock,
+            shared: Arc::clone(&shared), requests: receiver, held, totals, sequence, is_evicting, evictions, is_noting,
+            trash, marks_rotated, broken_since, _lock: lock,
         };
+        let weak = requests.downgrade();
+        let (scrubs, orders) = blocking::sync_channel(1);
+        let scrubber = Scrubber::new(Arc::clone(&shared), orders, &options);
         let threads = vec![
             tasks::thread("disk-writer", move || writer.run()).context(|| "start the writer")?,
             tasks::thread("disk-keeper", move || keeper::run(&discarded, &weak))
                 .context(|| "start the keeper")?,
+            tasks::thread("disk-scrub", move || scrubber.run()).context(|| "start the scrubber")?,
         ];
         match origin {
             Origin::Existing => {}
-            Origin::New => rebuild::begin(directory, &shared.requests)?,
+            Origin::New => rebuild::begin(&shared)?,
         }
-        Ok(Self { shared, requests: Some(requests), threads })
+        Ok(Self { shared, requests: Some(requests), scrubs: Some(scrubs), threads })
+    }
+
+    /// Verifies all that is stored, with at most `rate` bytes per second, and puts right what is found. When the future is
+    /// dropped, the scrub ends soon.
+    ///
+    /// # Errors
+    /// `Unavailable` when another scrub was asked for and is under way, or when the store cannot be read.
+    pub async fn scrub(&self, rate: Option<u64>) -> Result<ScrubReport> {
+        let (done, answer) = oneshot::channel();
+        let scrubs = self.scrubs.as_ref().expect("it is taken only by drop");
+        scrubs.try_send(Order { rate, done }).map_err(|_| scrub::under_way())?;
+        answer.await.map_err(|_| stopped())?
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -194,6 +251,18 @@ impl Disk {
         result.unwrap_or_else(|| Err(Error::bug("the writer gave no answer")))
     }
 
+    async fn find(&self, key: &Key) -> Result<Found> {
+        let (shared, key) = (self.shared(), key.clone());
+        let found = tasks::blocking(move || shared.find(&key)).await;
+        // A medium that fails is for the operator to see, whatever the caller makes of it.
+        found.inspect_err(|error| tracing::error!("a blob cannot be read: {}", error.chain()))
+    }
+
+    async fn absent(&self, keys: Vec<Key>) -> Result<Vec<Key>> {
+        let shared = self.shared();
+        tasks::blocking(move || shared.missing(&keys)).await
+    }
+
     /// A reader has found that a file is gone. When the writer is busy, the next reader tells it.
     fn heal(&self, name: Name) {
         if let Some(requests) = &self.requests {
@@ -204,7 +273,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.requests = None;
+        (self.requests, self.scrubs) = (None, None);
         for thread in self.threads.drain(..) {
             // A panic of a thread has ended the process.
             let _ = thread.join();
@@ -231,6 +300,23 @@ enum Found {
 }
 
 impl Shared {
+    fn open(
+        directory: &Path,
+        options: &Options,
+        requests: mpsc::WeakSender<Request>,
+    ) -> Result<(Arc<Self>, Origin)> {
+        let files = Files::open(directory)?;
+        let space = Arc::new(Space::new(directory, options.size_bytes, &options.name)?);
+        let (ledger, origin) = Ledger::open(&directory.join("index"))?;
+        let (marks, unsettled, is_rebuilding, clock, gate) = Default::default();
+        let (pins, lease_minutes) = (options.pins.clone(), options.lease_minutes());
+        #[rustfmt::skip]
+        let shared = Self {
+            files, ledger, space, marks, unsettled, pins, lease_minutes, is_rebuilding, clock, gate, requests,
+        };
+        Ok((Arc::new(shared), origin))
+    }
+
     /// Looks a blob up and marks it as used; blocks.
     fn find(&self, key: &Key) -> Result<Found> {
         let name = Name::from(key);
@@ -238,23 +324,43 @@ impl Shared {
         let Some(entry) = self.ledger.entry(&name)?.filter(|entry| fits(key, entry.size())) else {
             return Ok(Found::Nothing);
         };
-        self.marks.mark(&name, entry.size());
+        // What is not yet there to stay may be read; it was put a moment ago and needs no mark.
+        if !self.unsettled.contains(&name) {
+            self.mark(&name, entry.size());
+        }
+        let found = self.blob(&name, entry)?;
+        Ok(found.map_or(Found::Lost, Found::Blob))
+    }
+
+    /// The blob that `entry` speaks of, or `None` if it is gone. Blocks.
+    fn blob(&self, name: &Name, entry: Entry) -> Result<Option<Blob>> {
         Ok(match entry.location {
-            Location::Inline(bytes) => Found::Blob(Blob::Whole(bytes)),
-            Location::File { size } => match self.files.read(&name, size)? {
-                Some(file) => Found::Blob(Blob::File { file: Arc::new(file), offset: 0, size }),
-                None => Found::Lost,
-            },
+            Location::Inline(bytes) => Some(Blob::Whole(bytes)),
+            Location::File { size } => {
+                let file = self.files.read(name, size)?;
+                file.map(|file| Blob::File { file: Arc::new(file), offset: 0, size })
+            }
         })
     }
 
-    /// Whether a blob of this size is there in full, which marks it; results are never taken to be the same. Blocks.
+    /// Notes a use. When there are so many that they cannot be noted, the writer is told to write some down.
+    fn mark(&self, name: &Name, size: u64) {
+        if !self.marks.mark(name, size)
+            && let Some(requests) = self.requests.upgrade()
+        {
+            // A writer that is so busy that its queue is full finds out by itself.
+            let _ = requests.try_send(Request::Tick);
+        }
+    }
+
+    /// Whether a blob of this size is there in full and to stay, which marks it; results are never taken to be the same. Blocks.
     fn is_present(&self, name: &Name, size: u64) -> Result<bool> {
         let _open = self.open_gate();
-        if !name.is_blob() || self.ledger.size(name)? != Some(size) {
+        let is_known = name.is_blob() && self.ledger.size(name)? == Some(size);
+        if !is_known || !self.unsettled.is_settled(name) {
             return Ok(false);
         }
-        self.marks.mark(name, size);
+        self.mark(name, size);
         Ok(self.files.read(name, size)?.is_some())
     }
 
@@ -268,9 +374,10 @@ impl Shared {
                 if self.marks.renew(&name).is_some_and(|size| fits(key, size)) {
                     continue;
                 }
+                // The writer needs no gate while it makes a commit durable, so waiting for that holds up nobody.
                 match self.ledger.size(&name)?.filter(|size| fits(key, *size)) {
-                    Some(size) => self.marks.mark(&name, size),
-                    None => missing.push(key.clone()),
+                    Some(size) if self.unsettled.is_settled(&name) => self.mark(&name, size),
+                    Some(_) | None => missing.push(key.clone()),
                 }
             }
         }
@@ -289,8 +396,14 @@ impl Shared {
 #[async_trait]
 impl Store for Disk {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
-        let (shared, wanted) = (self.shared(), key.clone());
-        match tasks::blocking(move || shared.find(&wanted)).await? {
+        // Asked before the index is, because the rebuilding may end in between.
+        let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
+        let mut found = self.find(key).await?;
+        if is_rebuilding && matches!(found, Found::Nothing) {
+            rebuild::take_up(self, std::slice::from_ref(key)).await?;
+            found = self.find(key).await?;
+        }
+        match found {
             Found::Nothing => Ok(None),
             Found::Blob(blob) => Ok(Some(blob.starting_at(range.start)?)),
             Found::Lost => {
@@ -310,8 +423,13 @@ impl Store for Disk {
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let (shared, keys) = (self.shared(), keys.to_vec());
-        tasks::blocking(move || shared.missing(&keys)).await
+        let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
+        let missing = self.absent(keys.to_vec()).await?;
+        if !is_rebuilding || missing.is_empty() {
+            return Ok(missing);
+        }
+        rebuild::take_up(self, &missing).await?;
+        self.absent(missing).await
     }
 
     async fn remove(&self, key: &Key) -> Result<()> {

@@ -1,62 +1,130 @@
 //! Tells a new index of the files that are there, while the store is already serving.
 //!
-//! A file's name is its digest and its length the size, so nothing is read. Blobs that were inlined are lost, which a cache may do.
+//! A file's name is its digest and its length the size, so nothing is read; the time of its last change is when it was put. Blobs
+//! that were inlined are lost, which a cache may do. The index remembers that it is unfinished, so the next start goes on. Until
+//! then whoever is about to say that a blob is absent looks for its file first.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc::WeakSender;
+use tokio::sync::{mpsc::WeakSender, oneshot};
 
-use super::entry::INLINE_MAX;
+use super::entry::{INLINE_MAX, fits};
+use super::healing::Found;
 use super::writer::{CHANGES_MAX, Request};
-use crate::error::{Context, Result};
+use super::{Disk, Shared, minutes};
+use crate::error::{Context, Error, Result};
+use crate::store::Key;
 use crate::store::name::{Family, Name};
 use crate::tasks;
 
+/// Files that are taken up in one commit.
+const FOUND_MAX: usize = CHANGES_MAX / 2;
+
+/// When the index fails meanwhile, it is opened again; after this the files are told once more.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
 /// Starts the walk on a thread of its own. It ends by itself, early if the store is dropped.
-pub(super) fn begin(directory: &Path, requests: &WeakSender<Request>) -> Result<()> {
-    let (directory, requests) = (directory.to_owned(), requests.clone());
-    let walk = move || {
-        let adopt = |family| adopt_family(&directory, family, &requests);
-        let adopted: Option<u64> = Family::all().map(adopt).sum();
-        match adopted {
-            Some(0) | None => {}
-            Some(files) => tracing::info!(files, "the index was built from the files"),
+pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
+    shared.is_rebuilding.store(true, Ordering::Release);
+    let (directory, requests) = (shared.files.directory().to_owned(), shared.requests.clone());
+    let walk = move || match adopt_all(&directory, &requests) {
+        Some(Ok(0)) | None => {}
+        Some(Ok(files)) => tracing::info!(files, "the index was built from the files"),
+        Some(Err(error)) => {
+            tracing::error!("the index is not complete, the next start goes on: {}", error.chain());
         }
     };
     tasks::thread("disk-rebuild", walk).context(|| "start a thread for the index")?;
     Ok(())
 }
 
-/// The number of files found, or `None` when the store is gone.
-fn adopt_family(directory: &Path, family: Family, requests: &WeakSender<Request>) -> Option<u64> {
-    let mut found = 0;
-    for byte in 0..=u8::MAX {
-        let folder = directory.join(family.folder()).join(format!("{byte:02x}"));
-        let files: Vec<(Name, u64)> = list(&folder, family);
-        found += files.len() as u64;
-        for some in files.chunks(CHANGES_MAX / 2) {
-            let requests = requests.upgrade()?;
-            requests.blocking_send(Request::Adopt(some.to_vec())).ok()?;
+/// The number of files taken up, or `None` when the store is gone.
+fn adopt_all(directory: &Path, requests: &WeakSender<Request>) -> Option<Result<u64>> {
+    let mut adopted = 0;
+    for family in Family::all() {
+        for byte in 0..=u8::MAX {
+            let mut files = match list(&directory.join(family.folder()).join(format!("{byte:02x}")), family) {
+                Ok(files) => files,
+                Err(error) => return Some(Err(error)),
+            };
+            files.sort_by_key(|file| file.minute);
+            for some in files.chunks(FOUND_MAX) {
+                adopted += adopt(some, requests)?;
+            }
         }
     }
-    Some(found)
+    requests.upgrade()?.blocking_send(Request::Rebuilt).ok()?;
+    Some(Ok(adopted))
 }
 
-fn list(folder: &Path, family: Family) -> Vec<(Name, u64)> {
+/// Hands files to the writer until it has taken them; `None` when the store is gone.
+fn adopt(files: &[Listed], requests: &WeakSender<Request>) -> Option<u64> {
+    loop {
+        let (done, answer) = oneshot::channel();
+        let minute = files.last().map_or(0, |file| file.minute);
+        let found = Found { files: files.iter().map(|file| (file.name, file.size)).collect(), minute };
+        requests.upgrade()?.blocking_send(Request::Adopt { found, done }).ok()?;
+        match answer.blocking_recv().ok()? {
+            Ok(adopted) => return Some(adopted),
+            Err(error) => tracing::warn!("take up files: {}", error.chain()),
+        }
+        std::thread::sleep(RETRY_AFTER);
+    }
+}
+
+/// A file in a folder of blobs.
+pub(super) struct Listed {
+    pub(super) name: Name,
+    pub(super) size: u64,
+    /// When it was written, in minutes since 1970.
+    pub(super) minute: u32,
+}
+
+/// The files of a folder that can be blobs; none if there is no such folder.
+pub(super) fn list(folder: &Path, family: Family) -> Result<Vec<Listed>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::warn!("a folder of blobs cannot be listed: {error}");
-            return Vec::new();
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::from(error).context("list a folder of blobs")),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.context(|| "list a folder of blobs")?;
+        files.extend(listed(&entry, family));
+    }
+    Ok(files)
+}
+
+fn listed(entry: &fs::DirEntry, family: Family) -> Option<Listed> {
+    let hash = hex::decode(entry.file_name().as_encoded_bytes()).ok()?;
+    let name = Name::new(family, &hash)?;
+    // A file may go while its folder is listed.
+    let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+    let now = SystemTime::now();
+    let minute = minutes(metadata.modified().unwrap_or(now).min(now));
+    (metadata.len() > INLINE_MAX).then_some(Listed { name, size: metadata.len(), minute })
+}
+
+/// Has the index know the files of `keys` that it does not know yet, because somebody asks for them.
+pub(super) async fn take_up(disk: &Disk, keys: &[Key]) -> Result<()> {
+    let (shared, keys) = (disk.shared(), keys.to_vec());
+    let minute = shared.clock.minute();
+    let files = tasks::blocking(move || {
+        let mut files = Vec::new();
+        for key in &keys {
+            let name = Name::from(key);
+            files.extend(shared.files.size(&name)?.filter(|size| fits(key, *size)).map(|size| (name, size)));
         }
-    };
-    let file = |entry: fs::DirEntry| {
-        let hash = hex::decode(entry.file_name().as_encoded_bytes()).ok()?;
-        let size = entry.metadata().ok().filter(fs::Metadata::is_file)?.len();
-        Name::new(family, &hash).filter(|_| size > INLINE_MAX).map(|name| (name, size))
-    };
-    entries.flatten().filter_map(file).collect()
+        Ok(files)
+    });
+    for files in files.await?.chunks(FOUND_MAX) {
+        let found = Found { files: files.to_vec(), minute };
+        disk.ask(|done| Request::Adopt { found, done }).await??;
+    }
+    Ok(())
 }

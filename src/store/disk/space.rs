@@ -10,7 +10,7 @@ use rustix::fs::FallocateFlags;
 
 use super::ledger::Totals;
 use crate::error::{Context, Error, Kind, Result};
-use crate::metrics;
+use crate::metrics::{self, Gauge};
 
 /// Above the high mark, in percent of the limit, blobs are evicted until the low mark.
 const HIGH_PERCENT: u64 = 97;
@@ -26,6 +26,7 @@ const RESERVE_PART: u64 = 4;
 /// The bytes in use and on their way, against the limit and against the file system.
 pub(super) struct Space {
     directory: PathBuf,
+    size_gauge: Gauge,
     limit: u64,
     floor: u64,
     used: AtomicU64,
@@ -41,11 +42,13 @@ pub(super) struct Reservation {
 }
 
 impl Space {
-    pub(super) fn new(directory: &Path, limit: u64) -> Result<Self> {
-        metrics::STORE_MAX.with_label_values(&["disk"]).set(gauge(limit));
+    /// `tier` is the label of the metrics.
+    pub(super) fn new(directory: &Path, limit: u64, tier: &str) -> Result<Self> {
+        metrics::STORE_MAX.with_label_values(&[tier]).set(gauge(limit));
+        let size_gauge = metrics::STORE_SIZE.with_label_values(&[tier]);
         let (used, growth, in_flight) = Default::default();
         let floor = (file_system(directory)?.total / 32).clamp(FLOOR_MIN, FLOOR_MAX);
-        Ok(Self { directory: directory.to_owned(), limit, floor, used, growth, in_flight })
+        Ok(Self { directory: directory.to_owned(), size_gauge, limit, floor, used, growth, in_flight })
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -69,7 +72,7 @@ impl Space {
         self.used.store(totals.bytes(), Ordering::Relaxed);
         self.growth.store(index_bytes.saturating_sub(totals.inline), Ordering::Relaxed);
         let held = totals.files + index_bytes.max(totals.inline);
-        metrics::STORE_SIZE.with_label_values(&["disk"]).set(gauge(held));
+        self.size_gauge.set(gauge(held));
     }
 
     /// The bytes to evict for what is in flight and `more`: 0 when all fits.

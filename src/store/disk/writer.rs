@@ -16,7 +16,9 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::entry::{Entry, Location};
+use super::evict::Evictions;
 use super::files::{Temporary, sync_directory};
+use super::healing::{Damaged, Found};
 use super::ledger::{Draft, Totals};
 use super::rebuild;
 use super::space::full;
@@ -41,8 +43,14 @@ pub(super) enum Request {
     Remove { name: Name, done: oneshot::Sender<Result<()>> },
     /// Forgets a blob whose file is gone.
     Heal(Name),
-    /// Takes up files that the index does not know: name and size.
-    Adopt(Vec<(Name, u64)>),
+    /// Takes up files that the index does not know, and tells how many there were.
+    Adopt { found: Found, done: oneshot::Sender<Result<u64>> },
+    /// The index knows all files.
+    Rebuilt,
+    /// Puts a damaged blob into quarantine, and tells whether it was still the same.
+    Withdraw { damaged: Damaged, done: oneshot::Sender<Result<bool>> },
+    /// Writes down what a scrub wants to find again.
+    NoteScrub(Vec<u8>),
     /// Time passes.
     Tick,
 }
@@ -70,6 +78,9 @@ pub(super) struct Writer {
     pub(super) totals: Totals,
     pub(super) sequence: u64,
     pub(super) is_evicting: bool,
+    pub(super) evictions: Evictions,
+    /// Uses are being written down.
+    pub(super) is_noting: bool,
     /// Where files go that have lost their name.
     pub(super) trash: SyncSender<PathBuf>,
     pub(super) marks_rotated: u32,
@@ -94,27 +105,33 @@ impl Writer {
             self.serve(request);
             self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
             self.is_evicting |= self.shared.space.is_above_high();
-            if self.is_evicting {
-                self.evict_a_little();
-            }
+            self.work_a_little();
         }
-        for _ in 0..2 {
-            self.note_uses();
-        }
+        self.note_all_uses();
     }
 
     fn next(&mut self) -> Option<Request> {
         if let Some(request) = self.held.take() {
             return Some(request);
         }
-        while self.is_evicting {
+        while self.is_evicting || self.is_noting {
             match self.requests.try_recv() {
                 Ok(request) => return Some(request),
-                Err(TryRecvError::Empty) => self.evict_a_little(),
+                Err(TryRecvError::Empty) => self.work_a_little(),
                 Err(TryRecvError::Disconnected) => return None,
             }
         }
         self.requests.blocking_recv()
+    }
+
+    /// A step of what nobody waits for.
+    fn work_a_little(&mut self) {
+        if self.is_evicting {
+            self.evict_a_little();
+        }
+        if self.is_noting {
+            self.note_some_uses();
+        }
     }
 
     fn serve(&mut self, request: Request) {
@@ -123,25 +140,28 @@ impl Writer {
             // Whoever asked and is gone needs no answer.
             Request::MakeRoom { bytes, done } => drop(done.send(self.make_room(bytes))),
             Request::Remove { name, done } => drop(done.send(self.remove(&name))),
+            Request::Adopt { found, done } => drop(done.send(self.adopt(&found))),
+            Request::Withdraw { damaged, done } => drop(done.send(self.withdraw(&damaged))),
             Request::Heal(name) => self.report("forget a blob whose file is gone", |it| it.heal(&name)),
-            Request::Adopt(files) => self.report("take up files", |it| it.adopt(&files)),
+            Request::Rebuilt => self.report("finish the index", Self::finish_index),
+            Request::NoteScrub(note) => self.report("note the place of a scrub", |it| it.note_scrub(note)),
             Request::Tick => self.tick(),
         }
     }
 
-    fn report(&mut self, what: &str, work: impl FnOnce(&mut Self) -> Result<()>) {
+    pub(super) fn report(&mut self, what: &str, work: impl FnOnce(&mut Self) -> Result<()>) {
         if let Err(error) = work(self) {
             tracing::warn!("{what}: {}", error.chain());
         }
     }
 
     fn tick(&mut self) {
-        if self.broken_since.is_some() {
-            self.report("open the index again", Self::repair);
+        self.report("open the index again", Self::repair);
+        let is_due = self.shared.clock.minute() >= self.marks_rotated + super::MARKS_MINUTES;
+        if is_due || self.shared.marks.is_crowded() {
+            self.rotate_marks();
         }
-        if self.shared.clock.minute() >= self.marks_rotated + super::PROTECTED_MINUTES {
-            self.note_uses();
-        }
+        self.evictions.log_breaks();
         self.shared.space.keep_reserve();
     }
 
@@ -155,7 +175,7 @@ impl Writer {
         while let Some((changes, done)) = next.take() {
             let results = match &ready {
                 Ok(()) => changes.into_iter().map(|it| self.stage(it, &mut draft, &mut names)).collect(),
-                Err(error) => changes.iter().map(|_| Err(again(error))).collect(),
+                Err(error) => changes.iter().map(|_| Err(refused(error))).collect(),
             };
             answers.push((results, done));
             next = self.next_put(&draft);
@@ -177,7 +197,10 @@ impl Writer {
             | Request::MakeRoom { .. }
             | Request::Remove { .. }
             | Request::Heal(_)
-            | Request::Adopt(_)
+            | Request::Adopt { .. }
+            | Request::Rebuilt
+            | Request::Withdraw { .. }
+            | Request::NoteScrub(_)
             | Request::Tick) => {
                 self.held = Some(request);
                 None
@@ -204,7 +227,10 @@ impl Writer {
         let location = match change.content {
             Content::Inline(bytes) => {
                 if is_same_blob(&name, old.as_ref(), bytes.len() as u64) {
-                    self.shared.marks.mark(&name, bytes.len() as u64);
+                    // What this very draft brings is not there to stay yet.
+                    if !draft.changes(&name) {
+                        self.shared.mark(&name, bytes.len() as u64);
+                    }
                     return Ok(());
                 }
                 if matches!(&old, Some(Entry { location: Location::File { .. }, .. })) {
@@ -235,12 +261,15 @@ impl Writer {
 
     /// Commits the draft. After a failure nothing more is written until [`Writer::repair`] succeeds.
     pub(super) fn commit(&mut self, draft: Draft, between: impl FnOnce()) -> Result<()> {
+        self.shared.unsettled.begin(draft.inserted());
         match self.shared.ledger.commit(draft, between) {
             Ok(totals) => {
+                self.shared.unsettled.end();
                 self.totals = totals;
                 Ok(())
             }
             Err(error) => {
+                self.shared.unsettled.fail();
                 tracing::error!("the index failed and will be opened again: {}", error.chain());
                 self.broken_since = Some(Instant::now());
                 // A mark may be of an entry that was about to be written.
@@ -252,6 +281,9 @@ impl Writer {
 
     /// Opens an index that failed again, once there is room for it. Until then reads go on with what is there.
     pub(super) fn repair(&mut self) -> Result<()> {
+        if self.shared.ledger.has_failed() {
+            self.broken_since.get_or_insert_with(Instant::now);
+        }
         let Some(since) = self.broken_since else { return Ok(()) };
         if since.elapsed() < REPAIR_EVERY {
             return Err(Error::new(Kind::Unavailable, "the store is being repaired"));
@@ -264,89 +296,19 @@ impl Writer {
         let origin = self.shared.ledger.reopen()?;
         self.totals = self.shared.ledger.totals()?;
         self.broken_since = None;
+        self.shared.unsettled.end();
         tracing::info!("the index is open again");
         match origin {
             Origin::Existing => Ok(()),
             Origin::New => {
                 self.shared.marks.forget_all();
-                rebuild::begin(self.shared.files.directory(), &self.shared.requests)
+                rebuild::begin(&self.shared)
             }
         }
-    }
-
-    fn heal(&mut self, name: &Name) -> Result<()> {
-        self.repair()?;
-        let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
-        let Location::File { size } = entry.location else { return Ok(()) };
-        // A put may have come between the look of the reader and this one.
-        if self.shared.files.read(name, size)?.is_some() {
-            return Ok(());
-        }
-        tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
-        self.forget(name, &entry)
-    }
-
-    fn remove(&mut self, name: &Name) -> Result<()> {
-        self.repair()?;
-        match self.shared.ledger.entry(name)? {
-            Some(entry) => self.forget(name, &entry),
-            None => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, name: &Name, entry: &Entry) -> Result<()> {
-        let mut draft = self.draft();
-        draft.remove(name, entry);
-        let shared = Arc::clone(&self.shared);
-        let gate = shared.close_gate();
-        shared.marks.forget(name);
-        self.commit(draft, || drop(gate))?;
-        self.discard(name);
-        Ok(())
-    }
-
-    fn adopt(&mut self, files: &[(Name, u64)]) -> Result<()> {
-        self.repair()?;
-        // What is taken up was used before anything that was put since.
-        let mut draft = self.draft_at(0);
-        for (name, size) in files {
-            if draft.entry(&self.shared.ledger, name)?.is_none()
-                && self.shared.files.read(name, *size)?.is_some()
-            {
-                draft.insert(name, None, Location::File { size: *size });
-            }
-        }
-        self.commit(draft, || {})
-    }
-
-    /// Writes down which blobs were used a while ago.
-    fn note_uses(&mut self) {
-        self.marks_rotated = self.shared.clock.minute();
-        let used = self.shared.marks.rotate();
-        let names = used.chunks(CHANGES_MAX / 2);
-        self.report("note the use of blobs", |it| {
-            for names in names {
-                it.repair()?;
-                it.note_uses_of(names)?;
-            }
-            Ok(())
-        });
-    }
-
-    fn note_uses_of(&mut self, names: &[Name]) -> Result<()> {
-        let mut draft = self.draft();
-        for name in names {
-            let Some(entry) = self.shared.ledger.entry(name)? else { continue };
-            // A use is written down only when the last one is long ago: each costs space in the index.
-            if self.shared.ledger.last_use(name, &entry)? + super::USE_GRAIN_MINUTES <= draft.minute() {
-                draft.note_use(name);
-            }
-        }
-        self.commit(draft, || {})
     }
 
     /// Deletes the file of `name`, now or soon.
-    fn discard(&self, name: &Name) {
+    pub(super) fn discard(&self, name: &Name) {
         if let Some(path) = self.shared.files.discard(name) {
             self.delete(path);
         }
@@ -396,4 +358,9 @@ fn again(error: &Error) -> Error {
         return full();
     }
     Error::new(Kind::Unavailable, "the store cannot write at present")
+}
+
+/// The same error for each of those whom it refuses, before anything was done.
+fn refused(error: &Error) -> Error {
+    Error::new(error.kind(), error.to_string())
 }

@@ -1,0 +1,126 @@
+//! How the writer makes index and files agree again: it forgets what is gone, takes up what is there, and withdraws what is damaged.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::{Entry, Location};
+use super::files::sync_directory;
+use super::quarantine;
+use super::writer::Writer;
+use crate::error::Result;
+use crate::store::name::Name;
+
+/// Files that the index may not know, few enough for one commit.
+pub(super) struct Found {
+    /// Their names and sizes.
+    pub(super) files: Vec<(Name, u64)>,
+    /// The minute in which they count as used.
+    pub(super) minute: u32,
+}
+
+/// A blob whose content is not what its digest says.
+pub(super) struct Damaged {
+    pub(super) name: Name,
+    /// The entry that was looked at.
+    pub(super) entry: Entry,
+    /// The inode that was read, if the blob is a file.
+    pub(super) inode: Option<u64>,
+}
+
+impl Writer {
+    pub(super) fn heal(&mut self, name: &Name) -> Result<()> {
+        self.repair()?;
+        let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
+        let Location::File { size } = entry.location else { return Ok(()) };
+        // A put may have come between the look of the reader and this one.
+        if self.shared.files.read(name, size)?.is_some() {
+            return Ok(());
+        }
+        tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
+        self.forget(name, &entry)?;
+        self.discard(name);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, name: &Name) -> Result<()> {
+        self.repair()?;
+        let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
+        self.forget(name, &entry)?;
+        self.discard(name);
+        Ok(())
+    }
+
+    /// Takes the entry and leaves the file, if there is one.
+    fn forget(&mut self, name: &Name, entry: &Entry) -> Result<()> {
+        let mut draft = self.draft();
+        draft.remove(name, entry);
+        let shared = Arc::clone(&self.shared);
+        let gate = shared.close_gate();
+        shared.marks.forget(name);
+        self.commit(draft, || drop(gate))
+    }
+
+    /// Takes up those files that are there and that the index does not know. Gives their number.
+    pub(super) fn adopt(&mut self, found: &Found) -> Result<u64> {
+        self.repair()?;
+        let mut draft = self.draft_at(found.minute);
+        let mut folders = BTreeSet::new();
+        let mut adopted = 0;
+        for (name, size) in &found.files {
+            if draft.entry(&self.shared.ledger, name)?.is_none()
+                && self.shared.files.read(name, *size)?.is_some()
+            {
+                draft.insert(name, None, Location::File { size: *size });
+                folders.extend(self.shared.files.path(name).parent().map(Path::to_owned));
+                adopted += 1;
+            }
+        }
+        // Whoever named the files may have ended before the names were durable.
+        folders.iter().try_for_each(|folder| sync_directory(folder))?;
+        self.commit(draft, || {})?;
+        Ok(adopted)
+    }
+
+    pub(super) fn finish_index(&mut self) -> Result<()> {
+        self.repair()?;
+        let mut draft = self.draft();
+        draft.finish_index();
+        self.commit(draft, || {})?;
+        self.shared.is_rebuilding.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn note_scrub(&mut self, note: Vec<u8>) -> Result<()> {
+        self.repair()?;
+        let mut draft = self.draft();
+        draft.note_scrub(note);
+        self.commit(draft, || {})
+    }
+
+    /// Forgets a damaged blob and keeps its bytes to be looked at, unless another copy has taken its place meanwhile.
+    pub(super) fn withdraw(&mut self, damaged: &Damaged) -> Result<bool> {
+        self.repair()?;
+        let (name, entry) = (&damaged.name, &damaged.entry);
+        let is_same_file = damaged.inode.is_none() || self.shared.files.inode(name) == damaged.inode;
+        let is_same = is_same_file && self.shared.ledger.entry(name)?.as_ref() == Some(entry);
+        if !is_same {
+            return Ok(false);
+        }
+        tracing::error!(blob = name.hex(), bytes = entry.size(), "a stored blob is damaged and is withdrawn");
+        self.forget(name, entry)?;
+        let kept = match &entry.location {
+            Location::Inline(bytes) => quarantine::keep_bytes(self.shared.files.directory(), name, bytes),
+            Location::File { .. } => match self.shared.files.discard(name) {
+                Some(path) => quarantine::keep_file(self.shared.files.directory(), name, &path),
+                None => Ok(()),
+            },
+        };
+        if let Err(error) = kept {
+            // What is in the way of keeping it is not in the way of having withdrawn it.
+            tracing::warn!("keep a damaged blob: {}", error.chain());
+        }
+        Ok(true)
+    }
+}
