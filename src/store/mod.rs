@@ -11,6 +11,7 @@ mod contract;
 mod disk;
 pub mod farm;
 mod faulty;
+mod health;
 mod index;
 mod memory;
 mod metered;
