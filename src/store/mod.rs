@@ -19,6 +19,8 @@ mod name;
 pub mod object;
 mod pins;
 pub mod redis;
+#[cfg(test)]
+mod servers;
 pub mod tree;
 mod verified;
 
