@@ -9,6 +9,8 @@ mod repairs;
 mod replicas;
 mod reusable;
 mod shards;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::sync::Arc;
