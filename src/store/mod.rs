@@ -11,6 +11,7 @@ mod contract;
 mod disk;
 pub mod farm;
 mod faulty;
+mod health;
 mod index;
 mod memory;
 mod metered;
@@ -18,6 +19,8 @@ mod name;
 pub mod object;
 mod pins;
 pub mod redis;
+#[cfg(test)]
+mod servers;
 pub mod tree;
 mod verified;
 

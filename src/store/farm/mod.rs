@@ -1,42 +1,51 @@
 //! Other REv2 servers as one store: sharded, or each holding everything.
 
+mod batch;
+mod config;
+mod failure;
+mod link;
+mod peer;
+mod repairs;
+mod replicas;
+mod reusable;
+mod shards;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+pub use self::config::{Config, Mode};
+use self::peer::Peer;
+use self::replicas::{Replica, Replicas};
+use self::shards::Shards;
 use super::Store;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
-/// What an operator says about a tier of other servers.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The tier's label in metrics and logs.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// The servers, as `http://host:port`.
-    pub endpoints: Vec<String>,
-    /// How blobs are spread over them.
-    #[serde(default)]
-    pub mode: Mode,
-}
-
-/// How blobs are spread over several servers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Each blob on one of them (rendezvous hashing): a server that comes or goes moves only its share.
-    #[default]
-    Shards,
-    /// Each blob on all of them; read from any, repaired when a reader finds it missing on one.
-    Replicas,
-}
-
-/// Opens the tier; connections are made when they are needed and again when they break.
+/// Opens the tier, inside of a runtime; connections are made when they are needed and again when they break.
 ///
 /// # Errors
-/// `Invalid` when an endpoint cannot be right.
+/// `Invalid` when the configuration cannot be right.
 pub fn open(config: &Config) -> Result<Arc<dyn Store>> {
-    let _ = config;
-    Err(Error::new(Kind::Unsupported, "farm"))
+    let problems = config.check();
+    if !problems.is_empty() {
+        return Err(Error::invalid(problems.join("; ")));
+    }
+    let peers = config.endpoints.iter().map(|endpoint| Ok(Arc::new(Peer::new(endpoint, config)?)));
+    let peers: Vec<Arc<Peer>> = peers.collect::<Result<_>>()?;
+    Ok(match config.mode {
+        Mode::Shards => {
+            let stores = peers.into_iter().map(|peer| peer as Arc<dyn Store>);
+            Arc::new(Shards::new(config.endpoints.iter().cloned().zip(stores)))
+        }
+        Mode::Replicas => {
+            let replicas: Vec<Replica> = peers.into_iter().map(replica).collect();
+            let minimum = config.replicas_min.unwrap_or(replicas.len());
+            Arc::new(Replicas::new(replicas, minimum))
+        }
+    })
+}
+
+fn replica(peer: Arc<Peer>) -> Replica {
+    Replica { health: Arc::clone(peer.health()), store: peer }
 }
