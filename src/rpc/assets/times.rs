@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::proto;
 
+/// The last second of the year 9999, which is the last one that the protocol's `Timestamp` may have.
+const LAST: u64 = 253_402_300_799;
+
 /// A point in time; before 1970 counts as 1970, because nothing here is older.
 ///
 /// # Errors
@@ -14,7 +17,10 @@ pub(super) fn point(value: &proto::Timestamp) -> Result<SystemTime> {
     let nanos =
         u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(malformed)?;
     let Ok(seconds) = u64::try_from(value.seconds) else { return Ok(UNIX_EPOCH) };
-    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).ok_or_else(malformed)
+    if seconds > LAST {
+        return Err(malformed());
+    }
+    Ok(UNIX_EPOCH + Duration::new(seconds, nanos))
 }
 
 /// # Errors
