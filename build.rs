@@ -10,6 +10,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 
 const FILES: &[&str] = &[
+    "build/bazel/remote/asset/v1/remote_asset.proto",
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "google/bytestream/bytestream.proto",
     "google/longrunning/operations.proto",
@@ -18,6 +19,7 @@ const FILES: &[&str] = &[
 
 /// Packages whose messages the crate `bazel-remote-apis` has, and where.
 const FOREIGN: &[(&str, &str)] = &[
+    ("build.bazel.remote.asset.v1", "::bazel_remote_apis::build::bazel::remote::asset::v1"),
     ("build.bazel.remote.execution.v2", "::bazel_remote_apis::build::bazel::remote::execution::v2"),
     ("build.bazel.semver", "::bazel_remote_apis::build::bazel::semver"),
     ("google.longrunning", "::bazel_remote_apis::google::longrunning"),

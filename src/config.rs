@@ -25,6 +25,8 @@ pub struct Config {
     pub storage: store::Config,
     pub execution: rpc::Config,
     pub scheduler: scheduler::Config,
+    /// Content that is fetched from elsewhere.
+    pub asset: rpc::assets::Config,
     pub worker: worker::Config,
     pub log: telemetry::Config,
 }
@@ -52,6 +54,7 @@ impl Default for Config {
             storage: store::Config::default(),
             execution: rpc::Config::default(),
             scheduler: scheduler::Config::default(),
+            asset: rpc::assets::Config::default(),
             worker: worker::Config::default(),
             log: telemetry::Config::default(),
         }
@@ -92,6 +95,7 @@ impl Config {
         problems.extend(self.storage.check());
         problems.extend(self.execution.check());
         problems.extend(self.scheduler.check());
+        problems.extend(self.asset.check());
         problems.extend(self.worker.check());
         problems.extend(self.log.check());
         problems

@@ -28,6 +28,8 @@ pub enum Kind {
     Unavailable,
     Timeout,
     Cancelled,
+    /// What somebody else sent is not what it should be; nothing of it is kept.
+    Aborted,
     /// Stored bytes are not what they should be.
     Corrupt,
     /// We do not do that.

@@ -1,7 +1,7 @@
 //! Croft, a reproducible build farm: a cache, a scheduler and hermetic workers that speak the Remote Execution API v2.
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
-//! commands → server, config → rpc, worker, web → listen, store, scheduler → status, digest, error, proto, metrics, tasks.
+//! commands → server, config → rpc, worker, web → listen, store, scheduler → status, digest, error, proto, metrics, tasks, tls.
 
 pub mod commands;
 pub mod config;
@@ -17,5 +17,6 @@ pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod web;
 pub mod worker;

@@ -9,9 +9,9 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::error::{Context, Result};
-use crate::rpc::{Farm, Instances, Settler, Uploads};
+use crate::rpc::{Assets, Farm, Instances, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
-use crate::store::{ActionCache, Cas, Disk, DiskOptions, Metered, Store, Verified};
+use crate::store::{ActionCache, AssetIndex, Cas, Disk, DiskOptions, Metered, Store, Verified};
 use crate::tasks::{self, Shutdown};
 use crate::web::Readiness;
 use crate::worker::{Worker, link};
@@ -51,7 +51,7 @@ impl Server {
         let (disk, store_bytes) = open_disk(config, store_directory).await?;
         let public = listen::bind("public", config.public.listen).await?;
         let admin = listen::bind("admin", config.admin.listen).await?;
-        let farm = assemble(config, disk, shutdown.clone());
+        let farm = assemble(config, disk, data.join("fetch"), shutdown.clone())?;
         let executable = std::env::current_exe().context(|| "find the program of this process")?;
         let directory = data.join("worker");
         let worker = Worker::start(config.worker.clone(), farm.cas.clone(), &directory, &executable).await?;
@@ -121,19 +121,22 @@ impl Server {
     }
 }
 
-fn assemble(config: &Config, disk: Disk, shutdown: Shutdown) -> Farm {
+fn assemble(config: &Config, disk: Disk, fetches: PathBuf, shutdown: Shutdown) -> Result<Farm> {
     let disk: Arc<dyn Store> = Arc::new(Metered::new("disk", Arc::new(disk)));
     let cas = Cas::new(Arc::new(Verified::new(disk.clone())));
+    let stored = Stored { cas: cas.clone(), index: AssetIndex::new(disk.clone()) };
     let action_cache = ActionCache::new(disk, cas.clone());
+    let instances = Arc::new(Instances::new(config.instances.clone()));
     let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone()));
-    Farm {
+    Ok(Farm {
+        assets: Assets::new(config.asset.clone(), stored, instances.clone(), fetches)?,
         scheduler: Handle::start(config.scheduler.clone(), settler, shutdown),
         cas,
         action_cache,
-        instances: Arc::new(Instances::new(config.instances.clone())),
+        instances,
         config: Arc::new(config.execution.clone()),
         uploads: Uploads::default(),
-    }
+    })
 }
 
 async fn open_disk(config: &Config, directory: PathBuf) -> Result<(Disk, u64)> {

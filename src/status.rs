@@ -2,7 +2,7 @@
 
 use prost::Message;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
@@ -36,6 +36,14 @@ pub fn message_of(error: &Error) -> proto::Status {
     proto::Status { code: status.code() as i32, message: status.message().to_owned(), details }
 }
 
+/// `INVALID_ARGUMENT` with what is wrong at which field: pairs of a field and a description.
+pub fn bad_request(message: &str, violations: impl IntoIterator<Item = (String, String)>) -> Status {
+    let violations =
+        violations.into_iter().map(|(field, description)| FieldViolation::new(field, description));
+    let details = ErrorDetails::with_bad_request(violations.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
 /// `OK`, for a place inside a response.
 pub fn ok() -> proto::Status {
     proto::Status::default()
@@ -54,6 +62,7 @@ fn code_of(kind: Kind) -> Code {
         Kind::Unavailable => Code::Unavailable,
         Kind::Timeout => Code::DeadlineExceeded,
         Kind::Cancelled => Code::Cancelled,
+        Kind::Aborted => Code::Aborted,
         Kind::Corrupt => Code::DataLoss,
         Kind::Unsupported => Code::Unimplemented,
         Kind::Bug => Code::Internal,

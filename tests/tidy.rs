@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Folder or file of `src`, and what it may import with `crate::` beside itself and [`BASE`].
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("commands", &["server", "config", "telemetry", "worker"]),
+    ("commands", &["server", "config", "telemetry", "worker", "web"]),
     ("server", &["config", "rpc", "worker", "web", "listen", "store", "scheduler"]),
     ("config", &["rpc", "worker", "web", "listen", "store", "scheduler", "telemetry"]),
     ("rpc", &["listen", "store", "scheduler"]),
@@ -27,24 +27,25 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("metrics", &[]),
     ("tasks", &[]),
+    ("tls", &[]),
 ];
 
 /// What every file may import.
-const BASE: &[&str] = &["status", "digest", "error", "proto", "metrics", "tasks"];
+const BASE: &[&str] = &["status", "digest", "error", "proto", "metrics", "tasks", "tls"];
 
 /// Outside crate, and the files that may name it. A crate that is not listed may be used anywhere.
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["src/store/index.rs", "src/store/disk/tests.rs"]),
     ("opendal", &["src/store/object/"]),
     ("redis", &["src/store/redis/", "src/store/config.rs", "src/store/mod.rs"]),
-    ("zstd", &["src/store/"]),
+    ("zstd", &["src/store/", "src/rpc/assets/archive/"]),
     ("fastcdc", &["src/store/"]),
     ("prometheus", &["src/metrics.rs"]),
     ("figment", &["src/config.rs"]),
     ("axum", &["src/web/"]),
     ("clap", &["src/commands/", "src/main.rs"]),
     ("tracing_subscriber", &["src/telemetry.rs"]),
-    ("sha2", &["src/digest/"]),
+    ("sha2", &["src/digest/", "src/rpc/assets/integrity.rs"]),
     ("sha1", &["src/digest/"]),
     ("md5", &["src/digest/"]),
     ("mur3", &["src/digest/"]),

@@ -20,6 +20,17 @@ pub mod rev2 {
     }
 }
 
+/// Remote Asset API v1.
+pub mod asset {
+    pub use self::own::{fetch_client, fetch_server, push_client, push_server};
+    pub use bazel_remote_apis::build::bazel::remote::asset::v1::*;
+
+    #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+    mod own {
+        tonic::include_proto!("build.bazel.remote.asset.v1");
+    }
+}
+
 /// `google.bytestream`, with data as `Bytes`.
 #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod bytestream {

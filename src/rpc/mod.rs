@@ -8,6 +8,8 @@ use crate::store::{ActionCache, Cas};
 pub mod instance;
 pub mod resource;
 
+pub mod assets;
+
 mod action_cache;
 mod bytestream;
 mod capabilities;
@@ -22,6 +24,7 @@ mod settle;
 mod uploads;
 mod workers;
 
+pub use assets::{Assets, Stored};
 pub use config::Config;
 pub use instance::Instances;
 pub use routes::{client_routes, worker_routes};
@@ -37,4 +40,5 @@ pub struct Farm {
     pub instances: Arc<Instances>,
     pub config: Arc<Config>,
     pub uploads: Uploads,
+    pub assets: Assets,
 }

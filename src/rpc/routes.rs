@@ -5,6 +5,8 @@ use tonic_health::ServingStatus;
 
 use crate::error::{Error, Result};
 use crate::proto;
+use crate::proto::asset::fetch_server::FetchServer;
+use crate::proto::asset::push_server::PushServer;
 use crate::proto::bytestream::byte_stream_server::ByteStreamServer;
 use crate::proto::longrunning::operations_server::OperationsServer;
 use crate::proto::rev2::action_cache_server::ActionCacheServer;
@@ -43,6 +45,8 @@ pub async fn client_routes(farm: &Farm) -> Result<Routes> {
         .add_service(ActionCacheServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ExecutionServer::new(farm.clone()))
         .add_service(OperationsServer::new(farm.clone()))
+        .add_service(FetchServer::new(farm.assets.clone()))
+        .add_service(PushServer::new(farm.assets.clone()))
         .add_service(reflection().build_v1().map_err(unreflected)?)
         .add_service(reflection().build_v1alpha().map_err(unreflected)?))
 }
@@ -57,6 +61,8 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("build.bazel.remote.asset.v1.Fetch")
+        .with_service_name("build.bazel.remote.asset.v1.Push")
         .with_service_name("build.bazel.remote.execution.v2.ActionCache")
         .with_service_name("build.bazel.remote.execution.v2.Capabilities")
         .with_service_name("build.bazel.remote.execution.v2.ContentAddressableStorage")

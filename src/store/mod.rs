@@ -3,6 +3,7 @@
 //! The rest of the program sees only the typed faces [`Cas`] and [`ActionCache`]. Every leaf and decorator passes `contract`.
 
 mod action_cache;
+mod assets;
 mod blob;
 mod cas;
 mod config;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 pub use self::action_cache::{ActionCache, RESULT_MAX, absent_outputs};
+pub use self::assets::{Asset, AssetIndex, AssetKind, AssetName};
 pub use self::blob::{Blob, CHUNK_BYTES, Chunks};
 pub use self::cas::{Cas, MESSAGE_MAX};
 pub use self::config::Config;

@@ -69,6 +69,7 @@ fn is_the_requests(kind: Kind) -> bool {
         | Kind::Unavailable
         | Kind::Timeout
         | Kind::Cancelled
+        | Kind::Aborted
         | Kind::Corrupt
         | Kind::Unsupported
         | Kind::Bug => false,

@@ -133,7 +133,7 @@ impl Client {
         self.put_message(&action).await
     }
 
-    async fn put_inputs(&self, inputs: &Inputs) -> Digest {
+    pub(crate) async fn put_inputs(&self, inputs: &Inputs) -> Digest {
         let blobs: Vec<Bytes> = inputs.files.values().map(|(content, _)| content.clone()).collect();
         let digests = self.put_all(blobs).await;
         let files =

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on panics, says what it skips, and has tasks whose panics are its own"
 )]
 
+mod assets;
 mod bad_input;
 mod bytestream;
 mod cas;
@@ -15,5 +16,6 @@ mod execution;
 mod farm;
 mod lifecycle;
 mod operations;
+mod origin;
 mod sandbox;
 mod worker;
