@@ -88,7 +88,7 @@ impl Assets {
 
     fn function(&self, instance: &str, function: i32) -> Result<Function> {
         self.parts.instances.check(instance)?;
-        Ok(Function::from_proto(function)?)
+        Ok(Function::of_request(function, None)?)
     }
 }
 

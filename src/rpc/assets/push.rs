@@ -85,7 +85,7 @@ impl Assets {
     async fn push(&self, pushed: Pushed) -> Result<()> {
         self.check_may_push(&pushed.instance)?;
         check_uris(&pushed.uris)?;
-        let function = Function::from_proto(pushed.function)?;
+        let function = Function::of_request(pushed.function, pushed.digest.as_ref())?;
         let digest = Digest::from_proto(function, pushed.digest.as_ref())?;
         let expires = pushed.expire_at.as_ref().map(times::point).transpose()?;
         let qualifiers = Qualifiers::parse(pushed.kind, pushed.qualifiers)?;
