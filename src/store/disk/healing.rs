@@ -23,8 +23,8 @@ pub(super) struct Found {
 /// A blob whose content is not what its digest says.
 pub(super) struct Damaged {
     pub(super) name: Name,
-    /// The entry that was looked at.
-    pub(super) entry: Entry,
+    /// The entry that was looked at; `None` for a file that the index does not know.
+    pub(super) entry: Option<Entry>,
     /// The inode that was read, if the blob is a file.
     pub(super) inode: Option<u64>,
 }
@@ -102,18 +102,21 @@ impl Writer {
     /// Forgets a damaged blob and keeps its bytes to be looked at, unless another copy has taken its place meanwhile.
     pub(super) fn withdraw(&mut self, damaged: &Damaged) -> Result<bool> {
         self.repair()?;
-        let (name, entry) = (&damaged.name, &damaged.entry);
+        let name = &damaged.name;
         let is_same_file = damaged.inode.is_none() || self.shared.files.inode(name) == damaged.inode;
-        let is_same = is_same_file && self.shared.ledger.entry(name)?.as_ref() == Some(entry);
+        let is_same = is_same_file && self.shared.ledger.entry(name)? == damaged.entry;
         if !is_same {
             return Ok(false);
         }
-        tracing::error!(blob = name.hex(), bytes = entry.size(), "a stored blob is damaged and is withdrawn");
-        self.forget(name, entry)?;
-        let kept = match &entry.location {
-            Location::Inline(bytes) => quarantine::keep_bytes(self.shared.files.directory(), name, bytes),
-            Location::File { .. } => match self.shared.files.discard(name) {
-                Some(path) => quarantine::keep_file(self.shared.files.directory(), name, &path),
+        tracing::error!(blob = name.hex(), "a stored blob is damaged and is withdrawn");
+        if let Some(entry) = &damaged.entry {
+            self.forget(name, entry)?;
+        }
+        let directory = self.shared.files.directory();
+        let kept = match damaged.entry.as_ref().map(|entry| &entry.location) {
+            Some(Location::Inline(bytes)) => quarantine::keep_bytes(directory, name, bytes),
+            Some(Location::File { .. }) | None => match self.shared.files.discard(name) {
+                Some(path) => quarantine::keep_file(directory, name, &path),
                 None => Ok(()),
             },
         };

@@ -72,6 +72,12 @@ impl Ledger {
         self.index.reopen()
     }
 
+    /// Has each commit run `pause` between visible and durable.
+    #[cfg(test)]
+    pub(super) fn before_sync(&self, pause: Option<Box<dyn FnMut() + Send>>) {
+        *self.index.before_sync.lock().unwrap() = pause;
+    }
+
     /// The bytes that the index itself takes from the disk.
     pub(super) fn index_bytes(&self) -> u64 {
         self.index.bytes()

@@ -7,6 +7,8 @@
 
 mod entry;
 mod evict;
+#[cfg(test)]
+mod evict_tests;
 mod files;
 mod healing;
 mod keeper;
@@ -18,6 +20,8 @@ mod pace;
 mod quarantine;
 mod rebuild;
 mod scrub;
+#[cfg(test)]
+mod scrub_tests;
 mod space;
 #[cfg(test)]
 mod speed;

@@ -1,6 +1,6 @@
 //! How fast a scrub goes, and when it stops.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::scrub::{Order, under_way};
@@ -58,27 +58,17 @@ impl<'a> Pace<'a> {
             self.due += Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
         }
         loop {
-            let pause = self.due.saturating_duration_since(Instant::now());
-            if pause < PAUSE_MIN {
-                return self.listen();
+            if self.is_wanted.is_some_and(|is_wanted| !is_wanted()) {
+                return Err(Halt::Stopped);
             }
-            match self.orders.recv_timeout(pause.min(LISTEN_EVERY)) {
+            let pause = self.due.saturating_duration_since(Instant::now());
+            let is_paid = pause < PAUSE_MIN;
+            match self.orders.recv_timeout(if is_paid { Duration::ZERO } else { pause.min(LISTEN_EVERY) }) {
                 Ok(order) => self.hear(order)?,
-                Err(RecvTimeoutError::Timeout) => self.listen()?,
+                Err(RecvTimeoutError::Timeout) if is_paid => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Halt::Stopped),
             }
-        }
-    }
-
-    fn listen(&self) -> Result<(), Halt> {
-        match self.orders.try_recv() {
-            Ok(order) => self.hear(order)?,
-            Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => return Err(Halt::Stopped),
-        }
-        match self.is_wanted {
-            Some(is_wanted) if !is_wanted() => Err(Halt::Stopped),
-            Some(_) | None => Ok(()),
         }
     }
 

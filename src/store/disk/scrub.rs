@@ -143,7 +143,7 @@ impl Scrubber {
     }
 
     /// One pass or the rest of one, if it is due. Gives the order that interrupts it.
-    fn scrub_in_the_background(&self) -> Option<Order> {
+    pub(super) fn scrub_in_the_background(&self) -> Option<Order> {
         let note = match self.shared.ledger.scrub_note() {
             Ok(note) => note.map_or_else(Note::default, |note| Note::decode(&note)),
             Err(error) => {
@@ -264,13 +264,7 @@ impl Pass<'_> {
                 self.scrubber.count("lost", 1);
                 self.send(Request::Heal(name))
             }
-            Verdict::Damaged(inode) => {
-                let damaged = Damaged { name, entry, inode };
-                let is_withdrawn = self.ask(|done| Request::Withdraw { damaged, done })?;
-                self.report.damaged += u64::from(is_withdrawn);
-                self.scrubber.count("damaged", u64::from(is_withdrawn));
-                Ok(())
-            }
+            Verdict::Damaged(inode) => self.withdraw(Damaged { name, entry: Some(entry), inode }),
         }
     }
 
@@ -321,16 +315,21 @@ impl Pass<'_> {
         }
         // It may have been evicted or replaced since it was listed.
         let Some(file) = self.shared().files.read(&name, size)? else { return Ok(()) };
+        if let Verdict::Damaged(inode) = self.file(&name, &file, size)? {
+            return self.withdraw(Damaged { name, entry: None, inode });
+        }
         let found = Found { files: vec![(name, size)], minute };
-        let verdict = self.file(&name, &file, size)?;
         let adopted = self.ask(|done| Request::Adopt { found, done })?;
         self.report.adopted += adopted;
         self.scrubber.count("adopted", adopted);
-        if let (Verdict::Damaged(inode), Some(entry)) = (verdict, self.shared().ledger.entry(&name)?) {
-            // Only what the index knows can be withdrawn.
-            let damaged = Damaged { name, entry, inode };
-            self.report.damaged += u64::from(self.ask(|done| Request::Withdraw { damaged, done })?);
-        }
+        Ok(())
+    }
+
+    fn withdraw(&mut self, damaged: Damaged) -> Result<(), Halt> {
+        let damaged = Box::new(damaged);
+        let withdrawn = u64::from(self.ask(|done| Request::Withdraw { damaged, done })?);
+        self.report.damaged += withdrawn;
+        self.scrubber.count("damaged", withdrawn);
         Ok(())
     }
 

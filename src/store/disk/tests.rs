@@ -10,34 +10,34 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::digest::{Digest, Function};
 
-const SIZE: u64 = 1 << 30;
-const MIB: usize = 1 << 20;
+pub(super) const SIZE: u64 = 1 << 30;
+pub(super) const MIB: usize = 1 << 20;
 
 /// How long a test waits for what happens in the background.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn content(size: usize, seed: u64) -> Bytes {
+pub(super) fn content(size: usize, seed: u64) -> Bytes {
     let mut bytes = vec![0; size];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     Bytes::from(bytes)
 }
 
-fn digest(bytes: &Bytes) -> Digest {
+pub(super) fn digest(bytes: &Bytes) -> Digest {
     Function::Sha256.hash(bytes)
 }
 
-async fn put(disk: &Disk, size: usize, seed: u64) -> Key {
+pub(super) async fn put(disk: &Disk, size: usize, seed: u64) -> Key {
     let bytes = content(size, seed);
     let key = Key::Blob(digest(&bytes));
     disk.put(&key, Blob::Whole(bytes)).await.unwrap();
     key
 }
 
-async fn is_there(disk: &Disk, key: &Key) -> bool {
+pub(super) async fn is_there(disk: &Disk, key: &Key) -> bool {
     disk.get(key, 0..).await.unwrap().is_some()
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "{what} did not come true");
@@ -45,7 +45,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-fn path_of(disk: &Disk, key: &Key) -> PathBuf {
+pub(super) fn path_of(disk: &Disk, key: &Key) -> PathBuf {
     disk.shared.files.path(&Name::from(key))
 }
 
@@ -119,6 +119,58 @@ async fn a_file_that_was_deleted_or_cut_is_absent_and_can_be_put_again() {
     assert!(is_there(&disk, &cut).await && is_there(&disk, &deleted).await);
 }
 
+/// A link to itself stands for a medium that fails.
+#[tokio::test]
+async fn a_blob_that_cannot_be_read_is_not_absent() {
+    let (directory, [unreadable, ..]) = used().await;
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
+    let path = path_of(&disk, &unreadable);
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    disk.get(&unreadable, 0..).await.err().unwrap();
+    assert!(is_there_unmarked(&disk, &unreadable));
+}
+
+#[tokio::test]
+async fn an_inlined_blob_that_is_damaged_is_gone_after_the_read_that_finds_it() {
+    let directory = TempDir::new().unwrap();
+    let disk = Arc::new(Disk::open(directory.path(), Options::new(SIZE)).unwrap());
+    let key = Key::Blob(digest(&content(100, 1)));
+    disk.put(&key, Blob::Whole(content(100, 2))).await.unwrap();
+    let error = crate::store::Verified::new(disk.clone()).get(&key, 0..).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert_eq!(disk.missing(std::slice::from_ref(&key)).await.unwrap(), [key]);
+}
+
+/// A commit is held between visible and durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn presence_is_told_only_when_a_crash_cannot_undo_it() {
+    let directory = TempDir::new().unwrap();
+    let disk = Arc::new(Disk::open(directory.path(), Options::new(SIZE)).unwrap());
+    eventually("the end of the rebuilding", async || !disk.shared.is_rebuilding.load(Ordering::Acquire))
+        .await;
+    for size in [100, 10_000] {
+        let (release, held) = blocking::channel::<()>();
+        disk.shared.ledger.before_sync(Some(Box::new(move || {
+            let _ = held.recv_timeout(PATIENCE);
+        })));
+        let bytes = content(size as usize, 1);
+        let key = Key::Blob(digest(&bytes));
+        let (putting, wanted) = (Arc::clone(&disk), key.clone());
+        let put = tasks::spawn("put", async move { putting.put(&wanted, Blob::Whole(bytes)).await });
+        eventually("the entry", async || is_there(&disk, &key).await).await;
+        assert_eq!(disk.missing(std::slice::from_ref(&key)).await.unwrap(), std::slice::from_ref(&key));
+        assert!(!disk.shared.is_present(&Name::from(&key), size).unwrap());
+        assert!(!put.is_finished());
+        let (asking, wanted) = (Arc::clone(&disk), key.clone());
+        let asked = tasks::spawn("ask", async move { asking.missing(&[wanted]).await });
+        drop(release);
+        put.await.unwrap().unwrap();
+        assert!(asked.await.unwrap().unwrap().is_empty());
+        assert_eq!(disk.shared.is_present(&Name::from(&key), size).unwrap(), size > INLINE_MAX);
+    }
+}
+
 #[tokio::test]
 async fn a_put_heals_what_nobody_has_read_since() {
     let (directory, [_, deleted, _]) = used().await;
@@ -171,6 +223,33 @@ async fn an_index_that_is_no_directory_is_moved_aside() {
         fs::write(index, "not a directory").unwrap();
     })
     .await;
+}
+
+/// Files lie there and no index; the store is closed before they are all taken up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuilding_that_was_interrupted_goes_on_and_meanwhile_nothing_is_missing() {
+    let directory = TempDir::new().unwrap();
+    let mut keys = Vec::new();
+    for seed in 0..1500 {
+        let bytes = content(5000, seed);
+        let name = Name::from(&Key::Blob(digest(&bytes)));
+        let path = directory.path().join(name.path());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &bytes).unwrap();
+        keys.push(Key::Blob(digest(&bytes)));
+    }
+    drop(Disk::open(directory.path(), Options::new(SIZE)).unwrap());
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
+    assert!(disk.shared.is_rebuilding.load(Ordering::Acquire), "it was not interrupted");
+    assert!(is_there(&disk, &keys[1400]).await);
+    assert!(disk.missing(&keys).await.unwrap().is_empty());
+    eventually("the end of the rebuilding", async || !disk.shared.is_rebuilding.load(Ordering::Acquire))
+        .await;
+    assert!(keys.iter().all(|key| is_there_unmarked(&disk, key)));
+    drop(disk);
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
+    assert!(!disk.shared.is_rebuilding.load(Ordering::Acquire));
+    assert!(disk.missing(&keys).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -298,7 +377,7 @@ async fn the_order_of_use_survives_a_restart() {
     assert!(is_there_unmarked(&disk, &used));
 }
 
-fn is_there_unmarked(disk: &Disk, key: &Key) -> bool {
+pub(super) fn is_there_unmarked(disk: &Disk, key: &Key) -> bool {
     disk.shared.ledger.entry(&Name::from(key)).unwrap().is_some()
 }
 

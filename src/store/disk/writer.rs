@@ -48,7 +48,7 @@ pub(super) enum Request {
     /// The index knows all files.
     Rebuilt,
     /// Puts a damaged blob into quarantine, and tells whether it was still the same.
-    Withdraw { damaged: Damaged, done: oneshot::Sender<Result<bool>> },
+    Withdraw { damaged: Box<Damaged>, done: oneshot::Sender<Result<bool>> },
     /// Writes down what a scrub wants to find again.
     NoteScrub(Vec<u8>),
     /// Time passes.
