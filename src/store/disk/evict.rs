@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::entry::Location;
+use super::files::Form;
 use super::ledger::{Draft, QUEUE_START, Record};
 use super::space::full;
 use super::writer::Writer;
@@ -95,7 +95,8 @@ impl Writer {
         draft.shorten(record, &record.names[taken..]);
         // The files go only when the index is known to have forgotten them: after a crash in between, they are merely left over.
         self.commit(draft, || drop(gate))?;
-        let discarded: Vec<PathBuf> = victims.iter().filter_map(|name| shared.files.discard(name)).collect();
+        let discarded: Vec<PathBuf> =
+            victims.iter().filter_map(|(name, form)| shared.files.discard(name, *form)).collect();
         for path in discarded {
             match reach {
                 Reach::Unused => self.delete(path),
@@ -113,7 +114,7 @@ struct Eviction<'a> {
     reach: Reach,
     draft: Draft,
     /// Those that have a file.
-    victims: Vec<Name>,
+    victims: Vec<(Name, Form)>,
 }
 
 impl Eviction<'_> {
@@ -129,9 +130,7 @@ impl Eviction<'_> {
         }
         shared.marks.forget(name);
         self.draft.remove(name, &entry);
-        if matches!(entry.location, Location::File { .. }) {
-            self.victims.push(*name);
-        }
+        self.victims.extend(entry.location.file().map(|file| (*name, file.form)));
         Ok(entry.charge())
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::entry::Location;
 use super::writeback;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::name::{Family, Name};
@@ -26,11 +27,37 @@ pub(super) struct Files {
     next: AtomicU64,
 }
 
+/// How a file holds a blob; its name tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    Plain,
+    Compressed,
+}
+
+/// A blob's file: its form and its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) form: Form,
+    pub(super) bytes: u64,
+}
+
 /// A file without a name of its own yet; it is removed unless it is published.
 pub(super) struct Temporary {
     path: PathBuf,
     file: File,
     size: u64,
+    /// The size of the content, if that is compressed.
+    content_size: Option<u64>,
+}
+
+impl Form {
+    /// What follows the hash in the name of a file.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Compressed => ".zst",
+        }
+    }
 }
 
 impl Files {
@@ -52,8 +79,8 @@ impl Files {
         Ok(Self { directory: directory.to_owned(), temporary, next: AtomicU64::new(0) })
     }
 
-    pub(super) fn path(&self, name: &Name) -> PathBuf {
-        self.directory.join(name.path())
+    pub(super) fn path(&self, name: &Name, form: Form) -> PathBuf {
+        self.directory.join(name.path() + form.suffix())
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -64,13 +91,14 @@ impl Files {
     pub(super) fn create(&self) -> Result<Temporary> {
         let path = self.temporary_path();
         let file = OpenOptions::new().write(true).create_new(true).mode(MODE_TEMPORARY).open(&path);
-        Ok(Temporary { file: file.context(|| "make a temporary file")?, path, size: 0 })
+        let file = file.context(|| "make a temporary file")?;
+        Ok(Temporary { file, path, size: 0, content_size: None })
     }
 
     /// Gives a finished file its name, in place of what had it before. The name is durable after [`sync_directory`] of the
     /// folder, which is returned.
     pub(super) fn publish(&self, temporary: Temporary, name: &Name) -> Result<PathBuf> {
-        let path = self.path(name);
+        let path = self.path(name, temporary.form());
         let folder = path.parent().expect("a blob's file is in a folder");
         match fs::rename(&temporary.path, &path) {
             // The first blob of a folder makes it, so that a start does not have to look at hundreds of them.
@@ -84,21 +112,21 @@ impl Files {
         Ok(folder.to_owned())
     }
 
-    /// The blob's file, or `None` if it is absent or not of `size` bytes.
-    pub(super) fn read(&self, name: &Name, size: u64) -> Result<Option<File>> {
-        let file = match File::open(self.path(name)) {
+    /// The blob's file, or `None` if it is absent or of another length.
+    pub(super) fn read(&self, name: &Name, stored: Stored) -> Result<Option<File>> {
+        let file = match File::open(self.path(name, stored.form)) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::from(error).context("open a blob's file")),
         };
         let length = file.metadata().context(|| "read the size of a blob's file")?.len();
-        Ok((length == size).then_some(file))
+        Ok((length == stored.bytes).then_some(file))
     }
 
     /// Takes the name from a file at once; the file is left under a temporary path, for whoever has time to delete it.
-    pub(super) fn discard(&self, name: &Name) -> Option<PathBuf> {
+    pub(super) fn discard(&self, name: &Name, form: Form) -> Option<PathBuf> {
         let path = self.temporary_path();
-        fs::rename(self.path(name), &path).ok().map(|()| path)
+        fs::rename(self.path(name, form), &path).ok().map(|()| path)
     }
 
     fn temporary_path(&self) -> PathBuf {
@@ -107,8 +135,26 @@ impl Files {
 }
 
 impl Temporary {
+    /// Bytes that are in the file.
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Says that the file is `content_size` bytes of content, compressed.
+    pub(super) fn set_compressed(&mut self, content_size: u64) {
+        self.content_size = Some(content_size);
+    }
+
+    fn form(&self) -> Form {
+        if self.content_size.is_some() { Form::Compressed } else { Form::Plain }
+    }
+
+    /// What the index says of the file once it has its name.
+    pub(super) fn location(&self) -> Location {
+        match self.content_size {
+            Some(size) => Location::Compressed { size, stored: self.size },
+            None => Location::File { size: self.size },
+        }
     }
 
     /// Appends all of `buffers`; blocks. After an error [`Temporary::size`] tells how many bytes were written.

@@ -4,6 +4,7 @@
 //! changes any of them, with `evict`; `upload` brings large blobs in. A put is acknowledged when a power cut cannot undo it.
 //! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files.
 
+mod compressed;
 mod entry;
 mod evict;
 mod files;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
+use self::compressed::{Frames, Packer};
 pub use self::entry::INLINE_MAX;
 use self::entry::{Location, fits};
 use self::files::{Files, Temporary};
@@ -87,6 +89,7 @@ struct Shared {
     /// Held open by who tells that a blob is there, closed by eviction for the moment in which a blob goes.
     gate: RwLock<()>,
     requests: mpsc::WeakSender<Request>,
+    compression: bool,
 }
 
 /// Minutes since 1970, and what a test adds.
@@ -141,7 +144,11 @@ impl Disk {
         let (trash, discarded) = blocking::sync_channel(TRASH_MAX);
         let (marks, clock, gate) = Default::default();
         let weak = requests.downgrade();
-        let shared = Arc::new(Shared { files, ledger, space, marks, clock, gate, requests: weak.clone() });
+        let (compression, requests_of_readers) = (options.compression, weak.clone());
+        #[rustfmt::skip]
+        let shared = Arc::new(Shared {
+            files, ledger, space, marks, clock, gate, requests: requests_of_readers, compression,
+        });
         let marks_rotated = shared.clock.minute();
         let (held, is_evicting, broken_since, sequence) = (None, false, None, first_sequence());
         #[rustfmt::skip]
@@ -231,31 +238,48 @@ enum Found {
 }
 
 impl Shared {
-    /// Looks a blob up and marks it as used; blocks.
-    fn find(&self, key: &Key) -> Result<Found> {
+    /// How new files are written.
+    fn packer(&self) -> Result<Packer> {
+        if self.compression { Packer::compressing() } else { Ok(Packer::Plain) }
+    }
+
+    /// Looks up a blob from `start` on, and marks it as used; blocks.
+    fn find(&self, key: &Key, start: u64) -> Result<Found> {
         let name = Name::from(key);
-        let _open = self.open_gate();
+        let open = self.open_gate();
         let Some(entry) = self.ledger.entry(&name)?.filter(|entry| fits(key, entry.size())) else {
             return Ok(Found::Nothing);
         };
         self.marks.mark(&name, entry.size());
-        Ok(match entry.location {
-            Location::Inline(bytes) => Found::Blob(Blob::Whole(bytes)),
-            Location::File { size } => match self.files.read(&name, size)? {
-                Some(file) => Found::Blob(Blob::File { file: Arc::new(file), offset: 0, size }),
-                None => Found::Lost,
-            },
-        })
+        let file = entry.location.file().map(|file| self.files.read(&name, file)).transpose()?;
+        drop(open);
+        let blob = match (entry.location, file) {
+            (Location::Inline(bytes), _) => Blob::Whole(bytes).starting_at(start)?,
+            (Location::File { size }, Some(Some(file))) => {
+                Blob::File { file: Arc::new(file), offset: 0, size }.starting_at(start)?
+            }
+            (Location::Compressed { size, stored }, Some(Some(file))) => {
+                Frames::open(file, size, stored)?.into_blob(start)?
+            }
+            (Location::File { .. } | Location::Compressed { .. }, Some(None) | None) => {
+                return Ok(Found::Lost);
+            }
+        };
+        Ok(Found::Blob(blob))
     }
 
     /// Whether a blob of this size is there in full, which marks it; results are never taken to be the same. Blocks.
     fn is_present(&self, name: &Name, size: u64) -> Result<bool> {
         let _open = self.open_gate();
-        if !name.is_blob() || self.ledger.size(name)? != Some(size) {
+        if !name.is_blob() {
             return Ok(false);
         }
+        let Some(entry) = self.ledger.entry(name)?.filter(|entry| entry.size() == size) else {
+            return Ok(false);
+        };
         self.marks.mark(name, size);
-        Ok(self.files.read(name, size)?.is_some())
+        let Some(file) = entry.location.file() else { return Ok(false) };
+        Ok(self.files.read(name, file)?.is_some())
     }
 
     /// The absent ones; the others are marked. Blocks.
@@ -290,9 +314,9 @@ impl Shared {
 impl Store for Disk {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
         let (shared, wanted) = (self.shared(), key.clone());
-        match tasks::blocking(move || shared.find(&wanted)).await? {
+        match tasks::blocking(move || shared.find(&wanted, range.start)).await? {
             Found::Nothing => Ok(None),
-            Found::Blob(blob) => Ok(Some(blob.starting_at(range.start)?)),
+            Found::Blob(blob) => Ok(Some(blob)),
             Found::Lost => {
                 self.heal(Name::from(key));
                 Ok(None)

@@ -1,14 +1,16 @@
 //! Tells a new index of the files that are there, while the store is already serving.
 //!
-//! A file's name is its digest and its length the size, so nothing is read. Blobs that were inlined are lost, which a cache may do.
+//! A file's name is its digest and its length the size, so no content is read; a compressed file has the size in its last bytes. Blobs that were inlined are lost, which a cache may do.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 
 use tokio::sync::mpsc::WeakSender;
 
-use super::entry::INLINE_MAX;
+use super::compressed::content_size;
+use super::entry::{INLINE_MAX, Location};
+use super::files::Form;
 use super::writer::{CHANGES_MAX, Request};
 use crate::error::{Context, Result};
 use crate::store::name::{Family, Name};
@@ -34,7 +36,7 @@ fn adopt_family(directory: &Path, family: Family, requests: &WeakSender<Request>
     let mut found = 0;
     for byte in 0..=u8::MAX {
         let folder = directory.join(family.folder()).join(format!("{byte:02x}"));
-        let files: Vec<(Name, u64)> = list(&folder, family);
+        let files: Vec<(Name, Location)> = list(&folder, family);
         found += files.len() as u64;
         for some in files.chunks(CHANGES_MAX / 2) {
             let requests = requests.upgrade()?;
@@ -44,7 +46,7 @@ fn adopt_family(directory: &Path, family: Family, requests: &WeakSender<Request>
     Some(found)
 }
 
-fn list(folder: &Path, family: Family) -> Vec<(Name, u64)> {
+fn list(folder: &Path, family: Family) -> Vec<(Name, Location)> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
@@ -53,10 +55,26 @@ fn list(folder: &Path, family: Family) -> Vec<(Name, u64)> {
             return Vec::new();
         }
     };
-    let file = |entry: fs::DirEntry| {
-        let hash = hex::decode(entry.file_name().as_encoded_bytes()).ok()?;
-        let size = entry.metadata().ok().filter(fs::Metadata::is_file)?.len();
-        Name::new(family, &hash).filter(|_| size > INLINE_MAX).map(|name| (name, size))
+    entries.flatten().filter_map(|entry| describe(&entry, family)).collect()
+}
+
+/// What the index says of a blob's file; `None` for any other file.
+fn describe(entry: &fs::DirEntry, family: Family) -> Option<(Name, Location)> {
+    let file_name = entry.file_name();
+    let (hash, form) = match file_name.to_str()?.strip_suffix(Form::Compressed.suffix()) {
+        Some(hash) => (hash, Form::Compressed),
+        None => (file_name.to_str()?, Form::Plain),
     };
-    entries.flatten().filter_map(file).collect()
+    let name = Name::new(family, &hex::decode(hash).ok()?)?;
+    let stored = entry.metadata().ok().filter(fs::Metadata::is_file)?.len();
+    let location = match form {
+        Form::Plain => Location::File { size: stored },
+        Form::Compressed => {
+            let size = content_size(&File::open(entry.path()).ok()?, stored).ok()?;
+            Location::Compressed { size, stored }
+        }
+    };
+    let is_large =
+        matches!(location, Location::File { size } | Location::Compressed { size, .. } if size > INLINE_MAX);
+    is_large.then_some((name, location))
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::entry::{Entry, Location};
-use super::files::{Temporary, sync_directory};
+use super::files::{Form, Temporary, sync_directory};
 use super::ledger::{Draft, Totals};
 use super::rebuild;
 use super::space::full;
@@ -41,8 +41,8 @@ pub(super) enum Request {
     Remove { name: Name, done: oneshot::Sender<Result<()>> },
     /// Forgets a blob whose file is gone.
     Heal(Name),
-    /// Takes up files that the index does not know: name and size.
-    Adopt(Vec<(Name, u64)>),
+    /// Takes up files that the index does not know.
+    Adopt(Vec<(Name, Location)>),
     /// Time passes.
     Tick,
 }
@@ -84,7 +84,7 @@ pub(super) struct Writer {
 struct Names {
     folders: BTreeSet<PathBuf>,
     /// Files that the draft's entries do not refer to any more.
-    obsolete: HashSet<Name>,
+    obsolete: HashSet<(Name, Form)>,
 }
 
 impl Writer {
@@ -162,7 +162,7 @@ impl Writer {
         }
         let committed = names.sync().and_then(|()| self.commit(draft, || {}));
         if committed.is_ok() {
-            names.obsolete.iter().for_each(|name| self.discard(name));
+            names.obsolete.iter().for_each(|(name, form)| self.discard(name, *form));
         }
         answer(answers, committed);
     }
@@ -207,18 +207,15 @@ impl Writer {
                     self.shared.marks.mark(&name, bytes.len() as u64);
                     return Ok(());
                 }
-                if matches!(&old, Some(Entry { location: Location::File { .. }, .. })) {
-                    names.obsolete.insert(name);
-                }
                 Location::Inline(bytes)
             }
             Content::File(temporary) => {
-                let size = temporary.size();
+                let location = temporary.location();
                 names.folders.insert(self.shared.files.publish(temporary, &name)?);
-                names.obsolete.remove(&name);
-                Location::File { size }
+                location
             }
         };
+        names.replace(name, old.as_ref().map(|old| &old.location), &location);
         draft.insert(&name, old.as_ref(), location);
         Ok(())
     }
@@ -277,9 +274,9 @@ impl Writer {
     fn heal(&mut self, name: &Name) -> Result<()> {
         self.repair()?;
         let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
-        let Location::File { size } = entry.location else { return Ok(()) };
+        let Some(file) = entry.location.file() else { return Ok(()) };
         // A put may have come between the look of the reader and this one.
-        if self.shared.files.read(name, size)?.is_some() {
+        if self.shared.files.read(name, file)?.is_some() {
             return Ok(());
         }
         tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
@@ -301,19 +298,22 @@ impl Writer {
         let gate = shared.close_gate();
         shared.marks.forget(name);
         self.commit(draft, || drop(gate))?;
-        self.discard(name);
+        if let Some(file) = entry.location.file() {
+            self.discard(name, file.form);
+        }
         Ok(())
     }
 
-    fn adopt(&mut self, files: &[(Name, u64)]) -> Result<()> {
+    fn adopt(&mut self, files: &[(Name, Location)]) -> Result<()> {
         self.repair()?;
         // What is taken up was used before anything that was put since.
         let mut draft = self.draft_at(0);
-        for (name, size) in files {
+        for (name, location) in files {
+            let Some(file) = location.file() else { continue };
             if draft.entry(&self.shared.ledger, name)?.is_none()
-                && self.shared.files.read(name, *size)?.is_some()
+                && self.shared.files.read(name, file)?.is_some()
             {
-                draft.insert(name, None, Location::File { size: *size });
+                draft.insert(name, None, location.clone());
             }
         }
         self.commit(draft, || {})
@@ -345,9 +345,9 @@ impl Writer {
         self.commit(draft, || {})
     }
 
-    /// Deletes the file of `name`, now or soon.
-    fn discard(&self, name: &Name) {
-        if let Some(path) = self.shared.files.discard(name) {
+    /// Deletes a file of `name`, now or soon.
+    fn discard(&self, name: &Name, form: Form) {
+        if let Some(path) = self.shared.files.discard(name, form) {
             self.delete(path);
         }
     }
@@ -363,6 +363,14 @@ impl Writer {
 }
 
 impl Names {
+    /// Remembers the file that `new` leaves without an entry.
+    fn replace(&mut self, name: Name, old: Option<&Location>, new: &Location) {
+        self.obsolete.extend(old.and_then(Location::file).map(|file| (name, file.form)));
+        if let Some(file) = new.file() {
+            self.obsolete.remove(&(name, file.form));
+        }
+    }
+
     fn sync(&self) -> Result<()> {
         self.folders.iter().try_for_each(|folder| sync_directory(folder))
     }
