@@ -103,7 +103,7 @@ fn in_memory(size: u64) -> Result<usize> {
         .map_err(|_| Error::new(Kind::Exhausted, format!("{size} bytes do not fit into memory")))
 }
 
-fn slices(bytes: Bytes) -> impl futures_util::Stream<Item = Result<Bytes>> + Send {
+pub(super) fn slices(bytes: Bytes) -> impl futures_util::Stream<Item = Result<Bytes>> + Send {
     stream::iter((0..bytes.len()).step_by(CHUNK_BYTES))
         .map(move |start| Ok(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))))
 }
@@ -167,7 +167,7 @@ fn file_chunks(
 }
 
 /// Reads exactly `length` bytes; blocks.
-fn read_at(file: &File, offset: u64, length: usize) -> Result<Bytes> {
+pub(super) fn read_at(file: &File, offset: u64, length: usize) -> Result<Bytes> {
     let mut buffer = Vec::with_capacity(length);
     while buffer.len() < length {
         let at = offset + buffer.len() as u64;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::super::Key;
+use super::files::{Form, Stored};
 
 /// Blobs of up to this many bytes are kept in the index: one file each would cost a block, an inode and a sync.
 pub const INLINE_MAX: u64 = 4 * 1024;
@@ -26,7 +27,38 @@ pub(super) fn fits(key: &Key, size: u64) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Location {
     Inline(Bytes),
-    File { size: u64 },
+    File {
+        size: u64,
+    },
+    /// `size` bytes of content in a file of `stored` bytes.
+    Compressed {
+        size: u64,
+        stored: u64,
+    },
+}
+
+impl Location {
+    /// The bytes of content.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::File { size } | Self::Compressed { size, .. } => *size,
+        }
+    }
+
+    /// The file that holds the bytes, if they are in one.
+    pub(super) fn file(&self) -> Option<Stored> {
+        match self {
+            Self::Inline(_) => None,
+            Self::File { size } => Some(Stored { form: Form::Plain, bytes: *size }),
+            Self::Compressed { stored, .. } => Some(Stored { form: Form::Compressed, bytes: *stored }),
+        }
+    }
+}
+
+/// The blocks that a file of `bytes` takes.
+pub(super) fn blocks(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK_BYTES)
 }
 
 /// The value of a name in the index.
@@ -40,13 +72,11 @@ pub(super) struct Entry {
 const HEADER_BYTES: usize = 1 + 4 + 8;
 const TAG_INLINE: u8 = 0;
 const TAG_FILE: u8 = 1;
+const TAG_COMPRESSED: u8 = 2;
 
 impl Entry {
     pub(super) fn size(&self) -> u64 {
-        match &self.location {
-            Location::Inline(bytes) => bytes.len() as u64,
-            Location::File { size } => *size,
-        }
+        self.location.size()
     }
 
     /// The bytes that the entry takes from the disk.
@@ -54,20 +84,27 @@ impl Entry {
         ENTRY_OVERHEAD
             + match &self.location {
                 Location::Inline(bytes) => INLINE_FACTOR * bytes.len() as u64,
-                Location::File { size } => size.div_ceil(BLOCK_BYTES) * BLOCK_BYTES,
+                Location::File { size: bytes } | Location::Compressed { stored: bytes, .. } => {
+                    blocks(*bytes) * BLOCK_BYTES
+                }
             }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let (tag, inline): (u8, &[u8]) = match &self.location {
+        let stored;
+        let (tag, rest): (u8, &[u8]) = match &self.location {
             Location::Inline(bytes) => (TAG_INLINE, bytes),
             Location::File { .. } => (TAG_FILE, &[]),
+            Location::Compressed { stored: bytes, .. } => {
+                stored = bytes.to_be_bytes();
+                (TAG_COMPRESSED, &stored)
+            }
         };
-        let mut encoded = Vec::with_capacity(HEADER_BYTES + inline.len());
+        let mut encoded = Vec::with_capacity(HEADER_BYTES + rest.len());
         encoded.push(tag);
         encoded.extend_from_slice(&self.minute.to_be_bytes());
         encoded.extend_from_slice(&self.size().to_be_bytes());
-        encoded.extend_from_slice(inline);
+        encoded.extend_from_slice(rest);
         encoded
     }
 
@@ -79,12 +116,15 @@ impl Entry {
 
     /// `None` when the bytes are no entry: it is then absent.
     pub(super) fn decode(encoded: &[u8]) -> Option<Self> {
-        let (header, inline) = encoded.split_first_chunk::<HEADER_BYTES>()?;
+        let (header, rest) = encoded.split_first_chunk::<HEADER_BYTES>()?;
         let minute = u32::from_be_bytes(*header[1..].first_chunk()?);
         let size = u64::from_be_bytes(*header.last_chunk()?);
         let location = match header[0] {
-            TAG_INLINE if inline.len() as u64 == size => Location::Inline(Bytes::copy_from_slice(inline)),
-            TAG_FILE if inline.is_empty() => Location::File { size },
+            TAG_INLINE if rest.len() as u64 == size => Location::Inline(Bytes::copy_from_slice(rest)),
+            TAG_FILE if rest.is_empty() => Location::File { size },
+            TAG_COMPRESSED => {
+                Location::Compressed { size, stored: u64::from_be_bytes(rest.try_into().ok()?) }
+            }
             _ => return None,
         };
         Some(Self { location, minute })
@@ -99,8 +139,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..50), minute in any::<u32>(), size in any::<u64>()) {
-            for location in [Location::Inline(Bytes::from(bytes.clone())), Location::File { size }] {
+        fn what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..50), minute in any::<u32>(), size in any::<u64>(), stored in any::<u64>()) {
+            let inline = Location::Inline(Bytes::from(bytes.clone()));
+            for location in [inline, Location::File { size }, Location::Compressed { size, stored }] {
                 let entry = Entry { location, minute };
                 prop_assert_eq!(Entry::decode(&entry.encode()), Some(entry));
             }

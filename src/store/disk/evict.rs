@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::{Entry, Location};
+use super::entry::Entry;
+use super::files::Form;
 use super::ledger::{Draft, QUEUE_START, Record};
 use super::space::full;
 use super::writer::Writer;
@@ -194,7 +195,8 @@ impl Writer {
         }
         // The files go only when the index is known to have forgotten them: after a crash in between, they are merely left over.
         self.commit(draft, || drop(gate))?;
-        let discarded: Vec<PathBuf> = victims.iter().filter_map(|name| shared.files.discard(name)).collect();
+        let discarded: Vec<PathBuf> =
+            victims.iter().filter_map(|(name, form)| shared.files.discard(name, *form)).collect();
         for path in discarded {
             match run.reach {
                 Reach::Unleased => self.delete(path),
@@ -237,7 +239,7 @@ struct Eviction<'a> {
     minute: u32,
     draft: Draft,
     /// Those that have a file.
-    victims: Vec<Name>,
+    victims: Vec<(Name, Form)>,
     /// Those that stay in the record.
     kept: Vec<Name>,
     freed: Freed,
@@ -282,9 +284,7 @@ impl Eviction<'_> {
 
     fn evict(&mut self, name: &Name, entry: &Entry, is_leased: bool) {
         self.draft.remove(name, entry);
-        if matches!(entry.location, Location::File { .. }) {
-            self.victims.push(*name);
-        }
+        self.victims.extend(entry.location.file().map(|file| (*name, file.form)));
         let bytes = entry.charge();
         self.freed.count += 1;
         self.freed.bytes += bytes;

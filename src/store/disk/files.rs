@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::entry::Location;
 use super::writeback;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::name::{Family, Name};
@@ -30,6 +31,20 @@ pub(super) struct Files {
     live: Arc<Mutex<HashSet<u64>>>,
 }
 
+/// How a file holds a blob; its name tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    Plain,
+    Compressed,
+}
+
+/// A blob's file: its form and its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) form: Form,
+    pub(super) bytes: u64,
+}
+
 /// A file without a name of its own yet; it is removed unless it is published.
 pub(super) struct Temporary {
     path: PathBuf,
@@ -37,6 +52,20 @@ pub(super) struct Temporary {
     size: u64,
     number: u64,
     live: Arc<Mutex<HashSet<u64>>>,
+    /// The size of the content, if that is compressed.
+    content_size: Option<u64>,
+}
+
+impl Form {
+    pub(super) const ALL: [Self; 2] = [Self::Plain, Self::Compressed];
+
+    /// What follows the hash in the name of a file.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Compressed => ".zst",
+        }
+    }
 }
 
 impl Files {
@@ -58,8 +87,8 @@ impl Files {
         Ok(Self { directory: directory.to_owned(), temporary, next: AtomicU64::new(0), live: Arc::default() })
     }
 
-    pub(super) fn path(&self, name: &Name) -> PathBuf {
-        self.directory.join(name.path())
+    pub(super) fn path(&self, name: &Name, form: Form) -> PathBuf {
+        self.directory.join(name.path() + form.suffix())
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -76,13 +105,14 @@ impl Files {
             lock(&self.live).remove(&number);
         }
         let live = Arc::clone(&self.live);
-        Ok(Temporary { file: file.context(|| "make a temporary file")?, path, size: 0, number, live })
+        let file = file.context(|| "make a temporary file")?;
+        Ok(Temporary { file, path, size: 0, number, live, content_size: None })
     }
 
     /// Gives a finished file its name, in place of what had it before. The name is durable after [`sync_directory`] of the
     /// folder, which is returned.
     pub(super) fn publish(&self, temporary: Temporary, name: &Name) -> Result<PathBuf> {
-        let path = self.path(name);
+        let path = self.path(name, temporary.form());
         let folder = path.parent().expect("a blob's file is in a folder");
         match fs::rename(&temporary.path, &path) {
             // The first blob of a folder makes it, so that a start does not have to look at hundreds of them.
@@ -96,29 +126,20 @@ impl Files {
         Ok(folder.to_owned())
     }
 
-    /// The blob's file, or `None` if it is absent or not of `size` bytes.
-    pub(super) fn read(&self, name: &Name, size: u64) -> Result<Option<File>> {
-        let file = match File::open(self.path(name)) {
+    /// The blob's file, or `None` if it is absent or of another length.
+    pub(super) fn read(&self, name: &Name, stored: Stored) -> Result<Option<File>> {
+        let file = match File::open(self.path(name, stored.form)) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::from(error).context("open a blob's file")),
         };
         let length = file.metadata().context(|| "read the size of a blob's file")?.len();
-        Ok((length == size).then_some(file))
-    }
-
-    /// The size of the file that has this name, if there is one.
-    pub(super) fn size(&self, name: &Name) -> Result<Option<u64>> {
-        match fs::metadata(self.path(name)) {
-            Ok(metadata) => Ok(Some(metadata.len())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::from(error).context("read the size of a blob's file")),
-        }
+        Ok((length == stored.bytes).then_some(file))
     }
 
     /// What tells the file that has this name from others that had it or will.
-    pub(super) fn inode(&self, name: &Name) -> Option<u64> {
-        fs::metadata(self.path(name)).ok().map(|metadata| metadata.ino())
+    pub(super) fn inode(&self, name: &Name, form: Form) -> Option<u64> {
+        fs::metadata(self.path(name, form)).ok().map(|metadata| metadata.ino())
     }
 
     /// Deletes temporary files that nobody writes, and gives their number. One that waits to be deleted may be among them.
@@ -136,9 +157,9 @@ impl Files {
     }
 
     /// Takes the name from a file at once; the file is left under a temporary path, for whoever has time to delete it.
-    pub(super) fn discard(&self, name: &Name) -> Option<PathBuf> {
+    pub(super) fn discard(&self, name: &Name, form: Form) -> Option<PathBuf> {
         let path = self.temporary_path();
-        fs::rename(self.path(name), &path).ok().map(|()| path)
+        fs::rename(self.path(name, form), &path).ok().map(|()| path)
     }
 
     fn temporary_path(&self) -> PathBuf {
@@ -147,8 +168,26 @@ impl Files {
 }
 
 impl Temporary {
+    /// Bytes that are in the file.
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Says that the file is `content_size` bytes of content, compressed.
+    pub(super) fn set_compressed(&mut self, content_size: u64) {
+        self.content_size = Some(content_size);
+    }
+
+    fn form(&self) -> Form {
+        if self.content_size.is_some() { Form::Compressed } else { Form::Plain }
+    }
+
+    /// What the index says of the file once it has its name.
+    pub(super) fn location(&self) -> Location {
+        match self.content_size {
+            Some(size) => Location::Compressed { size, stored: self.size },
+            None => Location::File { size: self.size },
+        }
     }
 
     /// Appends all of `buffers`; blocks. After an error [`Temporary::size`] tells how many bytes were written.

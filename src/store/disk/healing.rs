@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, Location};
-use super::files::sync_directory;
+use super::files::{Form, sync_directory};
 use super::quarantine;
 use super::writer::Writer;
 use crate::error::Result;
@@ -14,8 +14,8 @@ use crate::store::name::Name;
 
 /// Files that the index may not know, few enough for one commit.
 pub(super) struct Found {
-    /// Their names and sizes.
-    pub(super) files: Vec<(Name, u64)>,
+    /// Their names and what they hold.
+    pub(super) files: Vec<(Name, Location)>,
     /// The minute in which they count as used.
     pub(super) minute: u32,
 }
@@ -25,22 +25,24 @@ pub(super) struct Damaged {
     pub(super) name: Name,
     /// The entry that was looked at; `None` for a file that the index does not know.
     pub(super) entry: Option<Entry>,
-    /// The inode that was read, if the blob is a file.
-    pub(super) inode: Option<u64>,
+    /// The file that was read, if the blob is in one, and its inode.
+    pub(super) file: Option<(Form, Option<u64>)>,
 }
 
 impl Writer {
     pub(super) fn heal(&mut self, name: &Name) -> Result<()> {
         self.repair()?;
         let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
-        let Location::File { size } = entry.location else { return Ok(()) };
+        let Some(file) = entry.location.file() else { return Ok(()) };
         // A put may have come between the look of the reader and this one.
-        if self.shared.files.read(name, size)?.is_some() {
+        if self.shared.files.read(name, file)?.is_some() {
             return Ok(());
         }
         tracing::warn!(blob = name.hex(), "a blob's file is gone or has another size; the blob is forgotten");
         self.forget(name, &entry)?;
-        self.discard(name);
+        if let Some(file) = entry.location.file() {
+            self.discard(name, file.form);
+        }
         Ok(())
     }
 
@@ -48,7 +50,9 @@ impl Writer {
         self.repair()?;
         let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
         self.forget(name, &entry)?;
-        self.discard(name);
+        if let Some(file) = entry.location.file() {
+            self.discard(name, file.form);
+        }
         Ok(())
     }
 
@@ -68,12 +72,13 @@ impl Writer {
         let mut draft = self.draft_at(found.minute);
         let mut folders = BTreeSet::new();
         let mut adopted = 0;
-        for (name, size) in &found.files {
+        for (name, location) in &found.files {
+            let Some(file) = location.file() else { continue };
             if draft.entry(&self.shared.ledger, name)?.is_none()
-                && self.shared.files.read(name, *size)?.is_some()
+                && self.shared.files.read(name, file)?.is_some()
             {
-                draft.insert(name, None, Location::File { size: *size });
-                folders.extend(self.shared.files.path(name).parent().map(Path::to_owned));
+                draft.insert(name, None, location.clone());
+                folders.extend(self.shared.files.path(name, file.form).parent().map(Path::to_owned));
                 adopted += 1;
             }
         }
@@ -103,7 +108,8 @@ impl Writer {
     pub(super) fn withdraw(&mut self, damaged: &Damaged) -> Result<bool> {
         self.repair()?;
         let name = &damaged.name;
-        let is_same_file = damaged.inode.is_none() || self.shared.files.inode(name) == damaged.inode;
+        let inode = |form| self.shared.files.inode(name, form);
+        let is_same_file = damaged.file.is_none_or(|(form, read)| read.is_none() || inode(form) == read);
         let is_same = is_same_file && self.shared.ledger.entry(name)? == damaged.entry;
         if !is_same {
             return Ok(false);
@@ -113,12 +119,12 @@ impl Writer {
             self.forget(name, entry)?;
         }
         let directory = self.shared.files.directory();
-        let kept = match damaged.entry.as_ref().map(|entry| &entry.location) {
-            Some(Location::Inline(bytes)) => quarantine::keep_bytes(directory, name, bytes),
-            Some(Location::File { .. }) | None => match self.shared.files.discard(name) {
-                Some(path) => quarantine::keep_file(directory, name, &path),
-                None => Ok(()),
-            },
+        let inline = damaged.entry.as_ref().map(|entry| &entry.location);
+        let discarded = damaged.file.and_then(|(form, _)| self.shared.files.discard(name, form));
+        let kept = match (inline, discarded) {
+            (_, Some(path)) => quarantine::keep_file(directory, name, &path),
+            (Some(Location::Inline(bytes)), None) => quarantine::keep_bytes(directory, name, bytes),
+            (Some(Location::File { .. } | Location::Compressed { .. }) | None, None) => Ok(()),
         };
         if let Err(error) = kept {
             // What is in the way of keeping it is not in the way of having withdrawn it.

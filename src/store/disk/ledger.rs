@@ -37,7 +37,7 @@ impl Totals {
 
     fn of(&mut self, entry: &Entry) -> &mut u64 {
         match entry.location {
-            Location::File { .. } => &mut self.files,
+            Location::File { .. } | Location::Compressed { .. } => &mut self.files,
             Location::Inline(_) => &mut self.inline,
         }
     }

@@ -5,6 +5,7 @@
 //! cannot undo it (`unsettled`).
 //! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files. `scrub` finds what was damaged or lost.
 
+mod compressed;
 mod entry;
 mod evict;
 #[cfg(test)]
@@ -45,8 +46,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
+use self::compressed::{Frames, Packer};
 pub use self::entry::INLINE_MAX;
-use self::entry::{Entry, Location, fits};
+use self::entry::{Location, fits};
 use self::evict::Evictions;
 use self::files::{Files, Temporary};
 use self::ledger::Ledger;
@@ -115,6 +117,7 @@ struct Shared {
     /// Held open by who tells that a blob is there, closed by eviction for the moment in which a blob goes.
     gate: RwLock<()>,
     requests: mpsc::WeakSender<Request>,
+    compression: bool,
 }
 
 /// Minutes since 1970, and what a test adds.
@@ -255,9 +258,9 @@ impl Disk {
         result.unwrap_or_else(|| Err(Error::bug("the writer gave no answer")))
     }
 
-    async fn find(&self, key: &Key) -> Result<Found> {
+    async fn find(&self, key: &Key, start: u64) -> Result<Found> {
         let (shared, key) = (self.shared(), key.clone());
-        let found = tasks::blocking(move || shared.find(&key)).await;
+        let found = tasks::blocking(move || shared.find(&key, start)).await;
         // A medium that fails is for the operator to see, whatever the caller makes of it.
         found.inspect_err(|error| tracing::error!("a blob cannot be read: {}", error.chain()))
     }
@@ -313,18 +316,24 @@ impl Shared {
         let space = Arc::new(Space::new(directory, options.size_bytes, &options.name)?);
         let (ledger, origin) = Ledger::open(&directory.join("index"))?;
         let (marks, unsettled, is_rebuilding, clock, gate) = Default::default();
-        let (pins, lease_minutes) = (options.pins.clone(), options.lease_minutes());
+        let (pins, lease_minutes, compression) =
+            (options.pins.clone(), options.lease_minutes(), options.compression);
         #[rustfmt::skip]
         let shared = Self {
-            files, ledger, space, marks, unsettled, pins, lease_minutes, is_rebuilding, clock, gate, requests,
+            files, ledger, space, marks, unsettled, pins, lease_minutes, compression, is_rebuilding, clock, gate, requests,
         };
         Ok((Arc::new(shared), origin))
     }
 
-    /// Looks a blob up and marks it as used; blocks.
-    fn find(&self, key: &Key) -> Result<Found> {
+    /// How new files are written.
+    fn packer(&self) -> Result<Packer> {
+        if self.compression { Packer::compressing() } else { Ok(Packer::Plain) }
+    }
+
+    /// Looks up a blob from `start` on, and marks it as used; blocks.
+    fn find(&self, key: &Key, start: u64) -> Result<Found> {
         let name = Name::from(key);
-        let _open = self.open_gate();
+        let open = self.open_gate();
         let Some(entry) = self.ledger.entry(&name)?.filter(|entry| fits(key, entry.size())) else {
             return Ok(Found::Nothing);
         };
@@ -332,19 +341,21 @@ impl Shared {
         if !self.unsettled.contains(&name) {
             self.mark(&name, entry.size());
         }
-        let found = self.blob(&name, entry)?;
-        Ok(found.map_or(Found::Lost, Found::Blob))
-    }
-
-    /// The blob that `entry` speaks of, or `None` if it is gone. Blocks.
-    fn blob(&self, name: &Name, entry: Entry) -> Result<Option<Blob>> {
-        Ok(match entry.location {
-            Location::Inline(bytes) => Some(Blob::Whole(bytes)),
-            Location::File { size } => {
-                let file = self.files.read(name, size)?;
-                file.map(|file| Blob::File { file: Arc::new(file), offset: 0, size })
+        let file = entry.location.file().map(|file| self.files.read(&name, file)).transpose()?;
+        drop(open);
+        let blob = match (entry.location, file) {
+            (Location::Inline(bytes), _) => Blob::Whole(bytes).starting_at(start)?,
+            (Location::File { size }, Some(Some(file))) => {
+                Blob::File { file: Arc::new(file), offset: 0, size }.starting_at(start)?
             }
-        })
+            (Location::Compressed { size, stored }, Some(Some(file))) => {
+                Frames::open(file, size, stored)?.into_blob(start)?
+            }
+            (Location::File { .. } | Location::Compressed { .. }, Some(None) | None) => {
+                return Ok(Found::Lost);
+            }
+        };
+        Ok(Found::Blob(blob))
     }
 
     /// Notes a use. When there are so many that they cannot be noted, the writer is told to write some down.
@@ -360,12 +371,18 @@ impl Shared {
     /// Whether a blob of this size is there in full and to stay, which marks it; results are never taken to be the same. Blocks.
     fn is_present(&self, name: &Name, size: u64) -> Result<bool> {
         let _open = self.open_gate();
-        let is_known = name.is_blob() && self.ledger.size(name)? == Some(size);
-        if !is_known || !self.unsettled.is_settled(name) {
+        if !name.is_blob() {
+            return Ok(false);
+        }
+        let Some(entry) = self.ledger.entry(name)?.filter(|entry| entry.size() == size) else {
+            return Ok(false);
+        };
+        let Some(file) = entry.location.file() else { return Ok(false) };
+        if !self.unsettled.is_settled(name) {
             return Ok(false);
         }
         self.mark(name, size);
-        Ok(self.files.read(name, size)?.is_some())
+        Ok(self.files.read(name, file)?.is_some())
     }
 
     /// The absent ones; the others are marked. Blocks.
@@ -402,14 +419,14 @@ impl Store for Disk {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
         // Asked before the index is, because the rebuilding may end in between.
         let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
-        let mut found = self.find(key).await?;
+        let mut found = self.find(key, range.start).await?;
         if is_rebuilding && matches!(found, Found::Nothing) {
             rebuild::take_up(self, std::slice::from_ref(key)).await?;
-            found = self.find(key).await?;
+            found = self.find(key, range.start).await?;
         }
         match found {
             Found::Nothing => Ok(None),
-            Found::Blob(blob) => Ok(Some(blob.starting_at(range.start)?)),
+            Found::Blob(blob) => Ok(Some(blob)),
             Found::Lost => {
                 self.heal(Name::from(key));
                 Ok(None)

@@ -1,10 +1,10 @@
 //! Tells a new index of the files that are there, while the store is already serving.
 //!
-//! A file's name is its digest and its length the size, so nothing is read; the time of its last change is when it was put. Blobs
-//! that were inlined are lost, which a cache may do. The index remembers that it is unfinished, so the next start goes on. Until
-//! then whoever is about to say that a blob is absent looks for its file first.
+//! A file's name is its digest and its length the size, so no content is read, and a compressed file has the size in its last bytes;
+//! the time of its last change is when it was put. Blobs that were inlined are lost, which a cache may do. The index remembers that
+//! it is unfinished, so the next start goes on. Until then whoever is about to say that a blob is absent looks for its file first.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc::WeakSender, oneshot};
 
-use super::entry::{INLINE_MAX, fits};
+use super::compressed::content_size;
+use super::entry::{INLINE_MAX, Location, fits};
+use super::files::Form;
 use super::healing::Found;
 use super::writer::{CHANGES_MAX, Request};
 use super::{Disk, Shared, minutes};
@@ -67,7 +69,8 @@ fn adopt(files: &[Listed], requests: &WeakSender<Request>) -> Option<u64> {
     loop {
         let (done, answer) = oneshot::channel();
         let minute = files.last().map_or(0, |file| file.minute);
-        let found = Found { files: files.iter().map(|file| (file.name, file.size)).collect(), minute };
+        let found =
+            Found { files: files.iter().map(|file| (file.name, file.location.clone())).collect(), minute };
         requests.upgrade()?.blocking_send(Request::Adopt { found, done }).ok()?;
         match answer.blocking_recv().ok()? {
             Ok(adopted) => return Some(adopted),
@@ -80,7 +83,7 @@ fn adopt(files: &[Listed], requests: &WeakSender<Request>) -> Option<u64> {
 /// A file in a folder of blobs.
 pub(super) struct Listed {
     pub(super) name: Name,
-    pub(super) size: u64,
+    pub(super) location: Location,
     /// When it was written, in minutes since 1970.
     pub(super) minute: u32,
 }
@@ -101,28 +104,50 @@ pub(super) fn list(folder: &Path, family: Family) -> Result<Vec<Listed>> {
 }
 
 fn listed(entry: &fs::DirEntry, family: Family) -> Option<Listed> {
-    let hash = hex::decode(entry.file_name().as_encoded_bytes()).ok()?;
-    let name = Name::new(family, &hash)?;
+    let file_name = entry.file_name();
+    let (hash, form) = match file_name.to_str()?.strip_suffix(Form::Compressed.suffix()) {
+        Some(hash) => (hash, Form::Compressed),
+        None => (file_name.to_str()?, Form::Plain),
+    };
+    let name = Name::new(family, &hex::decode(hash).ok()?)?;
     // A file may go while its folder is listed.
     let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
     let now = SystemTime::now();
     let minute = minutes(metadata.modified().unwrap_or(now).min(now));
-    (metadata.len() > INLINE_MAX).then_some(Listed { name, size: metadata.len(), minute })
+    let location = location(&entry.path(), form, metadata.len())?;
+    Some(Listed { name, location, minute })
+}
+
+/// What the index says of a blob's file of `stored` bytes; `None` if it cannot be one. Blocks.
+fn location(path: &Path, form: Form, stored: u64) -> Option<Location> {
+    let location = match form {
+        Form::Plain => Location::File { size: stored },
+        Form::Compressed => {
+            let size = content_size(&File::open(path).ok()?, stored).ok()?;
+            Location::Compressed { size, stored }
+        }
+    };
+    (location.size() > INLINE_MAX).then_some(location)
+}
+
+/// The file that `key` has, in whatever form.
+fn file_of(shared: &Shared, key: &Key) -> Option<(Name, Location)> {
+    let name = Name::from(key);
+    let located = |form| {
+        let path = shared.files.path(&name, form);
+        let stored = fs::metadata(&path).ok()?.len();
+        location(&path, form, stored).filter(|location| fits(key, location.size()))
+    };
+    Form::ALL.into_iter().find_map(located).map(|location| (name, location))
 }
 
 /// Has the index know the files of `keys` that it does not know yet, because somebody asks for them.
 pub(super) async fn take_up(disk: &Disk, keys: &[Key]) -> Result<()> {
     let (shared, keys) = (disk.shared(), keys.to_vec());
     let minute = shared.clock.minute();
-    let files = tasks::blocking(move || {
-        let mut files = Vec::new();
-        for key in &keys {
-            let name = Name::from(key);
-            files.extend(shared.files.size(&name)?.filter(|size| fits(key, *size)).map(|size| (name, size)));
-        }
-        Ok(files)
-    });
-    for files in files.await?.chunks(FOUND_MAX) {
+    let files: Vec<_> =
+        tasks::blocking(move || Ok(keys.iter().filter_map(|key| file_of(&shared, key)).collect())).await?;
+    for files in files.chunks(FOUND_MAX) {
         let found = Found { files: files.to_vec(), minute };
         disk.ask(|done| Request::Adopt { found, done }).await??;
     }

@@ -5,22 +5,27 @@
 //! are never kept waiting. A pass in the background notes its place and goes on there after a restart.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::compressed::Frames;
 use super::entry::{Entry, Location};
+use super::files::Form;
 use super::healing::{Damaged, Found};
 use super::pace::{Halt, Pace};
 use super::rebuild::{self, Listed};
 use super::writer::Request;
 use super::{Options, Shared};
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Counter};
+use crate::store::blob::read_at;
 use crate::store::name::{Family, Name};
 
 /// The start has other work for the disk.
@@ -203,8 +208,8 @@ struct Pass<'a> {
 enum Verdict {
     Sound,
     Lost,
-    /// With the inode of the file, if it is one.
-    Damaged(Option<u64>),
+    /// With the file, if it is in one, and its inode.
+    Damaged(Option<(Form, Option<u64>)>),
 }
 
 impl Pass<'_> {
@@ -251,11 +256,7 @@ impl Pass<'_> {
                 self.pace.spend(BLOB_COST)?;
                 if is_right(&name, bytes) { Verdict::Sound } else { Verdict::Damaged(None) }
             }
-            Location::File { size } => match self.shared().files.read(&name, *size) {
-                Ok(Some(file)) => self.file(&name, &file, *size)?,
-                Ok(None) => Verdict::Lost,
-                Err(error) => unreadable(&name, &error),
-            },
+            Location::File { .. } | Location::Compressed { .. } => self.in_file(&name, &entry.location)?,
         };
         match verdict {
             Verdict::Sound => Ok(()),
@@ -264,34 +265,55 @@ impl Pass<'_> {
                 self.scrubber.count("lost", 1);
                 self.send(Request::Heal(name))
             }
-            Verdict::Damaged(inode) => self.withdraw(Damaged { name, entry: Some(entry), inode }),
+            Verdict::Damaged(file) => self.withdraw(Damaged { name, entry: Some(entry), file }),
         }
     }
 
-    /// Results and assets have no digest; that their file has its size is all there is to know.
-    fn file(&mut self, name: &Name, file: &File, size: u64) -> Result<Verdict, Halt> {
+    fn in_file(&mut self, name: &Name, location: &Location) -> Result<Verdict, Halt> {
+        let Some(stored) = location.file() else { return Ok(Verdict::Sound) };
+        let file = match self.shared().files.read(name, stored) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(Verdict::Lost),
+            Err(error) => return Ok(unreadable(name, &error)),
+        };
+        let inode = file.metadata().ok().map(|metadata| metadata.ino());
+        // Results and assets have no digest; that their file has its size is all there is to know.
         let Family::Blob(function) = name.family() else {
             self.pace.spend(BLOB_COST)?;
             return Ok(Verdict::Sound);
         };
-        let mut hasher = function.hasher(size);
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut offset = 0;
-        while offset < size {
-            let length = (size - offset).min(BUFFER_BYTES as u64);
-            self.pace.spend(length.max(BLOB_COST))?;
-            let piece = &mut buffer[..length as usize];
-            if let Err(error) = file.read_exact_at(piece, offset) {
-                return Ok(unreadable(name, &error.into()));
-            }
-            hasher.update(piece);
-            offset += length;
-            self.scrubber.scrubbed_bytes.inc_by(length);
+        let hasher = function.hasher(location.size());
+        let hash = match location {
+            Location::Compressed { size, stored } => match Frames::open(file, *size, *stored) {
+                Ok(frames) => self.hash(hasher, frames.pieces())?,
+                Err(error) => Err(error),
+            },
+            Location::File { size } => self.hash(hasher, pieces(&file, *size))?,
+            Location::Inline(_) => return Ok(Verdict::Sound),
+        };
+        Ok(match hash {
+            Ok(digest) if digest.hash() == name.hash() => Verdict::Sound,
+            Err(error) if error.kind() != Kind::Corrupt => unreadable(name, &error),
+            Ok(_) | Err(_) => Verdict::Damaged(Some((stored.form, inode))),
+        })
+    }
+
+    /// The digest of the pieces, or the error of one that cannot be read.
+    fn hash(
+        &mut self,
+        mut hasher: Hasher,
+        pieces: impl Iterator<Item = Result<Bytes>>,
+    ) -> Result<Result<Digest>, Halt> {
+        for piece in pieces {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.pace.spend((piece.len() as u64).max(BLOB_COST))?;
+            hasher.update(&piece);
+            self.scrubber.scrubbed_bytes.inc_by(piece.len() as u64);
         }
-        if hasher.finish().hash() == name.hash() {
-            return Ok(Verdict::Sound);
-        }
-        Ok(Verdict::Damaged(file.metadata().ok().map(|metadata| metadata.ino())))
+        Ok(Ok(hasher.finish()))
     }
 
     /// Takes up files that no entry speaks of: a crash came between their name and their commit.
@@ -309,16 +331,18 @@ impl Pass<'_> {
 
     fn stray(&mut self, listed: &Listed) -> Result<(), Halt> {
         self.pace.spend(0)?;
-        let Listed { name, size, minute } = *listed;
+        let Listed { name, location, minute } = listed;
+        let (name, minute) = (*name, *minute);
         if self.shared().ledger.size(&name)?.is_some() {
             return Ok(());
         }
-        // It may have been evicted or replaced since it was listed.
-        let Some(file) = self.shared().files.read(&name, size)? else { return Ok(()) };
-        if let Verdict::Damaged(inode) = self.file(&name, &file, size)? {
-            return self.withdraw(Damaged { name, entry: None, inode });
+        match self.in_file(&name, location)? {
+            Verdict::Sound => {}
+            // It was evicted or replaced since it was listed.
+            Verdict::Lost => return Ok(()),
+            Verdict::Damaged(file) => return self.withdraw(Damaged { name, entry: None, file }),
         }
-        let found = Found { files: vec![(name, size)], minute };
+        let found = Found { files: vec![(name, location.clone())], minute };
         let adopted = self.ask(|done| Request::Adopt { found, done })?;
         self.report.adopted += adopted;
         self.scrubber.count("adopted", adopted);
@@ -348,6 +372,14 @@ impl Pass<'_> {
         self.send(request(done))?;
         Ok(answer.blocking_recv().map_err(|_| Halt::Stopped)??)
     }
+}
+
+/// The content of a file, in order. A file that ends early is damaged.
+fn pieces(file: &File, size: u64) -> impl Iterator<Item = Result<Bytes>> {
+    (0..size).step_by(BUFFER_BYTES).map(move |offset| {
+        let length = usize::try_from(size - offset).map_or(BUFFER_BYTES, |rest| rest.min(BUFFER_BYTES));
+        read_at(file, offset, length)
+    })
 }
 
 /// Whether inlined bytes are what their name says; what has no digest is.

@@ -71,18 +71,41 @@ async fn a_stray_file_with_wrong_bytes_is_not_taken_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_blob_is_scrubbed_by_its_content() {
+    let directory = TempDir::new().unwrap();
+    let options = Options { compression: true, ..Options::new(1 << 30) };
+    let disk = Disk::open(directory.path(), options).unwrap();
+    let mut keys = Vec::new();
+    for seed in 0..2_u8 {
+        let text = Bytes::from([b'a' + seed, b'b', b'\n'].repeat(1 << 20));
+        keys.push(Key::Blob(digest(&text)));
+        disk.put(&keys[usize::from(seed)], Blob::Whole(text)).await.unwrap();
+    }
+    assert_eq!(disk.scrub(None).await.unwrap().damaged, 0);
+    let path = disk.shared.files.path(&Name::from(&keys[0]), files::Form::Compressed);
+    let mut stored = fs::read(&path).unwrap();
+    stored[100] ^= 1;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, stored).unwrap();
+    assert_eq!(disk.scrub(None).await.unwrap().damaged, 1);
+    assert!(!path.exists() && quarantined(&directory) == 1);
+    assert_eq!(disk.missing(&keys).await.unwrap(), [keys[0].clone()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_was_put_again_is_not_withdrawn_for_its_damaged_copy() {
     let directory = TempDir::new().unwrap();
     let disk = open(&directory, "again").await;
     let key = put(&disk, 10_000, 1).await;
     let name = Name::from(&key);
     let entry = disk.shared.ledger.entry(&name).unwrap().unwrap();
-    let inode = disk.shared.files.inode(&name);
+    let form = files::Form::Plain;
+    let file = Some((form, disk.shared.files.inode(&name, form)));
     // Held open, so that its inode is not given out again.
     let old = fs::File::open(path_of(&disk, &key)).unwrap();
     disk.remove(&key).await.unwrap();
     put(&disk, 10_000, 1).await;
-    let damaged = Box::new(healing::Damaged { name, entry: Some(entry), inode });
+    let damaged = Box::new(healing::Damaged { name, entry: Some(entry), file });
     let is_withdrawn = disk.ask(|done| Request::Withdraw { damaged, done }).await.unwrap().unwrap();
     assert!(!is_withdrawn && disk.missing(&[key]).await.unwrap().is_empty());
     drop(old);

@@ -7,6 +7,7 @@ use futures_util::future::join;
 use futures_util::{FutureExt, TryStreamExt};
 
 use super::Disk;
+use super::compressed::Packer;
 use super::files::Temporary;
 use super::space::{Reservation, full};
 use super::writer::Request;
@@ -45,12 +46,14 @@ async fn is_present(disk: &Disk, name: Name, size: u64) -> Result<bool> {
 struct Incoming<'a> {
     disk: &'a Disk,
     size: u64,
+    received: u64,
     reservation: Reservation,
+    packer: Packer,
 }
 
 impl<'a> Incoming<'a> {
     async fn admit(disk: &'a Disk, size: u64) -> Result<Self> {
-        let space = &disk.shared().space;
+        let space = &disk.shared.space;
         if size > space.limit() {
             let limit = space.limit();
             let message = format!("a blob of {size} bytes does not fit into a store of {limit} bytes");
@@ -59,7 +62,8 @@ impl<'a> Incoming<'a> {
         if !space.could_hold(size)? {
             return Err(full());
         }
-        let mut incoming = Self { disk, size, reservation: space.reserve(0) };
+        let (reservation, packer) = (space.reserve(0), disk.shared().packer()?);
+        let mut incoming = Self { disk, size, received: 0, reservation, packer };
         incoming.cover(0).await?;
         Ok(incoming)
     }
@@ -85,7 +89,9 @@ impl<'a> Incoming<'a> {
             let is_last = buffer.is_last;
             let write = self.write(temporary, buffer);
             if is_last {
-                return write.await;
+                let mut temporary = write.await?;
+                self.packer.content_size().into_iter().for_each(|size| temporary.set_compressed(size));
+                return Ok(temporary);
             }
             (temporary, buffer) = gather_during(write, &mut chunks).await?;
         }
@@ -93,7 +99,9 @@ impl<'a> Incoming<'a> {
 
     /// Writes the buffer, and syncs the file after the last one. A full disk gets one chance to be emptied.
     async fn write(&mut self, temporary: Temporary, buffer: Buffer) -> Result<Temporary> {
-        self.cover(temporary.size() + buffer.length as u64).await?;
+        self.received += buffer.length as u64;
+        self.cover(self.received).await?;
+        let buffer = self.pack(buffer).await?;
         match attempt(temporary, buffer).await? {
             Attempt::Done(temporary) => Ok(temporary),
             Attempt::Full(temporary, rest) => {
@@ -104,6 +112,22 @@ impl<'a> Incoming<'a> {
                 }
             }
         }
+    }
+
+    /// What is to be written of the buffer at this time.
+    async fn pack(&mut self, buffer: Buffer) -> Result<Buffer> {
+        let mut packer = std::mem::replace(&mut self.packer, Packer::Plain);
+        if matches!(packer, Packer::Plain) {
+            return Ok(buffer);
+        }
+        let pack = move || {
+            let pieces = packer.pack(buffer.pieces, buffer.is_last)?;
+            let length = pieces.iter().map(Bytes::len).sum();
+            Ok((packer, Buffer { pieces, length, is_last: buffer.is_last }))
+        };
+        let (packer, buffer) = tasks::blocking(pack).await?;
+        self.packer = packer;
+        Ok(buffer)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::entry::{Entry, Location};
 use super::evict::Evictions;
-use super::files::{Temporary, sync_directory};
+use super::files::{Form, Temporary, sync_directory};
 use super::healing::{Damaged, Found};
 use super::ledger::{Draft, Totals};
 use super::rebuild;
@@ -95,7 +95,7 @@ pub(super) struct Writer {
 struct Names {
     folders: BTreeSet<PathBuf>,
     /// Files that the draft's entries do not refer to any more.
-    obsolete: HashSet<Name>,
+    obsolete: HashSet<(Name, Form)>,
 }
 
 impl Writer {
@@ -182,7 +182,7 @@ impl Writer {
         }
         let committed = names.sync().and_then(|()| self.commit(draft, || {}));
         if committed.is_ok() {
-            names.obsolete.iter().for_each(|name| self.discard(name));
+            names.obsolete.iter().for_each(|(name, form)| self.discard(name, *form));
         }
         answer(answers, committed);
     }
@@ -233,18 +233,15 @@ impl Writer {
                     }
                     return Ok(());
                 }
-                if matches!(&old, Some(Entry { location: Location::File { .. }, .. })) {
-                    names.obsolete.insert(name);
-                }
                 Location::Inline(bytes)
             }
             Content::File(temporary) => {
-                let size = temporary.size();
+                let location = temporary.location();
                 names.folders.insert(self.shared.files.publish(temporary, &name)?);
-                names.obsolete.remove(&name);
-                Location::File { size }
+                location
             }
         };
+        names.replace(name, old.as_ref().map(|old| &old.location), &location);
         draft.insert(&name, old.as_ref(), location);
         Ok(())
     }
@@ -307,9 +304,9 @@ impl Writer {
         }
     }
 
-    /// Deletes the file of `name`, now or soon.
-    pub(super) fn discard(&self, name: &Name) {
-        if let Some(path) = self.shared.files.discard(name) {
+    /// Deletes a file of `name`, now or soon.
+    pub(super) fn discard(&self, name: &Name, form: Form) {
+        if let Some(path) = self.shared.files.discard(name, form) {
             self.delete(path);
         }
     }
@@ -325,6 +322,14 @@ impl Writer {
 }
 
 impl Names {
+    /// Remembers the file that `new` leaves without an entry.
+    fn replace(&mut self, name: Name, old: Option<&Location>, new: &Location) {
+        self.obsolete.extend(old.and_then(Location::file).map(|file| (name, file.form)));
+        if let Some(file) = new.file() {
+            self.obsolete.remove(&(name, file.form));
+        }
+    }
+
     fn sync(&self) -> Result<()> {
         self.folders.iter().try_for_each(|folder| sync_directory(folder))
     }
