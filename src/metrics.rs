@@ -56,6 +56,12 @@ pub static STORE_MAX: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register(IntGaugeVec::new(opts!("croft_store_max_bytes", "bytes a tier may hold"), &["tier"]))
 });
 
+/// Copies to replicas of a farm tier that lacked what others had, by outcome (`ok`, `error`, `dropped` when too many waited).
+pub static REPLICA_REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_replica_repairs_total", "copies to replicas that lacked a blob");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
 /// Makes `metric` visible at `/metrics`.
 fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");

@@ -124,7 +124,7 @@ impl Store for Replicas {
             Blob::Stream { size, .. } if size <= SPOOL_BYTES_MAX => {
                 Blob::Whole(blob.into_bytes(SPOOL_BYTES_MAX).await?)
             }
-            blob => blob,
+            blob @ (Blob::Whole(_) | Blob::Stream { .. } | Blob::File { .. }) => blob,
         };
         match Reusable::new(blob) {
             Ok(blob) => {

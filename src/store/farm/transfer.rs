@@ -140,7 +140,7 @@ fn last_when_ended(size: u64, chunks: Chunks) -> impl stream::Stream<Item = Resu
         // The blob's own stream has refused to be longer than its size.
         let left = left - chunk.len() as u64;
         if left == 0 && chunks.try_next().await?.is_some_and(|more| !more.is_empty()) {
-            return Err(Error::invalid(format!("a blob goes on beyond its size")));
+            return Err(Error::invalid("a blob goes on beyond its size"));
         }
         Ok(Some((chunk, (chunks, left))))
     });

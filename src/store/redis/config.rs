@@ -126,15 +126,12 @@ impl Config {
         if has_credentials(&self.url) {
             return Some(CREDENTIALS.to_owned());
         }
-        let wrong =
-            || Some(format!("redis: url `{}` is not of the form redis://host:port/database", self.url));
-        match self.url.as_str().into_connection_info() {
-            Ok(info) => match info.addr() {
-                ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_) => None,
-                _ => wrong(),
-            },
-            Err(_) => wrong(),
-        }
+        let is_right = self.url.as_str().into_connection_info().is_ok_and(|info| {
+            // TLS would need a feature of the library that is not built in.
+            matches!(info.addr(), ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_))
+        });
+        let wrong = || format!("redis: url `{}` is not of the form redis://host:port/database", self.url);
+        (!is_right).then(wrong)
     }
 }
 
