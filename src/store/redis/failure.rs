@@ -23,9 +23,14 @@ pub(super) fn error_of(error: RedisError) -> Error {
     Error::new(Kind::Unavailable, "redis is not available").with_source(error)
 }
 
+/// Whether Redis seems to be gone. One that refuses us is not: each call is to say what is wrong.
+pub(super) fn is_outage(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
+}
+
 /// Whether the connection is of no more use. After a late answer nobody knows whether the next one comes.
 pub(super) fn is_of_the_connection(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed)
+    is_outage(error) || error.kind() == ErrorKind::AuthenticationFailed
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The connections to Redis: a few, shared by all calls, made when needed and again when they break.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, RedisResult, Value};
 
 use super::Config;
-use super::failure::{error_of, is_of_the_connection};
+use super::failure::{error_of, is_of_the_connection, is_outage};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::health::Health;
 
@@ -30,7 +30,7 @@ pub(super) struct Pool {
     timeout: Duration,
     lanes: [Lane; CONNECTIONS],
     next: AtomicUsize,
-    health: Health,
+    health: Arc<Health>,
 }
 
 /// The place of one connection.
@@ -72,7 +72,7 @@ impl Pool {
             timeout: config.timeout,
             lanes: Default::default(),
             next: AtomicUsize::new(0),
-            health: Health::default(),
+            health: Arc::default(),
         })
     }
 
@@ -81,7 +81,7 @@ impl Pool {
     /// # Errors
     /// `Unavailable` when Redis does not answer: at once while it is known to be away, else within the timeouts.
     pub(super) async fn run(&self, commands: &mut Pipeline) -> Result<Vec<Result<Value>>> {
-        if !self.health.admits(Instant::now()) {
+        if !self.health.is_up() {
             return Err(Error::new(Kind::Unavailable, "redis is away; it is tried again soon"));
         }
         let commands = commands.ignore_errors();
@@ -95,13 +95,11 @@ impl Pool {
             }
         }
         match result {
-            Ok(answers) => {
-                self.health.succeeded();
-                Ok(answers.into_iter().map(|answer| answer.map_err(error_of)).collect())
-            }
+            Ok(answers) => Ok(answers.into_iter().map(|answer| answer.map_err(error_of)).collect()),
             Err(error) => {
-                if is_of_the_connection(&error) {
-                    self.health.failed(Instant::now());
+                if is_outage(&error) {
+                    let (client, settings) = (self.client.clone(), self.settings.clone());
+                    self.health.failed(move || answers(client.clone(), settings.clone()));
                 }
                 Err(error_of(error))
             }
@@ -132,6 +130,14 @@ impl Pool {
         let connect = async move { client.get_multiplexed_async_connection_with_config(&settings).await };
         connect.boxed().shared()
     }
+}
+
+/// Whether Redis lets us in and answers.
+async fn answers(client: Client, settings: AsyncConnectionConfig) -> bool {
+    let Ok(mut connection) = client.get_multiplexed_async_connection_with_config(&settings).await else {
+        return false;
+    };
+    redis::cmd("PING").exec_async(&mut connection).await.is_ok()
 }
 
 impl Lane {

@@ -205,10 +205,12 @@ async fn a_wrong_password_is_told_without_it_and_the_right_one_is_read_from_its_
         (store.unwrap(), file)
     };
     for (store, secret) in [(store(&server), "hunter2"), (with_password("hunter3").0, "hunter3")] {
-        let error = store.missing(&[blob(1).0]).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable);
-        assert!(error.chain().contains("password_file"), "{}", error.chain());
-        assert!(!error.chain().contains(secret));
+        for _ in 0..3 {
+            let error = store.missing(&[blob(1).0]).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Unavailable);
+            assert!(error.chain().contains("password_file"), "{}", error.chain());
+            assert!(!error.chain().contains(secret));
+        }
     }
     let (store, _file) = with_password("hunter2");
     store.put(&blob(1).0, Blob::Whole(blob(1).1)).await.unwrap();
