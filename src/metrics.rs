@@ -88,6 +88,12 @@ pub static SCRUBBED_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register(IntCounterVec::new(options, &["tier"]))
 });
 
+/// Copies to replicas of a farm tier that lacked what others had, by outcome (`ok`, `error`, `dropped` when too many waited).
+pub static REPLICA_REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_replica_repairs_total", "copies to replicas that lacked a blob");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
 /// Makes `metric` visible at `/metrics`.
 fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");

@@ -1,100 +1,101 @@
-//! Whether a remote part is worth a call: after a failure it is left alone for a while, then one call may try it.
+//! Whether a remote part is worth a call. After a failure no call waits for it again until a probe in the background has
+//! found that it answers.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-/// How long a part is left alone after its first failure; doubled by each that follows, up to the longest.
+use crate::tasks;
+
+/// The pause before the first probe; it doubles up to the longest, within which a part that is back is used again.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// When another call may try, should the one that tries never tell how it went (its caller may have dropped it).
-const PROBE_MAX: Duration = Duration::from_secs(5);
-
-/// What is known of a remote part. All calls of one process share it, so that only one of them waits for a part that is gone.
+/// What is known of a remote part, shared by all calls of this process.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-enum State {
-    #[default]
-    Up,
-    /// No call until then.
-    Down { until: Instant, pause: Duration },
-    /// One call is trying.
-    Probing { until: Instant, pause: Duration },
+    is_down: AtomicBool,
 }
 
 impl Health {
-    /// Whether a call may be made. Whoever is admitted tells how it went.
-    pub(super) fn admits(&self, now: Instant) -> bool {
-        let mut state = self.lock();
-        match *state {
-            State::Up => true,
-            State::Down { until, .. } | State::Probing { until, .. } if now < until => false,
-            State::Down { pause, .. } | State::Probing { pause, .. } => {
-                *state = State::Probing { until: now + PROBE_MAX, pause };
-                true
-            }
-        }
-    }
-
-    /// Whether the last that was heard of the part was good.
     pub(super) fn is_up(&self) -> bool {
-        *self.lock() == State::Up
+        !self.is_down.load(Ordering::Relaxed)
     }
 
-    pub(super) fn succeeded(&self) {
-        *self.lock() = State::Up;
-    }
-
-    /// Of many calls that fail together only the first counts.
-    pub(super) fn failed(&self, now: Instant) {
-        let mut state = self.lock();
-        let pause = match *state {
-            State::Up => PAUSE_MIN,
-            State::Down { .. } => return,
-            State::Probing { pause, .. } => (pause * 2).min(PAUSE_MAX),
-        };
-        *state = State::Down { until: now + pause, pause };
-    }
-
-    /// A state is one value, so a poisoned lock is as good as a clean one.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The part did not answer. Of many calls that find that out only the first starts to probe; the probes end when one of them
+    /// finds the part, or when nobody else holds this any more.
+    pub(super) fn failed<Answered>(self: &Arc<Self>, probe: impl Fn() -> Answered + Send + Sync + 'static)
+    where
+        Answered: Future<Output = bool> + Send,
+    {
+        if self.is_down.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let health = Arc::downgrade(self);
+        tasks::spawn("probe a remote store", async move {
+            let mut pause = PAUSE_MIN;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                if health.strong_count() == 0 {
+                    return;
+                }
+                let is_back = probe().await;
+                let Some(health) = health.upgrade() else { return };
+                if is_back {
+                    health.is_down.store(false, Ordering::Relaxed);
+                    return;
+                }
+            }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Instant;
+
     use super::*;
 
-    #[test]
-    fn a_part_that_failed_is_tried_by_one_call_after_a_pause_that_grows() {
-        let (health, mut now) = (Health::default(), Instant::now());
-        health.failed(now);
-        health.failed(now);
-        let mut pause = PAUSE_MIN;
-        for _ in 0..10 {
-            assert!(!health.admits(now + pause - Duration::from_millis(1)));
-            now += pause;
-            assert!(health.admits(now), "one call probes");
-            assert!(!health.admits(now), "the others wait for what it finds");
-            health.failed(now);
-            pause = (pause * 2).min(PAUSE_MAX);
+    /// Far more than the pauses take on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn wait_until(is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        now += pause;
-        assert!(health.admits(now) && !health.is_up());
-        health.succeeded();
-        assert!(health.admits(now) && health.admits(now) && health.is_up());
     }
 
-    #[test]
-    fn a_probe_that_is_never_heard_of_again_does_not_bar_the_next() {
-        let (health, now) = (Health::default(), Instant::now());
-        health.failed(now);
-        assert!(health.admits(now + PAUSE_MIN));
-        assert!(health.admits(now + PAUSE_MIN + PROBE_MAX));
+    #[tokio::test]
+    async fn a_part_that_failed_is_down_until_one_probe_finds_it() {
+        let (health, probes) = (Arc::new(Health::default()), Arc::new(AtomicUsize::new(0)));
+        for outage in 1..=2 {
+            assert!(health.is_up());
+            for _ in 0..20 {
+                let probes = Arc::clone(&probes);
+                health.failed(move || {
+                    let count = probes.fetch_add(1, Ordering::SeqCst) + 1;
+                    async move { count.is_multiple_of(2) }
+                });
+            }
+            assert!(!health.is_up());
+            wait_until(|| health.is_up()).await;
+            assert_eq!(probes.load(Ordering::SeqCst), 2 * outage);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_probed_for_a_store_that_is_gone() {
+        let (health, held) = (Arc::new(Health::default()), Arc::new(()));
+        let holder = Arc::clone(&held);
+        health.failed(move || {
+            let _ = &holder;
+            std::future::ready(false)
+        });
+        drop(health);
+        wait_until(|| Arc::strong_count(&held) == 1).await;
     }
 }

@@ -19,7 +19,7 @@ impl Failure {
     /// Whether the server, or the way to it, seems to be gone: then calls are not worth their time for a while.
     pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::Status(status) => is_of_the_way(status) || status.code() == Code::Unavailable,
+            Self::Status(status) => is_of_the_way(status),
             Self::Late => true,
             Self::Source(_) => false,
         }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
 use super::Config;
 use super::failure::Failure;
 use crate::error::{Error, Kind, Result};
+use crate::proto::rev2::GetCapabilitiesRequest;
+use crate::proto::rev2::capabilities_client::CapabilitiesClient;
 use crate::store::health::Health;
 
 /// The largest HTTP/2 frame that we take. Blobs in large frames cost half the CPU of those in 16 KiB ones.
@@ -25,6 +27,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The least time that a server has to answer a probe.
+const PROBE_MIN: Duration = Duration::from_secs(1);
+
 /// Calls for the same thing, each on another connection: one may have been closed by the server just before.
 const ATTEMPTS_MAX: usize = 2;
 
@@ -32,9 +37,17 @@ const ATTEMPTS_MAX: usize = 2;
 pub(super) struct Link {
     channels: Vec<Channel>,
     next: AtomicUsize,
-    health: Arc<Health>,
+    pulse: Pulse,
     /// How long the server may take for an answer or a piece of a blob.
     pub(super) timeout: Duration,
+}
+
+/// Whether the server is there, and how to find out.
+#[derive(Clone)]
+pub(super) struct Pulse {
+    health: Arc<Health>,
+    channel: Channel,
+    patience: Duration,
 }
 
 impl Link {
@@ -53,12 +66,16 @@ impl Link {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX);
         let channels = (0..config.connections.max(1)).map(|_| endpoint.connect_lazy()).collect();
-        let health = Arc::new(Health::default());
-        Ok(Self { channels, next: AtomicUsize::new(0), health, timeout: config.timeout })
+        let pulse = Pulse {
+            health: Arc::default(),
+            channel: endpoint.connect_lazy(),
+            patience: config.connect_timeout.max(PROBE_MIN),
+        };
+        Ok(Self { channels, next: AtomicUsize::new(0), pulse, timeout: config.timeout })
     }
 
-    pub(super) fn health(&self) -> &Arc<Health> {
-        &self.health
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Makes a call that can be made again: once more when the connection breaks.
@@ -69,7 +86,7 @@ impl Link {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.admit()?;
+        self.pulse.admit()?;
         let mut result = attempt(self.channel()).await;
         for _ in 1..ATTEMPTS_MAX {
             match &result {
@@ -79,8 +96,7 @@ impl Link {
                 Ok(_) | Err(_) => break,
             }
         }
-        self.note(&result);
-        result
+        result.inspect_err(|failure| self.pulse.note(failure))
     }
 
     /// Makes a call that cannot be made again, since it consumes what it sends.
@@ -91,14 +107,24 @@ impl Link {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.admit()?;
+        self.pulse.admit()?;
         let result = attempt(self.channel()).await;
-        self.note(&result);
-        result
+        result.inspect_err(|failure| self.pulse.note(failure))
+    }
+
+    fn channel(&self) -> Channel {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.channels[turn % self.channels.len()].clone()
+    }
+}
+
+impl Pulse {
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     fn admit(&self) -> Result<(), Failure> {
-        if self.health.admits(Instant::now()) {
+        if self.health.is_up() {
             return Ok(());
         }
         let error =
@@ -106,19 +132,21 @@ impl Link {
         Err(Failure::Source(error))
     }
 
-    fn channel(&self) -> Channel {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.channels[turn % self.channels.len()].clone()
-    }
-
-    fn note<T>(&self, result: &Result<T, Failure>) {
-        match result {
-            Ok(_) => self.health.succeeded(),
-            Err(failure) if failure.is_outage() => self.health.failed(Instant::now()),
-            // The server has answered, or was never asked.
-            Err(Failure::Status(_)) => self.health.succeeded(),
-            Err(Failure::Late | Failure::Source(_)) => {}
+    /// After a failure that means that the server is gone, it is left alone until it answers again.
+    pub(super) fn note(&self, failure: &Failure) {
+        if failure.is_outage() {
+            let (channel, patience) = (self.channel.clone(), self.patience);
+            self.health.failed(move || answers(channel.clone(), patience));
         }
+    }
+}
+
+/// Whether the server says anything at all, be it that it does not know the question.
+async fn answers(channel: Channel, patience: Duration) -> bool {
+    let mut client = CapabilitiesClient::new(channel);
+    match in_time(patience, client.get_capabilities(GetCapabilitiesRequest::default())).await {
+        Ok(_) => true,
+        Err(failure) => !failure.is_outage(),
     }
 }
 

@@ -40,7 +40,7 @@ const MESSAGE_BYTES_MAX: usize = RESULT_MAX as usize + (1 << 20);
 /// One REv2 server.
 ///
 /// The API has no way to remove anything and no place for assets, so removing does nothing here and assets are not kept. A server
-/// that is away fails calls at once, see [`Health`].
+/// that is away fails calls at once, until a probe finds it again.
 pub(super) struct Peer {
     link: Link,
     instance: Arc<str>,
@@ -54,7 +54,7 @@ impl Peer {
     }
 
     pub(super) fn health(&self) -> &Arc<Health> {
-        self.link.health()
+        self.link.pulse().health()
     }
 
     fn transfer(&self, digest: Digest) -> Transfer {
@@ -65,7 +65,7 @@ impl Peer {
         if offset > digest.size() {
             return Err(past_the_end(offset, digest.size()));
         }
-        let read = |channel| self.transfer(digest).download(channel, offset, Arc::clone(self.health()));
+        let read = |channel| self.transfer(digest).download(channel, offset, self.link.pulse().clone());
         self.link.call(read).await.map_err(|failure| failure.into_error(&format!("read blob {digest}")))
     }
 

@@ -124,7 +124,7 @@ impl Store for Replicas {
             Blob::Stream { size, .. } if size <= SPOOL_BYTES_MAX => {
                 Blob::Whole(blob.into_bytes(SPOOL_BYTES_MAX).await?)
             }
-            blob => blob,
+            blob @ (Blob::Whole(_) | Blob::Stream { .. } | Blob::File { .. }) => blob,
         };
         match Reusable::new(blob) {
             Ok(blob) => {
@@ -169,5 +169,80 @@ impl Store for Replicas {
         let mut outcomes: Vec<_> = puts.into_iter().map(Vec::into_iter).collect();
         let results = blobs.iter().map(|_| self.acknowledged(outcomes.iter_mut().filter_map(Iterator::next)));
         results.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Function;
+    use crate::store::contract::{Subject, holds};
+    use crate::store::{ActionKey, Faulty, Memory, Rates};
+
+    /// Some replicas that work and some that always fail.
+    fn replicas(working: usize, failing: usize, minimum: usize) -> Replicas {
+        let rates = |place| Rates { before: if place < working { 0.0 } else { 1.0 }, ..Rates::default() };
+        let replica = |place| {
+            let store = Arc::new(Faulty::new(Arc::new(Memory::new(1 << 30)), 1, rates(place)));
+            Replica { store, health: Arc::default() }
+        };
+        Replicas::new((0..working + failing).map(replica).collect(), minimum)
+    }
+
+    fn blob() -> (Key, Bytes) {
+        let bytes = Bytes::from_static(b"content");
+        (Key::Blob(Function::Sha256.hash(&bytes)), bytes)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn replicas_in_memory_keep_the_contract() {
+        let fresh = async || Subject { store: Arc::new(replicas(3, 0, 3)), kept: Box::new(()) };
+        holds("replicas in memory", fresh).await;
+    }
+
+    #[tokio::test]
+    async fn an_absence_is_certain_only_when_no_silent_replicas_can_hold_the_blob() {
+        let (key, _) = blob();
+        let action = Key::Action(ActionKey { instance: "".into(), digest: Function::Sha256.hash(b"action") });
+        for (working, failing, minimum, is_certain) in [
+            (3, 0, 1, true),
+            (2, 1, 3, true),
+            (2, 1, 2, true),
+            (2, 1, 1, false),
+            (1, 2, 2, false),
+            (1, 2, 3, true),
+        ] {
+            let store = replicas(working, failing, minimum);
+            match store.get(&key, 0..).await {
+                Ok(found) => assert!(is_certain && found.is_none(), "{working} {failing} {minimum}"),
+                Err(error) => assert!(!is_certain && error.kind() == Kind::Unavailable, "{error}"),
+            }
+            assert!(store.get(&action, 0..).await.unwrap().is_none());
+            let keys = [key.clone(), action.clone()];
+            assert_eq!(store.missing(&keys).await.unwrap(), keys);
+        }
+        let none = replicas(0, 2, 2);
+        for key in [&key, &action] {
+            assert_eq!(none.get(key, 0..).await.err().unwrap().kind(), Kind::Unavailable);
+            assert_eq!(none.missing(std::slice::from_ref(key)).await.unwrap_err().kind(), Kind::Unavailable);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_is_acknowledged_when_enough_replicas_have_it() {
+        let (key, bytes) = blob();
+        for (working, failing, minimum) in [(2, 1, 3), (2, 1, 2), (2, 1, 1), (1, 1, 2), (0, 2, 1)] {
+            let store = replicas(working, failing, minimum);
+            let results = [
+                store.put(&key, Blob::Whole(bytes.clone())).await,
+                store.put_all(vec![(key.clone(), bytes.clone())]).await.remove(0),
+            ];
+            for result in results {
+                match result {
+                    Ok(()) => assert!(working >= minimum),
+                    Err(error) => assert!(working < minimum && error.kind() == Kind::Unavailable, "{error}"),
+                }
+            }
+        }
     }
 }

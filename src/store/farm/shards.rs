@@ -117,6 +117,7 @@ impl Store for Shards {
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use crate::store::contract::{Subject, holds};
     use crate::store::{Faulty, Memory, Rates};
 
     fn shards(names: &[&str]) -> Shards {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     fn memory() -> Arc<dyn Store> {
-        Arc::new(Memory::new(1 << 24))
+        Arc::new(Memory::new(1 << 30))
     }
 
     fn keys(count: u32) -> Vec<Key> {
@@ -152,6 +153,12 @@ mod tests {
         for key in keys(1_000) {
             assert_eq!(names[one.place(&key)], reversed[other.place(&key)]);
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn shards_in_memory_keep_the_contract() {
+        let fresh = async || Subject { store: Arc::new(shards(&["a", "b", "c"])), kept: Box::new(()) };
+        holds("shards in memory", fresh).await;
     }
 
     #[tokio::test]

@@ -361,3 +361,28 @@ async fn many_digests_of_two_functions_are_asked_in_few_calls() {
     assert_eq!(store.missing(&mixed).await.unwrap(), absent);
     eprintln!("25,000 digests asked in {:?}", start.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_nothing_does_not_hold_up_a_call() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let short = Duration::from_millis(200);
+    let config =
+        Config { timeout: short, connect_timeout: short, ..Config::new(vec![endpoint], Mode::Shards) };
+    let start = Instant::now();
+    let large = content(3_000_000, 1);
+    for _ in 0..20 {
+        let store = open(&config).unwrap();
+        for _ in 0..3 {
+            let kinds = [
+                store.missing(&[key_of(&large)]).await.map(drop),
+                store.get(&key_of(&large), 0..).await.map(drop),
+                store.put(&key_of(&large), streamed(&large)).await,
+            ];
+            for kind in kinds.map(|result| result.unwrap_err().kind()) {
+                assert_eq!(kind, Kind::Unavailable);
+            }
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}

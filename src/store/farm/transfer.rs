@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -12,12 +12,11 @@ use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
 use super::failure::Failure;
-use super::link::in_time;
+use super::link::{Pulse, in_time};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::byte_stream_client::ByteStreamClient;
 use crate::proto::bytestream::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
-use crate::store::health::Health;
 use crate::store::{Blob, CHUNK_BYTES, Chunks};
 
 /// Bytes of a blob in one message that we send: far below the 4 MiB that most servers take in one.
@@ -109,7 +108,7 @@ impl Transfer {
         self,
         channel: Channel,
         offset: u64,
-        health: Arc<Health>,
+        pulse: Pulse,
     ) -> Result<Option<Blob>, Failure> {
         let read_offset = i64::try_from(offset).expect("the size of a digest came from an i64");
         let resource_name = self.resource(&format!("blobs/{}", self.digest));
@@ -123,7 +122,7 @@ impl Transfer {
             messages: answer.into_inner(),
             left: self.digest.size() - offset,
             timeout: self.timeout,
-            health,
+            pulse,
         };
         let first = match body.next().await {
             Err(failure) if failure.is_not_found() => return Ok(None),
@@ -140,7 +139,7 @@ fn last_when_ended(size: u64, chunks: Chunks) -> impl stream::Stream<Item = Resu
         // The blob's own stream has refused to be longer than its size.
         let left = left - chunk.len() as u64;
         if left == 0 && chunks.try_next().await?.is_some_and(|more| !more.is_empty()) {
-            return Err(Error::invalid(format!("a blob goes on beyond its size")));
+            return Err(Error::invalid("a blob goes on beyond its size"));
         }
         Ok(Some((chunk, (chunks, left))))
     });
@@ -158,7 +157,7 @@ struct Body {
     /// Bytes that are still to come.
     left: u64,
     timeout: Duration,
-    health: Arc<Health>,
+    pulse: Pulse,
 }
 
 impl Body {
@@ -195,9 +194,7 @@ impl Body {
             match body.next().await {
                 Ok(piece) => Ok(piece.map(|piece| (piece, body))),
                 Err(failure) => {
-                    if failure.is_outage() {
-                        body.health.failed(Instant::now());
-                    }
+                    body.pulse.note(&failure);
                     Err(failure.into_error("read a blob"))
                 }
             }
