@@ -111,7 +111,7 @@ impl Body for MeasuredBody {
 }
 
 /// The methods that we serve, as they stand in the label; a client can make no series of its own.
-const METHODS: [&str; 20] = [
+const METHODS: [&str; 22] = [
     "ActionCache/GetActionResult",
     "ActionCache/UpdateActionResult",
     "ByteStream/QueryWriteStatus",
@@ -122,6 +122,8 @@ const METHODS: [&str; 20] = [
     "ContentAddressableStorage/BatchUpdateBlobs",
     "ContentAddressableStorage/FindMissingBlobs",
     "ContentAddressableStorage/GetTree",
+    "ContentAddressableStorage/SpliceBlob",
+    "ContentAddressableStorage/SplitBlob",
     "Execution/Execute",
     "Execution/WaitExecution",
     "Health/Check",

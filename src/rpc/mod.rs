@@ -19,6 +19,7 @@ mod names;
 mod operations;
 mod routes;
 mod settle;
+mod split;
 mod uploads;
 mod workers;
 

@@ -5,6 +5,7 @@
 mod action_cache;
 mod blob;
 mod cas;
+pub mod chunking;
 mod config;
 #[cfg(test)]
 mod contract;
@@ -20,6 +21,7 @@ mod pins;
 pub mod redis;
 pub mod tree;
 mod verified;
+pub mod zstd;
 
 use std::ops::RangeFrom;
 use std::sync::Arc;
