@@ -9,7 +9,7 @@ use crate::proto::bytestream::byte_stream_server::ByteStream;
 use crate::proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
-use crate::store::{Blob, Chunks, zstd};
+use crate::store::{Blob, Chunks, zstandard};
 
 use super::resource::{self, Form};
 use super::{Farm, cas, uploads};
@@ -67,7 +67,7 @@ impl Farm {
         }
         let blob = self.cas.open(&name.digest, offset).await?.ok_or_else(|| cas::absent(&name.digest))?;
         Ok(match name.form {
-            Form::Zstd => zstd::compressed(blob.size(), blob.into_chunks()),
+            Form::Zstd => zstandard::compressed(blob.size(), blob.into_chunks()),
             Form::Plain if limit == 0 => blob.into_chunks(),
             Form::Plain => limited(blob.into_chunks(), limit),
         })
@@ -119,7 +119,7 @@ impl Farm {
         let sent = uploads::to_wire(message.data.len() as u64);
         let content = match name.form {
             Form::Plain => message.data,
-            Form::Zstd => zstd::decompress(name.digest.size(), message.data)?,
+            Form::Zstd => zstandard::decompress(name.digest.size(), message.data)?,
         };
         self.cas.put(&name.digest, Blob::Whole(content)).await?;
         Ok(sent)

@@ -17,7 +17,7 @@ use crate::proto::rev2::{
     SpliceBlobResponse, SplitBlobRequest, SplitBlobResponse,
 };
 use crate::status;
-use crate::store::{tree, zstd};
+use crate::store::{tree, zstandard};
 use crate::tasks;
 
 use super::Farm;
@@ -200,7 +200,7 @@ fn parse_update(function: Function, request: &UpdateOne) -> Result<(Digest, Byte
     let digest = Digest::from_proto(function, request.digest.as_ref())?;
     let content = match Compressor::try_from(request.compressor) {
         Ok(Compressor::Identity) => request.data.clone(),
-        Ok(Compressor::Zstd) => zstd::decompress(digest.size(), request.data.clone())?,
+        Ok(Compressor::Zstd) => zstandard::decompress(digest.size(), request.data.clone())?,
         Ok(Compressor::Deflate | Compressor::Brotli) | Err(_) => {
             let message = format!("blob {digest} is compressed in a way that the capabilities do not list");
             return Err(Error::invalid(message));
@@ -216,7 +216,7 @@ fn parse_update(function: Function, request: &UpdateOne) -> Result<(Digest, Byte
 async fn compressed(mut responses: Vec<ReadOne>) -> Result<Vec<ReadOne>> {
     tasks::blocking(move || {
         let blobs: Vec<Bytes> = responses.iter().map(|response| response.data.clone()).collect();
-        for (response, compressed) in responses.iter_mut().zip(zstd::compress_all(&blobs)?) {
+        for (response, compressed) in responses.iter_mut().zip(zstandard::compress_all(&blobs)?) {
             if let Some(compressed) = compressed {
                 response.data = compressed;
                 response.compressor = Compressor::Zstd.into();

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::WriteRequest;
-use crate::store::{Blob, Cas, Chunks, zstd};
+use crate::store::{Blob, Cas, Chunks, zstandard};
 use crate::tasks;
 
 use super::resource::{self, Form};
@@ -202,7 +202,7 @@ pub(super) fn check(name: &resource::Write, position: u64, message: &WriteReques
         Form::Plain if message.finish_write && end < size => {
             format!("blob {digest} has {size} bytes, but the write finished after {end}")
         }
-        Form::Zstd if end > zstd::compressed_max(size) => {
+        Form::Zstd if end > zstandard::compressed_max(size) => {
             format!("blob {digest} has {size} bytes, but its compressed form has more than {end}")
         }
         Form::Plain | Form::Zstd => return Ok(()),
@@ -240,7 +240,7 @@ impl Session {
         let (digest, size) = (name.digest, name.digest.size());
         let chunks = match name.form {
             Form::Plain => chunks(receiver),
-            Form::Zstd => zstd::decompressed(size, chunks(receiver)),
+            Form::Zstd => zstandard::decompressed(size, chunks(receiver)),
         };
         tasks::spawn("upload", async move {
             // Nobody may be waiting for the answer: then the blob is stored all the same.

@@ -21,7 +21,7 @@ mod pins;
 pub mod redis;
 pub mod tree;
 mod verified;
-pub mod zstd;
+pub mod zstandard;
 
 use std::ops::RangeFrom;
 use std::sync::Arc;
