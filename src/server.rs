@@ -132,6 +132,7 @@ fn assemble(config: &Config, disk: Disk, shutdown: Shutdown) -> Farm {
         action_cache,
         instances: Arc::new(Instances::new(config.instances.clone())),
         config: Arc::new(config.execution.clone()),
+        http: config.http,
         uploads: Uploads::default(),
     }
 }

@@ -134,7 +134,7 @@ async fn next(messages: &mut Streaming<WriteRequest>) -> Result<Option<WriteRequ
 }
 
 /// The first `limit` bytes of `chunks`; nothing past them is read.
-fn limited(chunks: Chunks, limit: u64) -> Chunks {
+pub(super) fn limited(chunks: Chunks, limit: u64) -> Chunks {
     stream::unfold((chunks, limit), |(mut chunks, left)| async move {
         if left == 0 {
             return None;

@@ -14,6 +14,7 @@ mod capabilities;
 mod cas;
 mod config;
 mod execution;
+mod http;
 mod inline;
 mod names;
 mod operations;
@@ -23,7 +24,7 @@ mod split;
 mod uploads;
 mod workers;
 
-pub use config::Config;
+pub use config::{Config, Http};
 pub use instance::Instances;
 pub use routes::{client_routes, worker_routes};
 pub use settle::Settler;
@@ -37,5 +38,6 @@ pub struct Farm {
     pub scheduler: Handle,
     pub instances: Arc<Instances>,
     pub config: Arc<Config>,
+    pub http: Http,
     pub uploads: Uploads,
 }

@@ -57,6 +57,25 @@ impl ActionCache {
         self.store.put(&Key::Action(key.clone()), Blob::Whole(Bytes::from(result.encode_to_vec()))).await
     }
 
+    /// The bytes under `key` as they were put, whatever they are; `None` if they are absent.
+    ///
+    /// # Errors
+    /// `Exhausted` when there are more than [`RESULT_MAX`], and what the store reports.
+    pub async fn raw(&self, key: &ActionKey) -> Result<Option<Bytes>> {
+        match self.store.get(&Key::Action(key.clone()), 0..).await? {
+            Some(blob) => Ok(Some(blob.into_bytes(RESULT_MAX).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Stores or replaces bytes that need be no result; `get` does not see those that are none.
+    ///
+    /// # Errors
+    /// `Exhausted` when there is no room.
+    pub async fn put_raw(&self, key: &ActionKey, bytes: Bytes) -> Result<()> {
+        self.store.put(&Key::Action(key.clone()), Blob::Whole(bytes)).await
+    }
+
     /// Forgets a result, for an operator.
     ///
     /// # Errors

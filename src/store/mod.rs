@@ -98,6 +98,12 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets what is stored under `key`: for a damaged copy, or a result that an operator withdraws. What is absent is no error.
     async fn remove(&self, key: &Key) -> Result<()>;
 
+    /// The size in bytes of the blob with this hash, for protocols whose names lack it. `None` if it is absent, or if this store finds
+    /// blobs by their whole digest only.
+    async fn size_of(&self, _function: Function, _hash: &[u8]) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Stores many small blobs, each as [`Store::put`] would; the results are in their order. A leaf that commits in groups
     /// takes them as one.
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

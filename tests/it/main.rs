@@ -14,6 +14,7 @@ mod client;
 mod compressed;
 mod execution;
 mod farm;
+mod http;
 mod lifecycle;
 mod operations;
 mod sandbox;
