@@ -157,7 +157,7 @@ fn charge(budget: u64, size: u64) -> Result<u64> {
 
 /// The files of all directories of a tree, or `None` if the tree is absent.
 async fn files_of_tree(cas: &Cas, digest: &Digest) -> Result<Option<Vec<Digest>>> {
-    let Some(tree) = cas.message::<rev2::Tree>(digest).await? else { return Ok(None) };
+    let Some(tree) = tree::message(cas, digest).await? else { return Ok(None) };
     let mut named = Vec::new();
     for directory in tree.root.iter().chain(&tree.children) {
         named.extend(tree::files(digest.function(), directory)?);

@@ -21,6 +21,7 @@ mod pins;
 pub mod redis;
 pub mod tree;
 mod verified;
+mod weight;
 pub mod zstandard;
 
 use std::ops::RangeFrom;
