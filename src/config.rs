@@ -24,6 +24,7 @@ pub struct Config {
     pub admin: Listener,
     pub storage: store::Config,
     pub execution: rpc::Config,
+    pub http: rpc::Http,
     pub scheduler: scheduler::Config,
     /// Content that is fetched from elsewhere.
     pub asset: rpc::assets::Config,
@@ -53,6 +54,7 @@ impl Default for Config {
             admin: loopback(50080),
             storage: store::Config::default(),
             execution: rpc::Config::default(),
+            http: rpc::Http::default(),
             scheduler: scheduler::Config::default(),
             asset: rpc::assets::Config::default(),
             worker: worker::Config::default(),

@@ -135,6 +135,7 @@ fn assemble(config: &Config, disk: Disk, fetches: PathBuf, shutdown: Shutdown) -
         action_cache,
         instances,
         config: Arc::new(config.execution.clone()),
+        http: config.http,
         uploads: Uploads::default(),
     })
 }

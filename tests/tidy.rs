@@ -42,7 +42,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("fastcdc", &["src/store/"]),
     ("prometheus", &["src/metrics.rs"]),
     ("figment", &["src/config.rs"]),
-    ("axum", &["src/web/"]),
+    ("axum", &["src/web/", "src/rpc/http/"]),
     ("clap", &["src/commands/", "src/main.rs"]),
     ("tracing_subscriber", &["src/telemetry.rs"]),
     ("sha2", &["src/digest/", "src/rpc/assets/integrity.rs"]),

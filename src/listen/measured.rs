@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -48,7 +48,11 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            call.observe(answer.headers());
+            if is_grpc(answer.headers()) {
+                call.observe(answer.headers());
+            } else {
+                call.observe_plain(answer.status());
+            }
             Ok(answer.map(|body| tonic::body::Body::new(MeasuredBody { body, call })))
         })
     }
@@ -67,6 +71,18 @@ impl Call {
         if let Some(status) = Status::from_header_map(headers) {
             self.code = Some(status.code());
         }
+    }
+
+    /// Of plain HTTP, the status line says it all.
+    fn observe_plain(&mut self, status: StatusCode) {
+        self.code = Some(match status.as_u16() {
+            ..400 => Code::Ok,
+            404 => Code::NotFound,
+            400..500 => Code::InvalidArgument,
+            503 => Code::Unavailable,
+            507 => Code::ResourceExhausted,
+            500.. => Code::Internal,
+        });
     }
 }
 
@@ -111,7 +127,7 @@ impl Body for MeasuredBody {
 }
 
 /// The methods that we serve, as they stand in the label; a client can make no series of its own.
-const METHODS: [&str; 20] = [
+const METHODS: [&str; 22] = [
     "ActionCache/GetActionResult",
     "ActionCache/UpdateActionResult",
     "ByteStream/QueryWriteStatus",
@@ -122,6 +138,8 @@ const METHODS: [&str; 20] = [
     "ContentAddressableStorage/BatchUpdateBlobs",
     "ContentAddressableStorage/FindMissingBlobs",
     "ContentAddressableStorage/GetTree",
+    "ContentAddressableStorage/SpliceBlob",
+    "ContentAddressableStorage/SplitBlob",
     "Execution/Execute",
     "Execution/WaitExecution",
     "Health/Check",
@@ -134,8 +152,18 @@ const METHODS: [&str; 20] = [
     "Workers/Work",
 ];
 
-/// `/google.bytestream.ByteStream/Read` as `ByteStream/Read`.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// `/google.bytestream.ByteStream/Read` as `ByteStream/Read`; of plain HTTP, which of the two caches.
 fn method(path: &str) -> &'static str {
+    match path.rsplit('/').nth(1) {
+        Some("ac") => return "HTTP/ac",
+        Some("cas") => return "HTTP/cas",
+        Some(_) | None => {}
+    }
     let name = path.rsplit_once('.').map_or("", |(_, name)| name);
     METHODS.binary_search(&name).map_or("other", |place| METHODS[place])
 }
@@ -148,6 +176,7 @@ mod tests {
     fn a_method_is_named_without_its_package() {
         assert!(METHODS.is_sorted());
         assert_eq!(method("/google.bytestream.ByteStream/Read"), "ByteStream/Read");
+        assert_eq!((method("/ac/00"), method("/some/instance/cas/00")), ("HTTP/ac", "HTTP/cas"));
         for unknown in ["", "/", "/x.Y/Z", "/google.bytestream.ByteStream/Read/more"] {
             assert_eq!(method(unknown), "other");
         }

@@ -116,7 +116,9 @@ async fn serve_incoming<C>(
 where
     C: Connected + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
+    // HTTP/1.1 is for the clients of the plain cache protocol; gRPC is always HTTP/2.
     let serving = Server::builder()
+        .accept_http1(true)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

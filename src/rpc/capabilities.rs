@@ -5,12 +5,15 @@ use tonic::{Request, Response, Status};
 use crate::digest::Function;
 use crate::proto::SemVer;
 use crate::proto::rev2::capabilities_server::Capabilities;
+use crate::proto::rev2::compressor::Value as Compressor;
 use crate::proto::rev2::priority_capabilities::PriorityRange;
 use crate::proto::rev2::symlink_absolute_path_strategy::Value as SymlinkStrategy;
 use crate::proto::rev2::{
-    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, GetCapabilitiesRequest,
-    PriorityCapabilities, ServerCapabilities,
+    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, FastCdc2020Params,
+    GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities,
 };
+
+use crate::store::chunking;
 
 use super::Farm;
 use super::cas::BATCH_BYTES_MAX;
@@ -46,6 +49,14 @@ fn cache() -> CacheCapabilities {
         action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
         max_batch_total_size_bytes: BATCH_BYTES_ANNOUNCED,
         symlink_absolute_path_strategy: SymlinkStrategy::Allowed.into(),
+        supported_compressors: vec![Compressor::Zstd.into()],
+        supported_batch_update_compressors: vec![Compressor::Zstd.into()],
+        split_blob_support: true,
+        splice_blob_support: true,
+        fast_cdc_2020_params: Some(FastCdc2020Params {
+            avg_chunk_size_bytes: chunking::AVERAGE_BYTES,
+            seed: chunking::SEED,
+        }),
         ..CacheCapabilities::default()
     }
 }

@@ -1,5 +1,6 @@
 //! `ContentAddressableStorage`: existence, batches, trees.
 
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tonic::{Request, Response, Status};
 
@@ -12,10 +13,12 @@ use crate::proto::rev2::compressor::Value as Compressor;
 use crate::proto::rev2::content_addressable_storage_server::ContentAddressableStorage;
 use crate::proto::rev2::{
     self, BatchReadBlobsRequest, BatchReadBlobsResponse, BatchUpdateBlobsRequest, BatchUpdateBlobsResponse,
-    FindMissingBlobsRequest, FindMissingBlobsResponse, GetTreeRequest, GetTreeResponse,
+    FindMissingBlobsRequest, FindMissingBlobsResponse, GetTreeRequest, GetTreeResponse, SpliceBlobRequest,
+    SpliceBlobResponse, SplitBlobRequest, SplitBlobResponse,
 };
 use crate::status;
-use crate::store::tree;
+use crate::store::{tree, zstandard};
+use crate::tasks;
 
 use super::Farm;
 
@@ -53,9 +56,8 @@ impl ContentAddressableStorage for Farm {
         let request = request.into_inner();
         let first = request.requests.first().and_then(|one| one.digest.as_ref());
         let function = self.function_of(&request.instance_name, request.digest_function, first)?;
-        let bytes = request.requests.iter().map(|one| one.data.len() as u64).sum();
-        check_batch(bytes)?;
-        let responses = self.update(function, request.requests).await;
+        check_batch(request.requests.iter().map(bytes_of).fold(0, u64::saturating_add))?;
+        let responses = self.update(function, request.requests).await?;
         Ok(Response::new(BatchUpdateBlobsResponse { responses }))
     }
 
@@ -69,7 +71,25 @@ impl ContentAddressableStorage for Farm {
         let digests = parse_all(function, &request.digests)?;
         check_batch(digests.iter().fold(0, |sum, digest| sum.saturating_add(digest.size())))?;
         let reads = stream::iter(digests).map(|digest| self.read_one(digest)).buffered(BATCH_READS_MAX);
-        Ok(Response::new(BatchReadBlobsResponse { responses: reads.collect().await }))
+        let mut responses = reads.collect().await;
+        if request.acceptable_compressors.contains(&Compressor::Zstd.into()) {
+            responses = compressed(responses).await?;
+        }
+        Ok(Response::new(BatchReadBlobsResponse { responses }))
+    }
+
+    async fn split_blob(
+        &self,
+        request: Request<SplitBlobRequest>,
+    ) -> Result<Response<SplitBlobResponse>, Status> {
+        Ok(Response::new(self.split(request.get_ref()).await?))
+    }
+
+    async fn splice_blob(
+        &self,
+        request: Request<SpliceBlobRequest>,
+    ) -> Result<Response<SpliceBlobResponse>, Status> {
+        Ok(Response::new(self.splice(request.get_ref()).await?))
     }
 
     type GetTreeStream = BoxStream<'static, Result<GetTreeResponse, Status>>;
@@ -98,17 +118,17 @@ impl ContentAddressableStorage for Farm {
 
 impl Farm {
     /// Stores what is right and answers each blob for itself.
-    async fn update(&self, function: Function, requests: Vec<UpdateOne>) -> Vec<UpdatedOne> {
+    async fn update(&self, function: Function, requests: Vec<UpdateOne>) -> Result<Vec<UpdatedOne>> {
         let mut responses = Vec::with_capacity(requests.len());
         let mut blobs = Vec::with_capacity(requests.len());
         let mut places = Vec::with_capacity(requests.len());
-        for request in requests {
-            let parsed = parse_update(function, &request);
+        let requests = with_contents(function, requests).await?;
+        for (request, parsed) in requests {
             responses.push(UpdatedOne { digest: request.digest, status: Some(status::ok()) });
             match parsed {
-                Ok(digest) => {
+                Ok(blob) => {
                     places.push(responses.len() - 1);
-                    blobs.push((digest, request.data));
+                    blobs.push(blob);
                 }
                 Err(error) => set_status(responses.last_mut(), &error),
             }
@@ -119,14 +139,14 @@ impl Farm {
                 set_status(responses.get_mut(place), &error);
             }
         }
-        responses
+        Ok(responses)
     }
 
     async fn read_one(&self, digest: Digest) -> ReadOne {
         let (data, status) = match self.cas.read(&digest, BATCH_BYTES_MAX).await {
             Ok(Some(data)) => (data, status::ok()),
-            Ok(None) => (bytes::Bytes::new(), status::message_of(&absent(&digest))),
-            Err(error) => (bytes::Bytes::new(), status::message_of(&error)),
+            Ok(None) => (Bytes::new(), status::message_of(&absent(&digest))),
+            Err(error) => (Bytes::new(), status::message_of(&error)),
         };
         let compressor = Compressor::Identity.into();
         ReadOne { digest: Some(digest.to_proto()), data, compressor, status: Some(status) }
@@ -143,20 +163,68 @@ fn set_status(response: Option<&mut UpdatedOne>, error: &Error) {
     response.status = Some(status::message_of(error));
 }
 
-fn parse_all(function: Function, digests: &[rev2::Digest]) -> Result<Vec<Digest>> {
+pub(super) fn parse_all(function: Function, digests: &[rev2::Digest]) -> Result<Vec<Digest>> {
     digests.iter().map(|digest| Ok(Digest::from_proto(function, Some(digest))?)).collect()
 }
 
-fn parse_update(function: Function, request: &UpdateOne) -> Result<Digest> {
+/// Bytes that a blob of a batch takes, as it came or as it will be when it is decompressed.
+fn bytes_of(request: &UpdateOne) -> u64 {
+    let declared = match &request.digest {
+        Some(digest) if is_compressed(request) => u64::try_from(digest.size_bytes).unwrap_or(0),
+        Some(_) | None => 0,
+    };
+    declared.max(request.data.len() as u64)
+}
+
+fn is_compressed(request: &UpdateOne) -> bool {
+    request.compressor != i32::from(Compressor::Identity)
+}
+
+/// Adds to each request its blob, decompressed, or why it has none.
+async fn with_contents(
+    function: Function,
+    requests: Vec<UpdateOne>,
+) -> Result<Vec<(UpdateOne, Result<(Digest, Bytes)>)>> {
+    let is_work = requests.iter().any(is_compressed);
+    let parse = move || {
+        let parsed = requests.into_iter().map(|request| {
+            let content = parse_update(function, &request);
+            (request, content)
+        });
+        Ok(parsed.collect())
+    };
+    if is_work { tasks::blocking(parse).await } else { parse() }
+}
+
+fn parse_update(function: Function, request: &UpdateOne) -> Result<(Digest, Bytes)> {
     let digest = Digest::from_proto(function, request.digest.as_ref())?;
-    if request.compressor != i32::from(Compressor::Identity) {
-        return Err(Error::invalid(format!("blob {digest}: compressed batches are not offered")));
+    let content = match Compressor::try_from(request.compressor) {
+        Ok(Compressor::Identity) => request.data.clone(),
+        Ok(Compressor::Zstd) => zstandard::decompress(digest.size(), request.data.clone())?,
+        Ok(Compressor::Deflate | Compressor::Brotli) | Err(_) => {
+            let message = format!("blob {digest} is compressed in a way that the capabilities do not list");
+            return Err(Error::invalid(message));
+        }
+    };
+    if digest.size() != content.len() as u64 {
+        return Err(Error::invalid(format!("blob {digest} came with {} bytes", content.len())));
     }
-    if digest.size() != request.data.len() as u64 {
-        let message = format!("blob {digest} came with {} bytes", request.data.len());
-        return Err(Error::invalid(message));
-    }
-    Ok(digest)
+    Ok((digest, content))
+}
+
+/// The same blobs, those compressed that get much smaller.
+async fn compressed(mut responses: Vec<ReadOne>) -> Result<Vec<ReadOne>> {
+    tasks::blocking(move || {
+        let blobs: Vec<Bytes> = responses.iter().map(|response| response.data.clone()).collect();
+        for (response, compressed) in responses.iter_mut().zip(zstandard::compress_all(&blobs)?) {
+            if let Some(compressed) = compressed {
+                response.data = compressed;
+                response.compressor = Compressor::Zstd.into();
+            }
+        }
+        Ok(responses)
+    })
+    .await
 }
 
 fn check_batch(bytes: u64) -> Result<()> {

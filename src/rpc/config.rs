@@ -16,6 +16,20 @@ pub struct Config {
     pub timeout_max: Duration,
 }
 
+/// `[http]`: the cache over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Whether what is put under `/ac/` must be an action result, and is found only while all of its outputs are in the CAS.
+    pub validate_results: bool,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { validate_results: true }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         // Bazel's longest test timeout, `eternal`, is an hour.

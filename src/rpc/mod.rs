@@ -16,16 +16,18 @@ mod capabilities;
 mod cas;
 mod config;
 mod execution;
+mod http;
 mod inline;
 mod names;
 mod operations;
 mod routes;
 mod settle;
+mod split;
 mod uploads;
 mod workers;
 
 pub use assets::{Assets, Stored};
-pub use config::Config;
+pub use config::{Config, Http};
 pub use instance::Instances;
 pub use routes::{client_routes, worker_routes};
 pub use settle::Settler;
@@ -39,6 +41,7 @@ pub struct Farm {
     pub scheduler: Handle,
     pub instances: Arc<Instances>,
     pub config: Arc<Config>,
+    pub http: Http,
     pub uploads: Uploads,
     pub assets: Assets,
 }

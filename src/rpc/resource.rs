@@ -1,8 +1,9 @@
 //! Resource names of the ByteStream service (REv2, `ContentAddressableStorage`), parsed once.
 //!
 //! `{instance}/blobs/{function/}{hash}/{size}` names a blob to read,
-//! `{instance}/uploads/{uuid}/blobs/{function/}{hash}/{size}{/anything}` one to write. An instance name may have slashes, but none
-//! of the reserved segments, so the first reserved segment ends it.
+//! `{instance}/uploads/{uuid}/blobs/{function/}{hash}/{size}{/anything}` one to write; `compressed-blobs/zstd` in place of `blobs`
+//! means that it is compressed on the wire. An instance name may have slashes, but none of the reserved segments, so the first
+//! reserved segment ends it.
 
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
@@ -14,11 +15,19 @@ pub const RESERVED: [&str; 7] =
 /// Longest resource name that is looked at, in bytes: hash, uuid and size need under 200; the rest is the instance's name.
 const LENGTH_MAX: usize = 4096;
 
+/// The form of a blob on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Form {
+    Plain,
+    Zstd,
+}
+
 /// A blob to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     pub instance: String,
     pub digest: Digest,
+    pub form: Form,
 }
 
 /// A blob to write, and the client's name for this upload.
@@ -27,6 +36,7 @@ pub struct Write {
     pub instance: String,
     pub upload: String,
     pub digest: Digest,
+    pub form: Form,
 }
 
 impl Read {
@@ -34,12 +44,8 @@ impl Read {
     /// `Invalid` with the expected form, `Unsupported` for a compression.
     pub fn parse(name: &str) -> Result<Self> {
         let (instance, rest) = split_instance(name)?;
-        let digest = match rest.as_slice() {
-            ["blobs", rest @ ..] => parse_digest(name, rest, Trailing::Refused)?,
-            ["compressed-blobs", compressor, ..] => return Err(uncompressed_only(compressor)),
-            _ => return Err(malformed(name)),
-        };
-        Ok(Self { instance, digest })
+        let (form, rest) = split_form(name, &rest)?;
+        Ok(Self { instance, digest: parse_digest(name, rest, Trailing::Refused)?, form })
     }
 }
 
@@ -48,17 +54,15 @@ impl Write {
     /// `Invalid` with the expected form, `Unsupported` for a compression.
     pub fn parse(name: &str) -> Result<Self> {
         let (instance, rest) = split_instance(name)?;
-        let ["uploads", upload, kind, rest @ ..] = rest.as_slice() else {
+        let ["uploads", upload, rest @ ..] = rest.as_slice() else {
             return Err(malformed(name));
         };
-        match *kind {
-            "blobs" if !upload.is_empty() => {
-                let digest = parse_digest(name, rest, Trailing::Ignored)?;
-                Ok(Self { instance, upload: (*upload).to_owned(), digest })
-            }
-            "compressed-blobs" => Err(uncompressed_only(rest.first().unwrap_or(&""))),
-            _ => Err(malformed(name)),
+        let (form, rest) = split_form(name, rest)?;
+        if upload.is_empty() {
+            return Err(malformed(name));
         }
+        let digest = parse_digest(name, rest, Trailing::Ignored)?;
+        Ok(Self { instance, upload: (*upload).to_owned(), digest, form })
     }
 }
 
@@ -81,6 +85,15 @@ fn split_instance(name: &str) -> Result<(String, Vec<&str>)> {
         return Err(malformed(name));
     }
     Ok((instance, segments[start..].to_vec()))
+}
+
+fn split_form<'a>(name: &str, segments: &'a [&'a str]) -> Result<(Form, &'a [&'a str])> {
+    match segments {
+        ["blobs", rest @ ..] => Ok((Form::Plain, rest)),
+        ["compressed-blobs", "zstd", rest @ ..] => Ok((Form::Zstd, rest)),
+        ["compressed-blobs", compressor, ..] => Err(not_offered(compressor)),
+        _ => Err(malformed(name)),
+    }
 }
 
 fn parse_digest(name: &str, segments: &[&str], trailing: Trailing) -> Result<Digest> {
@@ -106,7 +119,7 @@ fn malformed(name: &str) -> Error {
     ))
 }
 
-fn uncompressed_only(compressor: &str) -> Error {
+fn not_offered(compressor: &str) -> Error {
     let shown: String = compressor.chars().take(20).collect();
     Error::new(
         Kind::Unsupported,
@@ -165,14 +178,16 @@ mod tests {
 
     #[test]
     fn a_compression_that_is_not_offered_is_named() {
-        let error = Read::parse(&format!("compressed-blobs/zstd/{HASH}/3")).unwrap_err();
+        let error = Read::parse(&format!("compressed-blobs/brotli/{HASH}/3")).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.to_string().contains("`zstd`"));
+        assert!(error.to_string().contains("`brotli`"));
+        let error = Write::parse(&format!("uploads/u/compressed-blobs/deflate/{HASH}/3")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
     }
 
     proptest! {
         #[test]
-        fn parsing_never_panics(name in "(uploads|blobs|blake3|vso|[a-f0-9]{64}|-?[0-9]{0,22}|/|.){0,12}") {
+        fn parsing_never_panics(name in "(uploads|blobs|compressed-blobs|zstd|blake3|vso|[a-f0-9]{64}|-?[0-9]{0,22}|/|.){0,12}") {
             let _ = (Read::parse(&name), Write::parse(&name));
         }
 
@@ -184,10 +199,12 @@ mod tests {
             prop_assume!(!instance.split('/').any(|segment| RESERVED.contains(&segment)));
             let digest = function.hash(&content);
             let prefix = if instance.is_empty() { String::new() } else { format!("{instance}/") };
-            let read = Read::parse(&format!("{prefix}blobs/{digest}")).unwrap();
-            prop_assert_eq!(&read, &Read { instance: instance.clone(), digest });
-            let write = Write::parse(&format!("{prefix}uploads/u/blobs/{digest}")).unwrap();
-            prop_assert_eq!(write, Write { instance, upload: "u".into(), digest });
+            for (form, segments) in [(Form::Plain, "blobs"), (Form::Zstd, "compressed-blobs/zstd")] {
+                let read = Read::parse(&format!("{prefix}{segments}/{digest}")).unwrap();
+                prop_assert_eq!(&read, &Read { instance: instance.clone(), digest, form });
+                let write = Write::parse(&format!("{prefix}uploads/u/{segments}/{digest}")).unwrap();
+                prop_assert_eq!(write, Write { instance: instance.clone(), upload: "u".into(), digest, form });
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::proto::worker::workers_server::WorkersServer;
 
 use crate::store::RESULT_MAX;
 
-use super::Farm;
+use super::{Farm, http};
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
 /// of digests, and a question after 50,000 digests has 3.6 MiB.
@@ -36,7 +36,7 @@ pub async fn client_routes(farm: &Farm) -> Result<Routes> {
     reporter.set_serving::<ExecutionServer<Farm>>().await;
     reporter.set_serving::<ContentAddressableStorageServer<Farm>>().await;
     reporter.set_serving::<ActionCacheServer<Farm>>().await;
-    Ok(Routes::new(health)
+    let services = Routes::new(health)
         .add_service(CapabilitiesServer::new(farm.clone()))
         .add_service(
             ContentAddressableStorageServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -48,7 +48,8 @@ pub async fn client_routes(farm: &Farm) -> Result<Routes> {
         .add_service(FetchServer::new(farm.assets.clone()))
         .add_service(PushServer::new(farm.assets.clone()))
         .add_service(reflection().build_v1().map_err(unreflected)?)
-        .add_service(reflection().build_v1alpha().map_err(unreflected)?))
+        .add_service(reflection().build_v1alpha().map_err(unreflected)?);
+    Ok(http::beside(services, farm.clone()))
 }
 
 /// The service for workers. Whoever reaches it may hand in results, so it is never on the clients' listener.

@@ -11,13 +11,12 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::WriteRequest;
-use crate::store::{Blob, Cas, Chunks};
+use crate::store::{Blob, Cas, Chunks, zstandard};
 use crate::tasks;
 
-use super::resource;
+use super::resource::{self, Form};
 
 /// Parked uploads that are kept. Each holds a temporary file, so they are worth a bound; one more drops none but is not kept itself.
 const PARKED_MAX: usize = 1024;
@@ -40,13 +39,16 @@ pub struct Uploads {
 #[derive(Debug)]
 pub struct Upload {
     name: resource::Write,
+    /// The name as the client wrote it, which it may repeat with every message.
+    text: String,
     session: Option<Session>,
     uploads: Uploads,
 }
 
 #[derive(Debug)]
 struct Session {
-    committed: u64,
+    /// Bytes that have come, in the form that they have on the wire.
+    position: u64,
     sender: mpsc::Sender<Bytes>,
     stored: oneshot::Receiver<Result<()>>,
     state: State,
@@ -60,37 +62,39 @@ enum State {
 }
 
 impl Uploads {
-    /// Goes on with a parked upload, or begins a new one at offset 0.
+    /// Goes on with a parked upload, or begins a new one at offset 0, as the `first` message says.
     ///
     /// # Errors
     /// `Invalid` when the offset is not where the upload stands.
-    pub fn begin(&self, cas: &Cas, name: &resource::Write, offset: i64) -> Result<Upload> {
-        let parked = self.lock().remove(name);
+    pub fn begin(&self, cas: &Cas, name: resource::Write, first: &WriteRequest) -> Result<Upload> {
+        let offset = first.write_offset;
+        let parked = self.lock().remove(&name);
         let session = match parked.filter(Session::is_alive) {
-            _ if offset == 0 => Session::start(cas.clone(), name.digest),
-            Some(session) if i64::try_from(session.committed) == Ok(offset) => session,
+            _ if offset == 0 => Session::start(cas.clone(), &name),
+            Some(session) if i64::try_from(session.position) == Ok(offset) => session,
             other => {
-                let committed = other.as_ref().map_or(0, |session| session.committed);
-                self.park(name.clone(), other);
-                return Err(Error::invalid(format!(
-                    "write offset {offset}, but {committed} bytes are committed"
-                )));
+                let committed = other.as_ref().map_or(0, |session| session.position);
+                self.park(name, other);
+                return Err(misplaced(offset, committed));
             }
         };
-        Ok(Upload { name: name.clone(), session: Some(session), uploads: self.clone() })
+        let text = first.resource_name.clone();
+        Ok(Upload { name, text, session: Some(session), uploads: self.clone() })
     }
 
     /// How much of a parked upload is here, in bytes.
     pub fn committed(&self, name: &resource::Write) -> Option<u64> {
-        self.lock().get(name).filter(|session| session.is_alive()).map(|session| session.committed)
+        self.lock().get(name).filter(|session| session.is_alive()).map(|session| session.position)
     }
 
     fn park(&self, name: resource::Write, session: Option<Session>) {
-        let Some(session) = session.filter(Session::is_alive) else { return };
+        // A compressed upload has no place where it could go on: its offset counts compressed bytes, that of the next one others.
+        let is_resumable = name.form == Form::Plain;
+        let Some(session) = session.filter(|session| is_resumable && session.is_alive()) else { return };
         let mut parked = self.lock();
         parked.retain(|_, session| session.is_alive());
         // A handler whose connection died unnoticed may come late; what the client has sent since stays.
-        let is_further = parked.get(&name).is_none_or(|other| other.committed < session.committed);
+        let is_further = parked.get(&name).is_none_or(|other| other.position < session.position);
         if is_further && parked.len() < PARKED_MAX {
             parked.insert(name, session);
         }
@@ -102,82 +106,125 @@ impl Uploads {
 }
 
 impl Upload {
-    /// Bytes that are here, in all.
+    pub fn name(&self) -> &resource::Write {
+        &self.name
+    }
+
+    /// Bytes of the blob that are here and need not be sent again.
     pub fn committed(&self) -> u64 {
-        self.session.as_ref().map_or(0, |session| session.committed)
+        match self.name.form {
+            Form::Plain => self.position(),
+            Form::Zstd => 0,
+        }
     }
 
     /// Whether nothing more is needed of the client.
     pub fn is_complete(&self) -> bool {
-        let is_stored = self.session.as_ref().is_some_and(|session| session.state == State::Stored);
-        is_stored || self.committed() == self.name.digest.size()
+        self.is_stored() || (self.name.form == Form::Plain && self.position() == self.name.digest.size())
     }
 
-    /// Whether `message` continues this upload.
+    /// Whether the store had the blob before all of it had come.
+    pub fn is_stored(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.state == State::Stored)
+    }
+
+    /// Takes the next message.
     ///
     /// # Errors
-    /// `Invalid` with what is wrong; the upload ends then, since its client is confused.
-    pub fn check(&mut self, message: &WriteRequest) -> Result<()> {
-        let problem = self.problem(message);
-        if problem.is_some() {
+    /// `Invalid` when the message does not continue this upload, which ends it, since its client is confused; and what the store
+    /// says of the blob.
+    pub async fn take(&mut self, message: WriteRequest) -> Result<()> {
+        let sent = match self.check(&message) {
+            Ok(()) => self.session_mut().send(message.data).await,
+            refused @ Err(_) => refused,
+        };
+        if sent.is_err() {
             self.session = None;
         }
-        problem.map_or(Ok(()), |problem| Err(Error::invalid(problem)))
+        sent
     }
 
-    fn problem(&self, message: &WriteRequest) -> Option<String> {
-        let (committed, size) = (self.committed(), self.name.digest.size());
-        if i64::try_from(committed) != Ok(message.write_offset) {
-            return Some(format!(
-                "write offset {}, but {committed} bytes are committed",
-                message.write_offset
-            ));
-        }
-        if !message.resource_name.is_empty()
-            && resource::Write::parse(&message.resource_name).ok() != Some(self.name.clone())
-        {
-            return Some("the resource name changed within one write".to_owned());
-        }
-        let end = committed + message.data.len() as u64;
-        if end > size {
-            return Some(format!("blob {} has {size} bytes, but {end} were sent", self.name.digest));
-        }
-        if message.finish_write && end < size {
-            return Some(format!(
-                "blob {} has {size} bytes, but the write finished after {end}",
-                self.name.digest
-            ));
-        }
-        None
-    }
-
-    /// Hands a piece on to the store.
+    /// Waits until the store wants no more, which is when it has the blob already or refuses it.
     ///
     /// # Errors
     /// What the store says of the blob.
-    pub async fn send(&mut self, data: Bytes) -> Result<()> {
-        let session = self.session.as_mut().expect("an upload that ended is not sent to");
-        let size = data.len() as u64;
-        let result = session.send(data).await;
-        match result {
-            Ok(()) => session.committed += size,
-            Err(_) => self.session = None,
+    pub async fn settled(&mut self) -> Result<()> {
+        let settled = self.session_mut().settled().await;
+        if settled.is_err() {
+            self.session = None;
         }
-        result
+        settled
     }
 
-    /// Waits until the blob is stored and returns its size in bytes.
+    /// Waits until the blob is stored and returns the size that the client is told.
     ///
     /// # Errors
     /// What the store says of the blob: a wrong hash, no room.
-    pub async fn finish(mut self) -> Result<u64> {
+    pub async fn finish(mut self) -> Result<i64> {
         let session = self.session.take().expect("an upload that ended is not finished");
         drop(session.sender);
         if session.state == State::Receiving {
             outcome(session.stored).await?;
         }
-        Ok(self.name.digest.size())
+        Ok(match session.state {
+            State::Receiving => to_wire(session.position),
+            State::Stored => not_needed(&self.name),
+        })
     }
+
+    fn position(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.position)
+    }
+
+    fn session_mut(&mut self) -> &mut Session {
+        self.session.as_mut().expect("an upload that ended is not used")
+    }
+
+    fn check(&self, message: &WriteRequest) -> Result<()> {
+        if !message.resource_name.is_empty() && message.resource_name != self.text {
+            return Err(Error::invalid("the resource name changed within one write"));
+        }
+        check(&self.name, self.position(), message)
+    }
+}
+
+/// Whether `message` may follow the first `position` bytes of an upload.
+///
+/// # Errors
+/// `Invalid` with what is wrong.
+pub(super) fn check(name: &resource::Write, position: u64, message: &WriteRequest) -> Result<()> {
+    if i64::try_from(position) != Ok(message.write_offset) {
+        return Err(misplaced(message.write_offset, position));
+    }
+    let (digest, size, end) = (name.digest, name.digest.size(), position + message.data.len() as u64);
+    let problem = match name.form {
+        Form::Plain if end > size => format!("blob {digest} has {size} bytes, but {end} were sent"),
+        Form::Plain if message.finish_write && end < size => {
+            format!("blob {digest} has {size} bytes, but the write finished after {end}")
+        }
+        Form::Zstd if end > zstandard::compressed_max(size) => {
+            format!("blob {digest} has {size} bytes, but its compressed form has more than {end}")
+        }
+        Form::Plain | Form::Zstd => return Ok(()),
+    };
+    Err(Error::invalid(problem))
+}
+
+fn misplaced(offset: i64, committed: u64) -> Error {
+    Error::invalid(format!("write offset {offset}, but {committed} bytes are committed"))
+}
+
+/// What the client is told of an upload that the farm did not need to its end (REv2, `ContentAddressableStorage`).
+pub(super) fn not_needed(name: &resource::Write) -> i64 {
+    match name.form {
+        Form::Plain => to_wire(name.digest.size()),
+        Form::Zstd => -1,
+    }
+}
+
+/// A size for a message.
+pub(super) fn to_wire(size: u64) -> i64 {
+    i64::try_from(size).expect("the size of a digest came from an i64, and no upload is much longer")
 }
 
 impl Drop for Upload {
@@ -187,24 +234,38 @@ impl Drop for Upload {
 }
 
 impl Session {
-    fn start(cas: Cas, digest: Digest) -> Self {
+    fn start(cas: Cas, name: &resource::Write) -> Self {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let (done, stored) = oneshot::channel();
-        let blob = Blob::Stream { size: digest.size(), chunks: chunks(receiver) };
+        let (digest, size) = (name.digest, name.digest.size());
+        let chunks = match name.form {
+            Form::Plain => chunks(receiver),
+            Form::Zstd => zstandard::decompressed(size, chunks(receiver)),
+        };
         tasks::spawn("upload", async move {
             // Nobody may be waiting for the answer: then the blob is stored all the same.
-            let _ = done.send(cas.put(&digest, blob).await);
+            let _ = done.send(cas.put(&digest, Blob::Stream { size, chunks }).await);
         });
-        Self { committed: 0, sender, stored, state: State::Receiving }
+        Self { position: 0, sender, stored, state: State::Receiving }
     }
 
     async fn send(&mut self, mut data: Bytes) -> Result<()> {
+        self.position += data.len() as u64;
         while !data.is_empty() && self.state == State::Receiving {
             let piece = data.split_to(data.len().min(PIECE_BYTES_MAX));
             if self.sender.send(piece).await.is_err() {
-                outcome(&mut self.stored).await?;
-                self.state = State::Stored;
+                self.settled().await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until the store takes no more.
+    async fn settled(&mut self) -> Result<()> {
+        if self.state == State::Receiving {
+            self.sender.closed().await;
+            outcome(&mut self.stored).await?;
+            self.state = State::Stored;
         }
         Ok(())
     }

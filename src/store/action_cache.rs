@@ -57,6 +57,25 @@ impl ActionCache {
         self.store.put(&Key::Action(key.clone()), Blob::Whole(Bytes::from(result.encode_to_vec()))).await
     }
 
+    /// The bytes under `key` as they were put, whatever they are; `None` if they are absent.
+    ///
+    /// # Errors
+    /// `Exhausted` when there are more than [`RESULT_MAX`], and what the store reports.
+    pub async fn raw(&self, key: &ActionKey) -> Result<Option<Bytes>> {
+        match self.store.get(&Key::Action(key.clone()), 0..).await? {
+            Some(blob) => Ok(Some(blob.into_bytes(RESULT_MAX).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Stores or replaces bytes that need be no result; `get` does not see those that are none.
+    ///
+    /// # Errors
+    /// `Exhausted` when there is no room.
+    pub async fn put_raw(&self, key: &ActionKey, bytes: Bytes) -> Result<()> {
+        self.store.put(&Key::Action(key.clone()), Blob::Whole(bytes)).await
+    }
+
     /// Forgets a result, for an operator.
     ///
     /// # Errors
@@ -138,7 +157,7 @@ fn charge(budget: u64, size: u64) -> Result<u64> {
 
 /// The files of all directories of a tree, or `None` if the tree is absent.
 async fn files_of_tree(cas: &Cas, digest: &Digest) -> Result<Option<Vec<Digest>>> {
-    let Some(tree) = cas.message::<rev2::Tree>(digest).await? else { return Ok(None) };
+    let Some(tree) = tree::message(cas, digest).await? else { return Ok(None) };
     let mut named = Vec::new();
     for directory in tree.root.iter().chain(&tree.children) {
         named.extend(tree::files(digest.function(), directory)?);

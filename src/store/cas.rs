@@ -40,6 +40,19 @@ impl Cas {
         Ok(blob.filter(|blob| blob.size() == digest.size() - offset))
     }
 
+    /// The digest of the blob with this hash, if a store that can tell has it.
+    ///
+    /// # Errors
+    /// `Invalid` when the hash is none of `function`, and what the store reports.
+    pub async fn locate(&self, function: Function, hash: &str) -> Result<Option<Digest>> {
+        let unsized_digest = Digest::parse(function, hash, 0)?;
+        if is_the_empty_blob(&unsized_digest) {
+            return Ok(Some(unsized_digest));
+        }
+        let size = self.store.size_of(function, unsized_digest.hash()).await?;
+        Ok(size.map(|size| Digest::new(function, unsized_digest.hash(), size)))
+    }
+
     /// The whole blob in memory, or `None` if it is absent.
     ///
     /// # Errors

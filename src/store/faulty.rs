@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{Blob, Chunks, Key, Store};
+use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 
 /// How often what goes wrong, each from 0 (never) to 1 (always).
@@ -110,6 +111,11 @@ impl Store for Faulty {
         self.fail(self.rates.before)?;
         self.inner.remove(key).await?;
         self.fail(self.rates.after)
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.fail(self.rates.before)?;
+        self.inner.size_of(function, hash).await
     }
 }
 

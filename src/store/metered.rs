@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Blob, Key, Store};
+use crate::digest::Function;
 use crate::error::Result;
 use crate::metrics::{Counter, STORE_BYTES, STORE_CALLS};
 
@@ -91,6 +92,10 @@ impl Store for Metered {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.inner.remove(key).await
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.inner.size_of(function, hash).await
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

@@ -6,6 +6,7 @@ mod action_cache;
 mod assets;
 mod blob;
 mod cas;
+pub mod chunking;
 mod config;
 #[cfg(test)]
 mod contract;
@@ -24,6 +25,8 @@ pub mod redis;
 mod servers;
 pub mod tree;
 mod verified;
+mod weight;
+pub mod zstandard;
 
 use std::ops::RangeFrom;
 use std::sync::Arc;
@@ -100,6 +103,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets what is stored under `key`: for a damaged copy, or a result that an operator withdraws. What is absent is no error.
     async fn remove(&self, key: &Key) -> Result<()>;
+
+    /// The size in bytes of the blob with this hash, for protocols whose names lack it. `None` if it is absent, or if this store finds
+    /// blobs by their whole digest only.
+    async fn size_of(&self, _function: Function, _hash: &[u8]) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// Stores many small blobs, each as [`Store::put`] would; the results are in their order. A leaf that commits in groups
     /// takes them as one.

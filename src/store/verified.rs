@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Blob, CHUNK_BYTES, Chunks, Key, Store};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Function, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::tasks::{self, Blocking};
 
@@ -91,6 +91,10 @@ impl Store for Verified {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.inner.remove(key).await
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.inner.size_of(function, hash).await
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
@@ -228,7 +232,6 @@ impl Hashing {
 mod tests {
     use super::super::Memory;
     use super::*;
-    use crate::digest::Function;
 
     fn forms(content: &[u8]) -> [Blob; 2] {
         let pieces: Vec<_> = content.chunks(3).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();

@@ -8,7 +8,7 @@ use super::command::{Command, Expected, digest, join};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::proto::rev2;
-use crate::store::Cas;
+use crate::store::{Cas, tree};
 
 /// Directory messages that are fetched at the same time.
 const FETCHES_MAX: usize = 32;
@@ -161,7 +161,7 @@ async fn fetch_level(
     let wanted: Vec<Digest> = wanted.into_iter().filter(|digest| !known.contains_key(digest)).collect();
     let mut fetches = stream::iter(wanted)
         .map(|digest| async move {
-            let message = cas.message::<rev2::Directory>(&digest).await;
+            let message = tree::directory(cas, &digest).await;
             message.context(|| format!("read directory {digest}")).map(|directory| (digest, directory))
         })
         .buffer_unordered(FETCHES_MAX);

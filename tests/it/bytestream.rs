@@ -186,8 +186,8 @@ async fn malformed_names_are_refused_with_the_form() {
         let message = WriteRequest { resource_name: name.into(), finish_write: true, ..Default::default() };
         assert_eq!(client.write(vec![message]).await.unwrap_err().code(), Code::InvalidArgument);
     }
-    let zstd = format!("compressed-blobs/zstd/{}/3", "a".repeat(64));
-    assert_eq!(client.read(&zstd, 0, 0).await.unwrap_err().code(), Code::Unimplemented);
+    let brotli = format!("compressed-blobs/brotli/{}/3", "a".repeat(64));
+    assert_eq!(client.read(&brotli, 0, 0).await.unwrap_err().code(), Code::Unimplemented);
     assert_eq!(client.write(vec![]).await.unwrap_err().code(), Code::InvalidArgument);
 }
 

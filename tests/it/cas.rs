@@ -15,16 +15,24 @@ use crate::client::Client;
 use crate::farm::Farm;
 
 #[tokio::test]
-async fn capabilities_announce_2_0_to_2_12_and_both_functions() {
+async fn capabilities_announce_2_0_to_2_12_and_all_that_is_offered() {
     let farm = Farm::start();
     let mut client = CapabilitiesClient::new(farm.channel().await);
     let answer = client.get_capabilities(GetCapabilitiesRequest::default()).await.unwrap().into_inner();
     let (low, high) = (answer.low_api_version.unwrap(), answer.high_api_version.unwrap());
     assert_eq!(((low.major, low.minor), (high.major, high.minor)), ((2, 0), (2, 12)));
     let cache = answer.cache_capabilities.unwrap();
-    let functions =
-        [rev2::digest_function::Value::Sha256 as i32, rev2::digest_function::Value::Blake3 as i32];
+    let functions = Function::ALL.map(|function| function.to_proto() as i32);
+    assert_eq!((functions.len(), functions[0]), (10, rev2::digest_function::Value::Sha256 as i32));
     assert_eq!(cache.digest_functions, functions);
+    assert!(cache.split_blob_support && cache.splice_blob_support);
+    let parameters = cache.fast_cdc_2020_params.unwrap();
+    assert_eq!((parameters.avg_chunk_size_bytes, parameters.seed), (512 << 10, 0));
+    let zstd = [rev2::compressor::Value::Zstd as i32];
+    assert_eq!(
+        (&cache.supported_compressors[..], &cache.supported_batch_update_compressors[..]),
+        (&zstd[..], &zstd[..])
+    );
     assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
     assert!((3 << 20..=4 << 20).contains(&cache.max_batch_total_size_bytes));
     let execution = answer.execution_capabilities.unwrap();

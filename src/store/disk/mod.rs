@@ -60,8 +60,9 @@ pub use self::space::default_size;
 use self::unsettled::Unsettled;
 use self::writer::{CHANGES_BYTES_MAX, CHANGES_MAX, Change, Content, Request, Writer};
 use super::index::Origin;
-use super::name::Name;
+use super::name::{Family, Name};
 use super::{Blob, Key, Pins, Store};
+use crate::digest::Function;
 use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 
@@ -456,6 +457,12 @@ impl Store for Disk {
     async fn remove(&self, key: &Key) -> Result<()> {
         let name = Name::from(key);
         self.ask(|done| Request::Remove { name, done }).await?
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
+        let shared = self.shared();
+        tasks::blocking(move || shared.ledger.size(&name)).await
     }
 
     /// Small blobs go to the writer in groups instead of one by one.

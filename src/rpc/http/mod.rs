@@ -1,0 +1,217 @@
+//! The cache over plain HTTP, for `bazel --remote_cache=http://…` and other simple clients: `/cas/{hash}` and `/ac/{hash}` with
+//! GET, HEAD and PUT, both also below an instance's name.
+//!
+//! The function of a hash is the one that its length implies, so BLAKE3 is not to be had here. A name under `/ac/` has no size: its
+//! result is kept under the digest of size 0, which no action has, and gRPC clients do not see it.
+
+mod answer;
+mod range;
+
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use http_body::Body;
+use prost::Message;
+use tonic::service::Routes;
+
+use crate::digest::{Digest, Function};
+use crate::error::{Error, Kind, Result};
+use crate::proto::rev2::ActionResult;
+use crate::store::{ActionKey, Blob, Chunks, RESULT_MAX};
+
+use self::answer::Refusal;
+use self::range::Range;
+use super::{Farm, bytestream, cas};
+
+/// The longest path: that of an instance's name and a hash is below.
+const PATH_BYTES_MAX: usize = 1024;
+
+/// How long a body may pause.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// The services and, for all that is not theirs, plain HTTP.
+pub(super) fn beside(services: Routes, farm: Farm) -> Routes {
+    let router = services.into_axum_router();
+    Routes::from(router.fallback(move |request: Request| serve(farm, request)))
+}
+
+async fn serve(farm: Farm, request: Request) -> Response {
+    if is_grpc(request.headers()) {
+        return tonic::Status::unimplemented("there is no such method").into_http();
+    }
+    farm.handle(request).await.unwrap_or_else(answer::refuse)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What a path names.
+struct Name {
+    instance: String,
+    cache: Cache,
+    hash: String,
+}
+
+enum Cache {
+    Blobs,
+    Results,
+}
+
+impl Name {
+    /// Reads `/{instance/}cas/{hash}` and `/{instance/}ac/{hash}`.
+    fn parse(path: &str) -> Option<Self> {
+        let path = path.strip_prefix('/').filter(|path| path.len() <= PATH_BYTES_MAX)?;
+        let (rest, hash) = path.rsplit_once('/')?;
+        let (instance, cache) = rest.rsplit_once('/').unwrap_or(("", rest));
+        let cache = match cache {
+            "cas" => Cache::Blobs,
+            "ac" => Cache::Results,
+            _ => return None,
+        };
+        Some(Self { instance: instance.to_owned(), cache, hash: hash.to_owned() })
+    }
+
+    fn function(&self) -> Function {
+        Function::of_length(self.hash.len())
+    }
+
+    fn digest(&self, size: u64) -> Result<Digest> {
+        let size = i64::try_from(size).map_err(|_| Error::invalid("the content is too long"))?;
+        Ok(Digest::parse(self.function(), &self.hash, size)?)
+    }
+
+    fn key(&self) -> Result<ActionKey> {
+        Ok(ActionKey { instance: self.instance.as_str().into(), digest: self.digest(0)? })
+    }
+}
+
+impl Farm {
+    async fn handle(&self, request: Request) -> Result<Response, Refusal> {
+        let name = Name::parse(request.uri().path()).ok_or(Refusal::NoSuchPath)?;
+        self.instances.check(&name.instance)?;
+        let method = request.method().clone();
+        match (&name.cache, method) {
+            (Cache::Blobs, Method::GET) => self.get_blob(&name, request.headers()).await,
+            (Cache::Blobs, Method::HEAD) => self.head_blob(&name).await,
+            (Cache::Blobs, Method::PUT) => self.put_blob(&name, request).await,
+            (Cache::Results, Method::GET) => Ok(answer::whole(self.get_result(&name).await?)),
+            (Cache::Results, Method::HEAD) => Ok(answer::head(self.get_result(&name).await?.len() as u64)),
+            (Cache::Results, Method::PUT) => self.put_result(&name, request).await,
+            (Cache::Blobs | Cache::Results, _) => Err(Refusal::Method),
+        }
+    }
+
+    async fn get_blob(&self, name: &Name, headers: &HeaderMap) -> Result<Response, Refusal> {
+        let digest = self.located(name).await?;
+        let size = digest.size();
+        let range = Range::parse(headers.get(header::RANGE), size);
+        let (start, length) = match range {
+            Range::All => (0, size),
+            Range::Part { start, length } => (start, length),
+            Range::Unsatisfiable => return Err(Refusal::Range(size)),
+        };
+        let blob = self.cas.open(&digest, start).await?.ok_or_else(|| cas::absent(&digest))?;
+        let chunks = match range {
+            Range::Part { .. } => bytestream::limited(blob.into_chunks(), length),
+            Range::All | Range::Unsatisfiable => blob.into_chunks(),
+        };
+        Ok(answer::streamed(chunks, &range, size))
+    }
+
+    async fn head_blob(&self, name: &Name) -> Result<Response, Refusal> {
+        let digest = self.located(name).await?;
+        // Whoever asks relies on the answer, so the blob is looked at and kept for a while.
+        if !self.cas.missing(&[digest]).await?.is_empty() {
+            return Err(cas::absent(&digest).into());
+        }
+        Ok(answer::head(digest.size()))
+    }
+
+    async fn located(&self, name: &Name) -> Result<Digest> {
+        let located = self.cas.locate(name.function(), &name.hash).await?;
+        located.ok_or_else(|| Error::new(Kind::NotFound, format!("blob {} is not in the CAS", name.hash)))
+    }
+
+    async fn put_blob(&self, name: &Name, request: Request) -> Result<Response, Refusal> {
+        let digest = name.digest(content_length(&request)?)?;
+        let mut chunks = body(request);
+        if self.cas.missing(&[digest]).await?.is_empty() {
+            // Clients of HTTP/1.1 take an answer before the end of their body for a failure.
+            while chunks.try_next().await?.is_some() {}
+        } else {
+            self.cas.put(&digest, Blob::Stream { size: digest.size(), chunks }).await?;
+        }
+        Ok(answer::stored())
+    }
+
+    async fn get_result(&self, name: &Name) -> Result<Bytes> {
+        let key = name.key()?;
+        let bytes = if self.http.validate_results {
+            self.action_cache.get(&key).await?.map(|result| result.encode_to_vec().into())
+        } else {
+            self.action_cache.raw(&key).await?
+        };
+        let absent = || Error::new(Kind::NotFound, format!("no result of action {} is cached", name.hash));
+        bytes.ok_or_else(absent)
+    }
+
+    async fn put_result(&self, name: &Name, request: Request) -> Result<Response, Refusal> {
+        let key = name.key()?;
+        let size = content_length(&request)?;
+        if size > RESULT_MAX {
+            return Err(Refusal::TooLarge(RESULT_MAX));
+        }
+        let bytes = Blob::Stream { size, chunks: body(request) }.into_bytes(RESULT_MAX).await?;
+        if self.http.validate_results {
+            let result = ActionResult::decode(bytes)
+                .map_err(|error| Error::invalid("the content is not an action result").with_source(error))?;
+            self.action_cache.put(&key, &result).await?;
+        } else {
+            self.action_cache.put_raw(&key, bytes).await?;
+        }
+        Ok(answer::stored())
+    }
+}
+
+/// The length must be known before the content comes: a digest has a size, and the store keeps room for it.
+fn content_length(request: &Request) -> Result<u64, Refusal> {
+    request.body().size_hint().exact().ok_or(Refusal::LengthRequired)
+}
+
+/// The content as it comes; a client that falls silent ends it.
+fn body(request: Request) -> Chunks {
+    let broken = |error| Error::new(Kind::Cancelled, "the client's content broke off").with_source(error);
+    let pieces = request.into_body().into_data_stream().map_err(broken).boxed();
+    futures_util::stream::try_unfold(pieces, |mut pieces| async move {
+        let silent =
+            |_| Error::new(Kind::Cancelled, format!("the client sent nothing for {} s", IDLE_MAX.as_secs()));
+        let piece: Option<Bytes> =
+            tokio::time::timeout(IDLE_MAX, pieces.try_next()).await.map_err(silent)??;
+        Ok(piece.map(|piece| (piece, pieces)))
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_an_instance_a_cache_and_a_hash() {
+        for (path, instance) in [("/cas/ab", ""), ("/main/ac/ab", "main"), ("/a/cas/b/cas/ab", "a/cas/b")] {
+            let name = Name::parse(path).unwrap();
+            assert_eq!((name.instance.as_str(), name.hash.as_str()), (instance, "ab"), "{path}");
+            assert_eq!(matches!(name.cache, Cache::Results), path.contains("/ac/"));
+        }
+        for path in ["", "/", "/cas", "/cas/ab/more", "/favicon.ico", "cas/ab", "/x.Y/Method"] {
+            assert!(Name::parse(path).is_none(), "{path}");
+        }
+        assert!(Name::parse(&format!("/{}/cas/ab", "a".repeat(PATH_BYTES_MAX))).is_none());
+    }
+}
