@@ -61,6 +61,11 @@ impl Function {
         }
     }
 
+    /// The function of a name as the protocol has it, in capitals or not.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|function| function.to_proto().as_str_name().eq_ignore_ascii_case(name))
+    }
+
     /// Bytes of a hash.
     pub fn hash_bytes(self) -> usize {
         match self {

@@ -16,6 +16,7 @@ mod execution;
 mod farm;
 mod lifecycle;
 mod operations;
+mod operator;
 mod origin;
 mod sandbox;
 mod worker;
