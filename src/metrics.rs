@@ -101,6 +101,20 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus
     metric
 }
 
+/// The value of a counter or a gauge with these labels, or `None` if nothing has touched it.
+pub fn value(name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+    let families = REGISTRY.gather();
+    let family = families.iter().find(|family| family.name() == name)?;
+    let metric = family.get_metric().iter().find(|metric| {
+        let has = |label: &&(&str, &str)| {
+            metric.get_label().iter().any(|pair| (pair.name(), pair.value()) == **label)
+        };
+        labels.iter().filter(has).count() == labels.len()
+    })?;
+    // One of the two is absent and counts as zero; both hold whole numbers far below 2^53, and none is negative for long.
+    Some((metric.get_counter().get_value() + metric.get_gauge().get_value()) as u64)
+}
+
 /// All metrics in Prometheus' text format.
 pub fn render() -> String {
     // Gauges that nothing has touched yet are part of the contract too: an alert on an absent series never fires.

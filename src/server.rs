@@ -13,7 +13,7 @@ use crate::rpc::{Assets, Farm, Instances, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Disk, DiskOptions, Metered, Store, Verified};
 use crate::tasks::{self, Shutdown};
-use crate::web::Readiness;
+use crate::web::{Pages, Readiness, Storage, Tier};
 use crate::worker::{Worker, link};
 use crate::{listen, rpc, store, web};
 
@@ -73,8 +73,9 @@ impl Server {
 
     async fn serve(&mut self, farm: &Farm, public: TcpListener, admin: TcpListener) -> Result<()> {
         let routes = rpc::client_routes(farm).await?;
+        let pages = Pages { readiness: self.readiness.clone(), storage: Arc::new(storage(farm)) };
         self.parts.spawn("public listener", listen::serve(public, routes, self.shutdown.clone()));
-        self.parts.spawn("admin listener", web::serve(admin, self.readiness.clone(), self.shutdown.clone()));
+        self.parts.spawn("admin listener", web::serve(admin, pages, self.shutdown.clone()));
         Ok(())
     }
 
@@ -138,6 +139,12 @@ fn assemble(config: &Config, disk: Disk, fetches: PathBuf, shutdown: Shutdown) -
         http: config.http,
         uploads: Uploads::default(),
     })
+}
+
+/// What operators see of the storage.
+fn storage(farm: &Farm) -> Storage {
+    let disk = Tier { name: "disk".to_owned(), kind: "disk" };
+    Storage::new(vec![disk], farm.action_cache.clone(), None)
 }
 
 async fn open_disk(config: &Config, directory: PathBuf) -> Result<(Disk, u64)> {

@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::error::Result;
 
+mod admin;
 mod check;
 mod farm;
+mod forget;
 mod launcher;
 mod print_config;
+mod scrub;
+mod status;
+mod table;
 
 /// A reproducible build farm: Remote Execution API v2 cache, scheduler and workers in one binary.
 ///
@@ -44,9 +49,42 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
+    /// Show what a running farm holds and how it is used
+    Status {
+        #[command(flatten)]
+        farm: RunningFarm,
+        /// Print what the farm answers, in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Verify all that a running farm keeps on its disks; the exit code is 1 when something was damaged or lost
+    Scrub {
+        #[command(flatten)]
+        farm: RunningFarm,
+    },
+    /// Withdraw the cached result of one action, so that the next build runs it again
+    Forget {
+        #[command(flatten)]
+        farm: RunningFarm,
+        /// The name of the instance; "" for the one without a name
+        instance: String,
+        /// The digest of the action, as HASH/SIZE
+        digest: String,
+        /// The digest function
+        #[arg(long, default_value = "sha256")]
+        function: String,
+    },
     /// Run actions for the farm that started this process (not for people)
     #[command(hide = true)]
     Launcher,
+}
+
+/// Which farm a command is about.
+#[derive(Debug, Args)]
+struct RunningFarm {
+    /// The farm's admin listener
+    #[arg(long = "admin", default_value = admin::ADDRESS)]
+    address: String,
 }
 
 impl Arguments {
@@ -58,6 +96,12 @@ impl Arguments {
             Some(Command::Serve { config }) => farm::run(Some(&config))?,
             Some(Command::Check { files }) => check::run(&files)?,
             Some(Command::PrintConfig { config }) => print_config::run(config.as_deref())?,
+            Some(Command::Status { farm, json }) => status::run(&farm.address, json)?,
+            Some(Command::Scrub { farm }) => return scrub::run(&farm.address),
+            Some(Command::Forget { farm, instance, digest, function }) => {
+                let action = forget::Action { instance: &instance, digest: &digest, function: &function };
+                forget::run(&farm.address, &action)?;
+            }
             Some(Command::Launcher) => return Ok(launcher::run()),
         }
         Ok(ExitCode::SUCCESS)

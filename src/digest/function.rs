@@ -104,6 +104,11 @@ impl Function {
         Self::ALL.into_iter().find(|function| function.name() == segment)
     }
 
+    /// The function of a name as the protocol has it, in capitals or not.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::of_segment(&name.to_ascii_lowercase())
+    }
+
     /// The segment that names the function in a resource name; none where the length of the hash implies it.
     pub fn segment(self) -> Option<&'static str> {
         (Self::of_length(2 * self.hash_bytes()) != self).then(|| self.name())

@@ -1,18 +1,29 @@
-//! The admin listener, over HTTP: metrics, liveness, readiness.
+//! The admin listener, over HTTP: metrics, liveness, readiness, and what an operator asks of the storage.
+
+mod storage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::extract::{Path, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::error::{Error, Result};
+pub use self::storage::{ScrubPass, ScrubReport, Storage, StorageStatus, Tier, TierStatus};
+use crate::digest::{Digest, Function};
+use crate::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::store::ActionKey;
 use crate::tasks::Shutdown;
+
+/// The header that a request must have that changes something. A page of another origin cannot send it without our consent, which
+/// we never give; so no web page that an operator looks at can make the browser do what only the operator may.
+pub const ADMIN_HEADER: &str = "croft-admin";
 
 /// Whether the farm takes requests; shared by the one who knows and the page that says so.
 #[derive(Debug, Clone, Default)]
@@ -24,27 +35,145 @@ impl Readiness {
     }
 }
 
+/// What the pages tell of and work on.
+#[derive(Clone)]
+pub struct Pages {
+    pub readiness: Readiness,
+    pub storage: Arc<Storage>,
+}
+
+/// The page `/status.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub storage: StorageStatus,
+}
+
 /// Serves the admin pages until `shutdown`.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, readiness: Readiness, shutdown: Shutdown) -> Result<()> {
-    let pages = Router::new()
+pub async fn serve(listener: TcpListener, pages: Pages, shutdown: Shutdown) -> Result<()> {
+    let routes = Router::new()
         .route("/metrics", get(render_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(readiness);
-    let serving = axum::serve(listener, pages).with_graceful_shutdown(shutdown.cancelled_owned());
+        .route("/status.json", get(status))
+        .route("/scrub", post(scrub))
+        .route("/ac/{*name}", delete(forget))
+        .layer(middleware::from_fn(refuse_other_origins))
+        .with_state(pages);
+    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
     serving.await.map_err(|error| Error::from(error).context("serve the admin listener"))
+}
+
+async fn refuse_other_origins(request: Request, next: Next) -> Response {
+    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let headers = request.headers();
+    if only_reads || (headers.contains_key(ADMIN_HEADER) && !headers.contains_key(header::ORIGIN)) {
+        return next.run(request).await;
+    }
+    let message = format!("this needs the header `{ADMIN_HEADER}: 1` and is not for web pages\n");
+    (StatusCode::FORBIDDEN, message).into_response()
 }
 
 async fn render_metrics() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render())
 }
 
-async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
-    if readiness.0.load(Ordering::Acquire) {
+async fn ready(State(pages): State<Pages>) -> (StatusCode, &'static str) {
+    if pages.readiness.0.load(Ordering::Acquire) {
         return (StatusCode::OK, "ready\n");
     }
     (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")
+}
+
+async fn status(State(pages): State<Pages>) -> Response {
+    json(&Status { version: env!("CARGO_PKG_VERSION").to_owned(), storage: pages.storage.status() })
+}
+
+/// Answers when the pass has ended; a client that goes away ends it.
+async fn scrub(State(pages): State<Pages>) -> Response {
+    match pages.storage.scrub().await {
+        Ok(reports) => json(&reports),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Forgets the result of an action: `/ac/{instance}/{function}/{hash}-{size}`, without the instance where it has no name.
+async fn forget(State(pages): State<Pages>, Path(name): Path<String>) -> Response {
+    let forgotten = match parse_action(&name) {
+        Ok(key) => pages.storage.forget(&key).await,
+        Err(error) => Err(error),
+    };
+    match forgotten {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn parse_action(name: &str) -> Result<ActionKey> {
+    let malformed = || Error::invalid("the path is not /ac/{instance}/{function}/{hash}-{size}");
+    let (place, digest) = name.rsplit_once('/').ok_or_else(malformed)?;
+    let (instance, function) = place.rsplit_once('/').unwrap_or(("", place));
+    let function = Function::from_name(function).ok_or_else(malformed)?;
+    let (hash, size) = digest.rsplit_once('-').ok_or_else(malformed)?;
+    let digest = Digest::parse(function, hash, size.parse().map_err(|_| malformed())?)?;
+    Ok(ActionKey { instance: instance.into(), digest })
+}
+
+fn json(value: &impl Serialize) -> Response {
+    let text =
+        serde_json::to_string_pretty(value).expect("our own types have text keys and no infinite numbers");
+    ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
+}
+
+/// The log gets the whole chain when the fault is ours, the operator our own sentences.
+fn failed(error: &Error) -> Response {
+    if matches!(error.kind(), Kind::Bug | Kind::Corrupt) {
+        tracing::error!(error = error.chain(), "a request of an operator failed by our fault");
+    }
+    (code_of(error.kind()), error.public_message() + "\n").into_response()
+}
+
+fn code_of(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Invalid | Kind::OutOfRange => StatusCode::BAD_REQUEST,
+        Kind::Precondition | Kind::MissingInput => StatusCode::PRECONDITION_FAILED,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::Denied => StatusCode::FORBIDDEN,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Exists | Kind::Aborted => StatusCode::CONFLICT,
+        Kind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Unavailable | Kind::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        Kind::Corrupt | Kind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_result_is_read_from_its_end() {
+        let digest = Function::Blake3.hash(b"action");
+        for (instance, place) in [("", "blake3"), ("main", "main/BLAKE3"), ("a/b", "a/b/blake3")] {
+            let name = format!("{place}/{}-{}", digest.hex(), digest.size());
+            let key = parse_action(&name).unwrap();
+            assert_eq!((&*key.instance, key.digest), (instance, digest));
+        }
+        let hash = digest.hex();
+        for name in [
+            "",
+            "blake3",
+            &format!("blake3/{hash}"),
+            &format!("md4/{hash}-1"),
+            &format!("blake3/{hash}-x"),
+            "blake3/1-1",
+        ] {
+            assert_eq!(parse_action(name).unwrap_err().kind(), Kind::Invalid, "{name}");
+        }
+    }
 }

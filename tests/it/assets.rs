@@ -387,3 +387,78 @@ async fn a_pushed_directory_is_whole() {
     // A blob of the same URI is another asset.
     assert_eq!(code(assets.get("urn:tree", &[]).await.status.as_ref()), Code::NotFound);
 }
+
+/// An archive as a release page offers it: one directory with a program in it, and bytes that hardly pack.
+fn release() -> Vec<u8> {
+    let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut builder = tar::Builder::new(encoder);
+    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(300_000).collect();
+    for (path, content, mode) in [("v1/bin/run", b"program".as_slice(), 0o755), ("v1/noise", &noise, 0o644)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        builder.append_data(&mut header, path, content).unwrap();
+    }
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+fn tree_request(uri: &str, pairs: &[(&str, &str)]) -> FetchDirectoryRequest {
+    FetchDirectoryRequest { uris: owned(&[uri]), qualifiers: qualifiers(pairs), ..Default::default() }
+}
+
+#[tokio::test]
+async fn an_archive_becomes_a_directory_and_is_fetched_once() {
+    let origin = Origin::start().await;
+    let (farm, assets) = farm_for(&origin).await;
+    let client = Client::new(&farm).await;
+    let archive = release();
+    let uri = origin.put("/v1.tar.gz", archive.clone());
+    let sum = sri(&archive);
+    let checked = ("checksum.sri", sum.as_str());
+    let answer = assets.directory(tree_request(&uri, &[checked])).await.unwrap();
+    assert_eq!(code(answer.status.as_ref()), Code::Ok, "{:?}", answer.status);
+    let root = answer.root_directory_digest.unwrap();
+
+    let part = assets.directory(tree_request(&uri, &[checked, ("directory", "v1/bin")])).await.unwrap();
+    let digest = part.root_directory_digest.as_ref();
+    let digest = Digest::from_proto(Function::Sha256, digest).unwrap();
+    let bin: rev2::Directory =
+        prost::Message::decode(client.read_blob(&digest).await.unwrap().as_slice()).unwrap();
+    assert_eq!((bin.files[0].name.as_str(), bin.files[0].is_executable), ("run", true));
+    assert_eq!(bin.files[0].digest, Some(Function::Sha256.hash(b"program").to_proto()));
+
+    let again = assets.directory(tree_request(&uri, &[checked])).await.unwrap();
+    assert_eq!(again.root_directory_digest, Some(root));
+    assert_eq!(origin.requests("/v1.tar.gz").len(), 1);
+    assert_eq!(std::fs::read_dir(farm.data().join("fetch")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_is_no_archive_to_unpack_is_told_in_the_response() {
+    let origin = Origin::start().await;
+    let (_farm, assets) = farm_for(&origin).await;
+    let archive = release();
+    let good = origin.put("/good.tgz", archive.clone());
+    let bomb = origin.put("/bomb.tar.zst", zstd::encode_all(vec![0; 64 << 20].as_slice(), 1).unwrap());
+    let wrong_sum = [("checksum.sri", SRI_WRONG)];
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Code);
+    let cases: [Case<'_>; 6] = [
+        (&origin.url("/page"), &[], Code::Aborted),
+        (&origin.url("/status/404"), &[], Code::NotFound),
+        (&good, &[("directory", "v2")], Code::NotFound),
+        (&good, &[("resource_type", "application/zip")], Code::Aborted),
+        (&good, &wrong_sum, Code::Aborted),
+        ("https://elsewhere.invalid/x.zip", &[], Code::PermissionDenied),
+    ];
+    for (uri, pairs, expected) in cases {
+        let answer = assets.directory(tree_request(uri, pairs)).await.unwrap();
+        assert_eq!(code(answer.status.as_ref()), expected, "{uri} {pairs:?}: {:?}", answer.status);
+        assert_eq!(answer.root_directory_digest, None);
+    }
+    // Sixty-four million zeros are an empty archive: it ends where it begins.
+    let answer =
+        assets.directory(tree_request(&bomb, &[("resource_type", "application/zstd")])).await.unwrap();
+    assert_eq!(answer.root_directory_digest, Some(Function::Sha256.hash(b"").to_proto()));
+    let git = tree_request(&good, &[("resource_type", "application/x-git"), ("vcs.commit", "abc")]);
+    assert_eq!(assets.directory(git).await.unwrap_err().code(), Code::InvalidArgument);
+}

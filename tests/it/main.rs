@@ -18,6 +18,7 @@ mod farm;
 mod http;
 mod lifecycle;
 mod operations;
+mod operator;
 mod origin;
 mod sandbox;
 mod split;

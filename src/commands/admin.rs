@@ -1,0 +1,92 @@
+//! How commands speak to a running farm: over its admin listener.
+
+use std::future::Future;
+use std::time::Duration;
+
+use reqwest::{Client, Method, Response, Url};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::tls;
+use crate::web::ADMIN_HEADER;
+
+/// Where a farm with the embedded defaults has its admin listener.
+pub(super) const ADDRESS: &str = "http://127.0.0.1:50080";
+
+/// How long a farm may take to accept a connection. Answers may take as long as they need: a scrub takes hours.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// The admin listener of a farm.
+pub(super) struct Admin {
+    address: Url,
+    client: Client,
+}
+
+impl Admin {
+    /// # Errors
+    /// `Invalid` when the address is not one of http.
+    pub(super) fn new(address: &str) -> Result<Self> {
+        let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let invalid =
+            || Error::invalid(format!("`{address}` is no address of a farm; one looks like {ADDRESS}"));
+        tls::install();
+        let client = Client::builder().connect_timeout(CONNECT_MAX).no_proxy().build();
+        let client =
+            client.map_err(|error| Error::bug("make the client of the command").with_source(error))?;
+        Ok(Self { address: url.ok_or_else(invalid)?, client })
+    }
+
+    /// The body that the farm answers to `method` at the path of `segments`.
+    ///
+    /// # Errors
+    /// `Unavailable` when no farm answers; else what the farm says, in its own words.
+    pub(super) async fn ask<'a>(
+        &self,
+        method: Method,
+        segments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<String> {
+        let mut url = self.address.clone();
+        url.path_segments_mut().expect("addresses of http have paths").clear().extend(segments);
+        let request = self.client.request(method, url).header(ADMIN_HEADER, "1");
+        let response = request.send().await.map_err(|error| self.silent(error))?;
+        let status = response.status();
+        let body = read(response).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let message = if body.trim().is_empty() { status.to_string() } else { body.trim().to_owned() };
+        Err(Error::new(Kind::Precondition, format!("the farm answers: {message}")))
+    }
+
+    fn silent(&self, error: reqwest::Error) -> Error {
+        let message = format!(
+            "no farm answers at {}; start one with `croft`, or name its admin listener with --admin",
+            self.address
+        );
+        Error::new(Kind::Unavailable, message).with_source(error.without_url())
+    }
+}
+
+async fn read(response: Response) -> Result<String> {
+    let text = response.text().await;
+    text.map_err(|error| {
+        Error::new(Kind::Unavailable, "the farm's answer broke off").with_source(error.without_url())
+    })
+}
+
+/// The value in a body.
+///
+/// # Errors
+/// `Precondition` when it is not such a value: then the farm is of another version.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T> {
+    serde_json::from_str(body).map_err(|error| {
+        let message =
+            "the farm answers in a form that this program does not know; use the farm's own version";
+        Error::new(Kind::Precondition, message).with_source(error)
+    })
+}
+
+/// Runs the work of a command.
+pub(super) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context(|| "start the runtime")?.block_on(work)
+}

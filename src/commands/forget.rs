@@ -1,0 +1,59 @@
+//! `croft forget`: withdraws the cached result of one action from a running farm.
+
+use std::io::Write;
+
+use reqwest::Method;
+
+use super::admin::{self, Admin};
+use crate::digest::{Digest, Function};
+use crate::error::{Error, Result};
+
+/// Which result is to be forgotten, as it stands on the command line.
+pub(super) struct Action<'a> {
+    pub(super) instance: &'a str,
+    pub(super) digest: &'a str,
+    pub(super) function: &'a str,
+}
+
+pub(super) fn run(address: &str, action: &Action<'_>) -> Result<()> {
+    let digest = parse(action)?;
+    let function = digest.function().to_proto().as_str_name().to_ascii_lowercase();
+    let name = format!("{}-{}", digest.hex(), digest.size());
+    let instance = action.instance.split('/').filter(|segment| !segment.is_empty());
+    let segments = ["ac"].into_iter().chain(instance).chain([function.as_str(), name.as_str()]);
+    admin::run(async { Admin::new(address)?.ask(Method::DELETE, segments).await })?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "No result of action {digest} is cached any more; the next build runs it again.")?;
+    Ok(())
+}
+
+/// Both forms that logs and tools print: `HASH/SIZE` and `FUNCTION/HASH/SIZE`.
+fn parse(action: &Action<'_>) -> Result<Digest> {
+    let malformed = || Error::invalid(format!("`{}` is no digest; one looks like HASH/SIZE", action.digest));
+    let (rest, size) = action.digest.rsplit_once('/').ok_or_else(malformed)?;
+    let (function, hash) = rest.rsplit_once('/').unwrap_or((action.function, rest));
+    let function = Function::from_name(function)
+        .ok_or_else(|| Error::invalid(format!("there is no digest function `{function}` here")))?;
+    Ok(Digest::parse(function, hash, size.parse().map_err(|_| malformed())?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_read_as_logs_print_it() {
+        for function in Function::ALL {
+            let digest = function.hash(b"action");
+            let printed = digest.to_string();
+            let plain = format!("{}/{}", digest.hex(), digest.size());
+            let name = function.to_proto().as_str_name();
+            for text in [&printed, &plain] {
+                assert_eq!(parse(&Action { instance: "", digest: text, function: name }).unwrap(), digest);
+            }
+        }
+        for digest in ["", "abc", "abc/1", "md4/abc/1", "/"] {
+            assert!(parse(&Action { instance: "", digest, function: "sha256" }).is_err(), "{digest}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `croft scrub`: verifies all that a running farm keeps on its disks.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use bytesize::ByteSize;
+use reqwest::Method;
+
+use super::admin::{self, Admin};
+use super::table;
+use crate::error::Result;
+use crate::web::ScrubReport;
+
+/// The exit code when something that was stored turned out to be damaged or lost.
+const DAMAGED: u8 = 1;
+
+pub(super) fn run(address: &str) -> Result<ExitCode> {
+    let ask = async { Admin::new(address)?.ask(Method::POST, ["scrub"]).await };
+    let hint = "a scrub runs inside the farm that holds the disk";
+    let body = admin::run(ask).map_err(|error| {
+        let message = format!("{hint}: {error}");
+        error.context(message)
+    })?;
+    let reports: Vec<ScrubReport> = admin::parse(&body)?;
+    std::io::stdout().lock().write_all(render(&reports).as_bytes())?;
+    let has_damage = reports.iter().any(ScrubReport::has_damage);
+    Ok(if has_damage { ExitCode::from(DAMAGED) } else { ExitCode::SUCCESS })
+}
+
+fn render(reports: &[ScrubReport]) -> String {
+    let head = ["tier", "blobs", "bytes", "took", "damaged", "lost", "adopted", "temporary files removed"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    rows.extend(reports.iter().map(|report| {
+        vec![
+            report.tier.clone(),
+            report.blobs.to_string(),
+            ByteSize(report.bytes).display().iec().to_string(),
+            format!("{:.1} s", report.seconds),
+            report.damaged.to_string(),
+            report.lost.to_string(),
+            report.adopted.to_string(),
+            report.removed_temporary.to_string(),
+        ]
+    }));
+    table::align(&rows) + "\n" + verdict(reports) + "\n"
+}
+
+fn verdict(reports: &[ScrubReport]) -> &'static str {
+    if reports.iter().any(ScrubReport::has_damage) {
+        return "What was damaged is out of the way: builds make it again. Look at the disk's health.";
+    }
+    "All that is stored is what it should be."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_changes_the_verdict() {
+        let clean =
+            ScrubReport { tier: "disk".into(), blobs: 5, bytes: 2048, seconds: 0.25, ..Default::default() };
+        let text = render(std::slice::from_ref(&clean));
+        assert!(
+            text.contains("disk  5      2.0 KiB  0.2 s") && text.contains("All that is stored"),
+            "{text}"
+        );
+        let damaged = ScrubReport { lost: 1, ..clean };
+        assert!(render(&[damaged]).contains("Look at the disk"));
+    }
+}

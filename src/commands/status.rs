@@ -1,0 +1,105 @@
+//! `croft status`: what a running farm tells of itself.
+
+use std::io::Write;
+
+use bytesize::ByteSize;
+use reqwest::Method;
+
+use super::admin::{self, Admin};
+use super::table;
+use crate::error::Result;
+use crate::web::{Status, StorageStatus, TierStatus};
+
+pub(super) fn run(address: &str, as_json: bool) -> Result<()> {
+    let body = admin::run(async { Admin::new(address)?.ask(Method::GET, ["status.json"]).await })?;
+    let text = if as_json { body } else { render(&admin::parse(&body)?) };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn render(status: &Status) -> String {
+    let tiers = render_tiers(&status.storage.tiers);
+    format!("croft {}\n\n{tiers}{}", status.version, render_pending(&status.storage))
+}
+
+fn render_tiers(tiers: &[TierStatus]) -> String {
+    let head = ["tier", "kind", "used", "max", "hit rate", "read", "written", "evictions", "errors"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    rows.extend(tiers.iter().map(|tier| {
+        vec![
+            tier.name.clone(),
+            tier.kind.clone(),
+            tier.used_bytes.map_or_else(unknown, size),
+            tier.max_bytes.map_or_else(unknown, size),
+            hit_rate(tier),
+            size(tier.read_bytes),
+            size(tier.written_bytes),
+            tier.evictions.map_or_else(unknown, |count| count.to_string()),
+            tier.errors.to_string(),
+        ]
+    }));
+    table::align(&rows)
+}
+
+fn render_pending(storage: &StorageStatus) -> String {
+    let Some(writes) = storage.pending_writes else { return String::new() };
+    format!("\npending writes to slower tiers: {writes} ({})\n", size(storage.pending_bytes.unwrap_or(0)))
+}
+
+/// Of the reads since the farm started; a tier that was never asked has none.
+fn hit_rate(tier: &TierStatus) -> String {
+    let reads = tier.hits + tier.misses;
+    if reads == 0 {
+        return unknown();
+    }
+    format!("{:.1} %", 100.0 * tier.hits as f64 / reads as f64)
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_are_rows_with_units() {
+        let disk = TierStatus {
+            name: "cas".into(),
+            kind: "disk".into(),
+            used_bytes: Some(3 << 30),
+            max_bytes: Some(200 << 30),
+            hits: 2,
+            misses: 1,
+            errors: 0,
+            read_bytes: 1 << 20,
+            written_bytes: 512,
+            evictions: None,
+        };
+        let idle = TierStatus {
+            name: "s3".into(),
+            kind: "s3".into(),
+            used_bytes: None,
+            hits: 0,
+            misses: 0,
+            ..disk.clone()
+        };
+        let storage =
+            StorageStatus { tiers: vec![disk, idle], pending_writes: Some(7), pending_bytes: Some(2048) };
+        let text = render(&Status { version: "1.2.3".into(), storage });
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "croft 1.2.3");
+        assert!(lines[2].starts_with("tier  kind  used     max        hit rate"), "{text}");
+        assert!(
+            lines[3].starts_with("cas   disk  3.0 GiB  200.0 GiB  66.7 %    1.0 MiB  512 B    -"),
+            "{text}"
+        );
+        assert!(lines[4].starts_with("s3    s3    -        200.0 GiB  -"), "{text}");
+        assert_eq!(lines[6], "pending writes to slower tiers: 7 (2.0 KiB)");
+    }
+}
