@@ -8,6 +8,7 @@
 #   scripts    shellcheck, and that Python compiles
 #   lint       cargo clippy, warnings are errors
 #   licences   cargo deny, built when it is missing: licences, banned crates, sources (no advisories: they are in no registry)
+#   servers    the servers of the storage tests: Redis, and such as speak S3, GCS and Azure (scripts/servers/install.sh)
 #   tests      unit, simulation and integration tests, with debug assertions
 #   release    the release build, which the rest runs
 #   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
@@ -20,7 +21,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-all=(packages format scripts lint licences tests release clients bench)
+all=(packages format scripts lint licences servers tests release clients bench)
 step_seconds=1800 # a step that hangs must not take the others' time
 skipped=3         # exit code of what cannot run here; its last line says why
 deny_seconds=420
@@ -92,6 +93,10 @@ step_licences() {
 # Without optimisation it is built in two minutes instead of ten, and checks as fast as one needs.
 install_cargo_deny() {
   timeout "$deny_seconds" cargo install --quiet --locked --profile dev --root "$cache/tools" "cargo-deny@$deny_version"
+}
+
+step_servers() {
+  scripts/servers/install.sh
 }
 
 step_tests() {

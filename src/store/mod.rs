@@ -18,6 +18,8 @@ mod name;
 pub mod object;
 mod pins;
 pub mod redis;
+#[cfg(test)]
+mod servers;
 pub mod tree;
 mod verified;
 
