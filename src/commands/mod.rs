@@ -10,6 +10,7 @@ use crate::error::Result;
 mod check;
 mod farm;
 mod launcher;
+mod lifecycle;
 mod print_config;
 
 /// A reproducible build farm: Remote Execution API v2 cache, scheduler and workers in one binary.
@@ -44,6 +45,15 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
+    /// Print the rules by age for the buckets of a configuration, in each provider's own format
+    Lifecycle {
+        /// The file, in TOML
+        #[arg(long)]
+        config: PathBuf,
+        /// Only this tier's, by its name in the file or else its kind
+        #[arg(long)]
+        tier: Option<String>,
+    },
     /// Run actions for the farm that started this process (not for people)
     #[command(hide = true)]
     Launcher,
@@ -58,6 +68,7 @@ impl Arguments {
             Some(Command::Serve { config }) => farm::run(Some(&config))?,
             Some(Command::Check { files }) => check::run(&files)?,
             Some(Command::PrintConfig { config }) => print_config::run(config.as_deref())?,
+            Some(Command::Lifecycle { config, tier }) => lifecycle::run(&config, tier.as_deref())?,
             Some(Command::Launcher) => return Ok(launcher::run()),
         }
         Ok(ExitCode::SUCCESS)
