@@ -27,7 +27,7 @@ const MUTABLE_ATTEMPTS_MAX: u32 = 3;
 const MUTABLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Memory for uploads, in KiB: what is on its way to the service at any moment. More uploads wait.
-const UPLOAD_MEMORY_KIB: usize = 256 << 10;
+pub(super) const UPLOAD_MEMORY_KIB: usize = 256 << 10;
 
 /// Large blobs that are read by several requests at a time; each keeps up to [`download::AHEAD_MAX`] ranges in memory. The others
 /// are read by one request after the other, in constant memory.
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) ways: Ways,
     pub(super) sizes: Sizes,
     requests: Arc<Semaphore>,
-    upload_memory: Arc<Semaphore>,
+    pub(super) upload_memory: Arc<Semaphore>,
     pub(super) parallel_reads: Arc<Semaphore>,
 }
 
