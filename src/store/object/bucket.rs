@@ -1,5 +1,6 @@
 //! One request, or a few, about one object: the leaf. What it knows of time is what the service tells.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,7 +31,7 @@ const MUTABLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 pub(super) const UPLOAD_MEMORY_KIB: usize = 256 << 10;
 
 /// Large blobs that are read by several requests at a time; each keeps up to [`download::AHEAD_MAX`] ranges in memory. The others
-/// are read by one request after the other, in constant memory.
+/// are read by one request each, in constant memory.
 const PARALLEL_READS_MAX: usize = 8;
 
 /// A bucket, a container or a directory, and how much is asked of it at a time.
@@ -156,19 +157,25 @@ impl Bucket {
             return Ok(Some((Blob::Whole(bytes).starting_at(start)?, found)));
         }
         match download::open(self, name, start).await {
-            Err(Opening::PastTheEnd) => self.at_the_end(name, start).await,
-            Err(Opening::Failed(error)) => Err(error),
+            Err(error) if start > 0 && !error.is_temporary() => self.at_the_end(name, start, error).await,
+            Err(error) => Err(self.error("read an object", error)),
             Ok(opened) => Ok(opened),
         }
     }
 
-    /// A service refuses a range that begins at the end or behind it; the size tells which.
-    async fn at_the_end(&self, name: &Name, start: u64) -> Result<Option<(Blob, Found)>> {
+    /// A service refuses a range that begins at the end or behind it, each in its own way; the size tells whether that was it.
+    async fn at_the_end(
+        &self,
+        name: &Name,
+        start: u64,
+        refused: opendal::Error,
+    ) -> Result<Option<(Blob, Found)>> {
         let Some(found) = self.find(name).await? else { return Ok(None) };
-        if start == found.size {
-            return Ok(Some((Blob::Whole(Bytes::new()), found)));
+        match start.cmp(&found.size) {
+            Ordering::Less => Err(self.error("read an object", refused)),
+            Ordering::Equal => Ok(Some((Blob::Whole(Bytes::new()), found))),
+            Ordering::Greater => Err(past_the_end(start, found.size)),
         }
-        Err(past_the_end(start, found.size))
     }
 
     /// A value that can be replaced, as it was at one moment.
@@ -231,10 +238,4 @@ impl Bucket {
         Error::new(Kind::Unavailable, format!("{doing} in tier {label} ({service}): {why}"))
             .with_source(error)
     }
-}
-
-/// Why a read did not begin.
-pub(super) enum Opening {
-    PastTheEnd,
-    Failed(Error),
 }

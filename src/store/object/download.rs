@@ -8,101 +8,78 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use opendal::{Buffer, BufferStream, ErrorKind, Operator};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::bucket::{Bucket, Found, Opening};
-use crate::error::{Error, Result};
-use crate::store::blob::{Blob, Chunks, past_the_end};
+use super::bucket::{Bucket, Found};
+use crate::store::blob::{Blob, Chunks};
 use crate::store::name::Name;
 
-/// Bytes of one request of a read. What is not larger needs one request.
+/// Bytes of one request when a blob is read in parallel.
 pub(super) const RANGE_BYTES: u64 = 8 << 20;
 
 /// Ranges of one blob that are under way or wait to be read, beside the one that is being read.
 pub(super) const AHEAD_MAX: usize = 3;
 
-/// Blobs whose rest is not larger than this many ranges are read by one request after the other: to begin in parallel costs more
-/// than it saves.
+/// What has fewer ranges is read by one request: to begin in parallel costs more than it saves.
 const PARALLEL_RANGES_MIN: u64 = 4;
 
-/// Opens `name` at `start`. The first range is asked for, and its answer tells the size; so a small blob costs one request.
-pub(super) async fn open(bucket: &Bucket, name: &Name, start: u64) -> Result<Option<(Blob, Found)>, Opening> {
+/// Opens `name` at `start`. The one request is for all that follows, and its answer tells the size; OpenDAL takes an answer that
+/// is shorter than what was asked for to be cut off, so a first range cannot be asked for before the size is known.
+pub(super) async fn open(bucket: &Bucket, name: &Name, start: u64) -> opendal::Result<Option<(Blob, Found)>> {
     let permit = bucket.permit().await;
     let path = name.path();
-    let known =
-        if bucket.shared.ways.tells_on_read { None } else { Some(bucket.shared.retrying.stat(&path).await) };
-    if let Some(Ok(metadata)) = &known
-        && metadata.content_length() <= start
-    {
-        return at_the_end(start, Found::from(metadata)).map(Some).map_err(Opening::Failed);
-    }
-    let failed = |error: opendal::Error| match error.kind() {
-        ErrorKind::NotFound => Ok(None),
-        ErrorKind::RangeNotSatisfied => Err(Opening::PastTheEnd),
-        _ => Err(Opening::Failed(bucket.error("read an object", error))),
-    };
-    let first = match known.transpose() {
-        Err(error) => return failed(error),
-        Ok(known) => first_range(bucket, &path, start, known.map(|metadata| Found::from(&metadata))).await,
-    };
+    let opened = stream_from(bucket, &path, start).await;
     drop(permit);
-    let (stream, found) = match first {
-        Err(error) => return failed(error),
-        Ok(first) => first,
+    let (stream, found) = match opened {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
     };
-    let Some(size) = found.size.checked_sub(start) else { return Err(Opening::PastTheEnd) };
-    let first_end = found.size.min(start + bucket.shared.sizes.range);
-    let chunks = chunks(bucket.clone(), stream);
-    let rest = rest(bucket, path, first_end..found.size);
-    Ok(Some((Blob::Stream { size, chunks: chunks.chain(rest).boxed() }, found)))
-}
-
-fn at_the_end(start: u64, found: Found) -> Result<(Blob, Found)> {
-    if start > found.size {
-        return Err(past_the_end(start, found.size));
-    }
-    Ok((Blob::Whole(Bytes::new()), found))
-}
-
-async fn first_range(
-    bucket: &Bucket,
-    path: &str,
-    start: u64,
-    known: Option<Found>,
-) -> opendal::Result<(BufferStream, Found)> {
-    let reader = bucket.shared.retrying.reader(path).await?;
-    let end = start.saturating_add(bucket.shared.sizes.range);
-    let end = known.as_ref().map_or(end, |found| end.min(found.size));
-    let mut stream = reader.into_stream(start..end).await?;
-    let found = match known {
-        Some(found) => found,
-        None => Found::from(&stream.metadata().await?),
+    let Some(size) = found.size.checked_sub(start) else {
+        return Err(opendal::Error::new(ErrorKind::RangeNotSatisfied, "the range begins behind the end"));
     };
-    Ok((stream, found))
-}
-
-/// What comes behind the first range: in parallel when it is much and memory is to be had, else by one request.
-fn rest(bucket: &Bucket, path: String, range: Range<u64>) -> Chunks {
-    if range.is_empty() {
-        return stream::empty().boxed();
-    }
-    let is_much = range.end - range.start >= PARALLEL_RANGES_MIN * bucket.shared.sizes.range;
-    if is_much
-        && bucket.shared.ways.has_parts
-        && let Ok(memory) = Arc::clone(&bucket.shared.parallel_reads).try_acquire_owned()
-    {
-        return parallel(bucket, path, range, memory);
-    }
-    one_request(bucket.clone(), path, range)
-}
-
-fn one_request(bucket: Bucket, path: String, range: Range<u64>) -> Chunks {
-    let opened = async move {
-        let permit = bucket.permit().await;
-        let opened = async { bucket.shared.retrying.reader(&path).await?.into_stream(range).await }.await;
-        drop(permit);
-        let stream = opened.map_err(|error| bucket.error("read an object", error))?;
-        Ok::<Chunks, Error>(chunks(bucket, stream))
+    let stream = chunks(bucket.clone(), stream);
+    let chunks = match parallel_memory(bucket, size) {
+        Some(memory) => {
+            let first_end = start + bucket.shared.sizes.range;
+            let rest = parallel(bucket, path, first_end..found.size, memory);
+            // The first request is broken off there; that costs its connection.
+            first(bucket.shared.sizes.range, stream).chain(rest).boxed()
+        }
+        None => stream,
     };
-    stream::once(opened).try_flatten().boxed()
+    Ok(Some((Blob::Stream { size, chunks }, found)))
+}
+
+async fn stream_from(bucket: &Bucket, path: &str, start: u64) -> opendal::Result<(BufferStream, Found)> {
+    let operator = &bucket.shared.retrying;
+    if bucket.shared.ways.tells_on_read {
+        let mut stream = operator.reader(path).await?.into_stream(start..).await?;
+        let found = Found::from(&stream.metadata().await?);
+        return Ok((stream, found));
+    }
+    let found = Found::from(&operator.stat(path).await?);
+    let range = start.min(found.size)..found.size;
+    Ok((operator.reader(path).await?.into_stream(range).await?, found))
+}
+
+/// The right to read `size` bytes in parallel, when they are many and memory is to be had.
+fn parallel_memory(bucket: &Bucket, size: u64) -> Option<OwnedSemaphorePermit> {
+    if size < PARALLEL_RANGES_MIN * bucket.shared.sizes.range || !bucket.shared.ways.has_parts {
+        return None;
+    }
+    Arc::clone(&bucket.shared.parallel_reads).try_acquire_owned().ok()
+}
+
+/// The first `count` bytes.
+fn first(count: u64, chunks: Chunks) -> Chunks {
+    let cut = stream::try_unfold((chunks, count), |(mut chunks, left)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let Some(mut chunk) = chunks.try_next().await? else { return Ok(None) };
+        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = left - chunk.len() as u64;
+        Ok(Some((chunk, (chunks, left))))
+    });
+    cut.boxed()
 }
 
 fn parallel(bucket: &Bucket, path: String, range: Range<u64>, memory: OwnedSemaphorePermit) -> Chunks {
