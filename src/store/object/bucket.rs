@@ -96,7 +96,7 @@ impl Ways {
                 Self { has_parts: true, tells_on_read: true, refresh: refresh::Way::PartsOfItself }
             }
             Provider::Gcs(_) => {
-                Self { has_parts: true, tells_on_read: true, refresh: refresh::Way::CopyOntoItself }
+                Self { has_parts: true, tells_on_read: true, refresh: refresh::Way::ThereAndBack }
             }
             Provider::Azure(_) => {
                 Self { has_parts: true, tells_on_read: true, refresh: refresh::Way::ReadAndWrite }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opendal::ErrorKind;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::bucket::{Bucket, Found};
 use crate::error::{Error, Kind, Result};
@@ -20,13 +21,16 @@ const PARALLEL_MAX: usize = 4;
 /// Bytes that S3 copies as one part.
 const COPY_PART_MAX: u64 = 5 << 30;
 
+/// Where copies are that are on their way back.
+const OTHER_NAMES: &str = "refresh";
+
 /// How an object becomes young again without a moment in which it is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// S3 refuses a copy onto itself that changes nothing, but takes an upload whose parts are copied from the object.
     PartsOfItself,
-    /// GCS rewrites a generation of an object onto itself.
-    CopyOntoItself,
+    /// GCS copies at once and replaces at once; OpenDAL copies nothing onto itself, so it goes by another name.
+    ThereAndBack,
     /// Azure's copies end at some later time and leave an empty blob behind when they fail.
     ReadAndWrite,
 }
@@ -80,8 +84,8 @@ impl Refresher {
         }
         match (self.bucket.shared.ways.refresh, &found.version) {
             (Way::PartsOfItself, _) => self.copy_parts(name, found).await,
-            (Way::CopyOntoItself, Some(version)) => self.copy_version(name, version).await,
-            (Way::CopyOntoItself, None) | (Way::ReadAndWrite, _) => self.rewrite_blob(name).await,
+            (Way::ThereAndBack, Some(version)) => self.copy_there_and_back(name, version).await,
+            (Way::ThereAndBack, None) | (Way::ReadAndWrite, _) => self.rewrite_blob(name).await,
         }
     }
 
@@ -106,11 +110,26 @@ impl Refresher {
         copied.map(drop).map_err(failed)
     }
 
-    async fn copy_version(&self, name: &Name, version: &str) -> Result<()> {
-        let path = name.path();
+    /// On the way back only what is still of that version is replaced: what was removed meanwhile stays removed.
+    async fn copy_there_and_back(&self, name: &Name, version: &str) -> Result<()> {
+        let (path, other) = (name.path(), format!("{OTHER_NAMES}/{}", Uuid::new_v4()));
+        let operator = &self.bucket.shared.retrying;
         let _permit = self.bucket.permit().await;
-        let copied = self.bucket.shared.retrying.copy_with(&path, &path).source_version(version).await;
-        copied.map(drop).map_err(|error| self.bucket.error("refresh an object", error))
+        let copied = async {
+            operator.copy(&path, &other).await?;
+            operator.copy_with(&other, &path).if_version_match(version).await
+        };
+        let copied = copied.await;
+        // The bucket's rule for old objects takes what is left.
+        if let Err(error) = operator.delete(&other).await {
+            tracing::debug!("a copy cannot be deleted: {error}");
+        }
+        match copied {
+            Err(error) if error.kind() != ErrorKind::ConditionNotMatch => {
+                Err(self.bucket.error("refresh an object", error))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     async fn rewrite_blob(&self, name: &Name) -> Result<()> {
