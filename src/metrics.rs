@@ -94,6 +94,12 @@ pub static REPLICA_REPAIRS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register(IntCounterVec::new(options, &["outcome"]))
 });
 
+/// Requests to a cloud's object storage, by tier and kind (`put`, `get`, `head`, `copy`, `delete`, `part`), as they are charged.
+pub static CLOUD_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_cloud_requests_total", "requests to object storage");
+    register(IntCounterVec::new(options, &["tier", "kind"]))
+});
+
 /// Makes `metric` visible at `/metrics`.
 fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");

@@ -12,6 +12,7 @@ mod check;
 mod farm;
 mod forget;
 mod launcher;
+mod lifecycle;
 mod print_config;
 mod scrub;
 mod status;
@@ -74,6 +75,15 @@ enum Command {
         #[arg(long, default_value = "sha256")]
         function: String,
     },
+    /// Print the rules by age for the buckets of a configuration, in each provider's own format
+    Lifecycle {
+        /// The file, in TOML
+        #[arg(long)]
+        config: PathBuf,
+        /// Only this tier's, by its name in the file or else its kind
+        #[arg(long)]
+        tier: Option<String>,
+    },
     /// Run actions for the farm that started this process (not for people)
     #[command(hide = true)]
     Launcher,
@@ -102,6 +112,7 @@ impl Arguments {
                 let action = forget::Action { instance: &instance, digest: &digest, function: &function };
                 forget::run(&farm.address, &action)?;
             }
+            Some(Command::Lifecycle { config, tier }) => lifecycle::run(&config, tier.as_deref())?,
             Some(Command::Launcher) => return Ok(launcher::run()),
         }
         Ok(ExitCode::SUCCESS)

@@ -101,7 +101,23 @@ impl Config {
         if self.size.is_some_and(|size| size < SIZE_MIN) {
             problems.push(format!("storage.size must be at least {SIZE_MIN}"));
         }
+        let named = self.object_tiers().into_iter().flat_map(|tier| {
+            tier.check().into_iter().map(move |problem| format!("storage tier {}: {problem}", tier.label()))
+        });
+        problems.extend(named);
         problems
+    }
+
+    /// The tiers in object storage.
+    pub fn object_tiers(&self) -> Vec<object::Provider<'_>> {
+        let provider = |tier| match tier {
+            &Tier::Memory(_) | &Tier::Disk(_) | &Tier::Redis(_) | &Tier::Farm(_) => None,
+            Tier::S3(config) => Some(object::Provider::S3(config)),
+            Tier::Gcs(config) => Some(object::Provider::Gcs(config)),
+            Tier::Azure(config) => Some(object::Provider::Azure(config)),
+            Tier::Fs(config) => Some(object::Provider::Fs(config)),
+        };
+        self.tiers.iter().filter_map(provider).collect()
     }
 }
 

@@ -143,7 +143,6 @@ impl Server {
             if server.try_start() {
                 return Some(server);
             }
-            eprintln!("{kind:?} did not start: {}", server.log());
         }
         panic!("{kind:?} does not start on any of {PORTS_TRIED_MAX} ports");
     }
@@ -168,6 +167,8 @@ impl Server {
             }
             std::thread::sleep(START_POLL);
         }
+        let why = if self.has_ended() { "it ended" } else { "it does not answer" };
+        eprintln!("{:?} did not start, {why}: {}", self.kind, self.log());
         self.stop();
         false
     }

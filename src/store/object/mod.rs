@@ -1,67 +1,163 @@
 //! A leaf in object storage: S3, Google Cloud Storage, Azure Blob Storage, or a directory that is shared, all through OpenDAL.
+//!
+//! A request costs money and some ten milliseconds, so what is known to exist is not asked for; and a bucket deletes by age, so
+//! what is used is kept young.
 
+mod bucket;
+mod clock;
+mod config;
+mod download;
+mod existence;
+mod lifecycle;
+mod refresh;
+mod rules;
+mod service;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use std::ops::RangeFrom;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::Store;
-use crate::error::{Error, Kind, Result};
-
-/// An S3 bucket, or one of a service that speaks S3.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct S3 {
-    /// The tier's label in metrics and logs.
-    #[serde(default)]
-    pub name: Option<String>,
-    pub bucket: String,
-}
-
-/// A bucket of Google Cloud Storage.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Gcs {
-    /// The tier's label in metrics and logs.
-    #[serde(default)]
-    pub name: Option<String>,
-    pub bucket: String,
-}
-
-/// A container of Azure Blob Storage.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Azure {
-    /// The tier's label in metrics and logs.
-    #[serde(default)]
-    pub name: Option<String>,
-    pub container: String,
-}
-
-/// A directory on a file system that several machines mount.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fs {
-    /// The tier's label in metrics and logs.
-    #[serde(default)]
-    pub name: Option<String>,
-    pub path: std::path::PathBuf,
-}
-
-/// One of the services.
-#[derive(Debug, Clone, Copy)]
-pub enum Provider<'a> {
-    S3(&'a S3),
-    Gcs(&'a Gcs),
-    Azure(&'a Azure),
-    Fs(&'a Fs),
-}
+use self::bucket::{Bucket, Found, Sizes};
+use self::clock::Clock;
+pub use self::config::{Azure, Fs, Gcs, Provider, Requests, S3};
+use self::existence::Existence;
+pub use self::lifecycle::{Age, Lifecycle};
+use self::lifecycle::{Policy, Verdict};
+use self::refresh::Refresher;
+pub use self::rules::Rules;
+use super::name::Name;
+use super::{Blob, Key, Store};
+use crate::error::Result;
 
 /// Opens the tier. What it remembers of existence is kept in `state`, a directory of its own. No request is made.
 ///
 /// # Errors
-/// `Invalid` when the configuration cannot be right.
+/// `Invalid` when the configuration cannot be right, or a file that it names cannot be read.
 pub fn open(provider: Provider<'_>, state: &Path) -> Result<Arc<dyn Store>> {
-    let _ = (provider, state);
-    Err(Error::new(Kind::Unsupported, "object storage"))
+    Ok(Arc::new(Object::open(provider, state, Sizes::default())?))
+}
+
+/// Objects in a bucket.
+struct Object {
+    bucket: Bucket,
+    /// Blobs only: whoever looks for a result wants to read it.
+    existence: Arc<Existence>,
+    policy: Policy,
+    refresher: Refresher,
+    clock: Clock,
+    /// Requests of one call that are under way at a time.
+    requests_max: usize,
+}
+
+impl Object {
+    fn open(provider: Provider<'_>, state: &Path, sizes: Sizes) -> Result<Self> {
+        let bucket = Bucket::open(provider, sizes)?;
+        let requests = provider.requests();
+        Ok(Self {
+            existence: Arc::new(Existence::open(requests.existence_max.get(), state)?),
+            policy: Policy::new(provider),
+            refresher: Refresher::new(bucket.clone()),
+            clock: Clock::default(),
+            requests_max: requests.requests_max.get(),
+            bucket,
+        })
+    }
+
+    /// Takes note of an object that was found and is in use; says whether it may be counted on.
+    fn found(&self, name: Name, found: Found) -> bool {
+        match self.policy.judge(found.modified, self.clock.now()) {
+            Verdict::Present { until } => {
+                self.learn(&name, until);
+                true
+            }
+            Verdict::Ageing { until } => {
+                self.learn(&name, until);
+                self.refresh(name, found);
+                true
+            }
+            Verdict::Expiring => false,
+        }
+    }
+
+    fn learn(&self, name: &Name, until: u64) {
+        if name.is_blob() {
+            self.existence.learn(name, until);
+        }
+    }
+
+    /// Refreshes the object in the background. Nothing remembers that it is old, so nothing has to be told when it is young.
+    fn refresh(&self, name: Name, found: Found) {
+        self.refresher.start(name, found);
+    }
+
+    /// The object that was written a moment ago.
+    fn written(&self, name: &Name) {
+        let now = self.clock.now();
+        if let Verdict::Present { until } | Verdict::Ageing { until } = self.policy.judge(Some(now), now) {
+            self.learn(name, until);
+        }
+    }
+
+    /// Which of `names` are absent, by one request each.
+    async fn ask(&self, names: Vec<(usize, Name)>) -> Result<Vec<usize>> {
+        let asked = stream::iter(names).map(|(number, name)| async move {
+            let found = self.bucket.find(&name).await?;
+            Ok::<_, crate::error::Error>(
+                (!found.is_some_and(|found| self.found(name, found))).then_some(number),
+            )
+        });
+        let mut absent: Vec<usize> = asked
+            .buffer_unordered(self.requests_max)
+            .try_filter_map(|absent| async move { Ok(absent) })
+            .try_collect()
+            .await?;
+        absent.sort_unstable();
+        Ok(absent)
+    }
+}
+
+#[async_trait]
+impl Store for Object {
+    async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
+        let name = Name::from(key);
+        let Some((blob, found)) = self.bucket.get(&name, range.start).await? else {
+            self.existence.forget(&name);
+            return Ok(None);
+        };
+        // What is about to be deleted is still right to read, and becomes young by it.
+        if !self.found(name, found.clone()) {
+            self.refresh(name, found);
+        }
+        Ok(Some(blob))
+    }
+
+    async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
+        let name = Name::from(key);
+        self.bucket.put(&name, blob).await?;
+        self.written(&name);
+        Ok(())
+    }
+
+    async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
+        let names: Vec<Name> = keys.iter().map(Name::from).collect();
+        let known = self.existence.known(&names, self.clock.now()).await?;
+        let unknown = names.into_iter().zip(known).enumerate().filter(|(_, (_, known))| !known);
+        let absent = self.ask(unknown.map(|(number, (name, _))| (number, name)).collect()).await?;
+        Ok(absent.into_iter().map(|number| keys[number].clone()).collect())
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        let name = Name::from(key);
+        // Before, so that nobody is told that it is there; and after, because a read may have learnt it meanwhile.
+        self.existence.forget(&name);
+        self.bucket.remove(&name).await?;
+        self.existence.forget(&name);
+        Ok(())
+    }
 }
