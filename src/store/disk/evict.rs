@@ -143,7 +143,7 @@ impl Writer {
                 freed.is_finished = true;
                 return Ok(freed);
             };
-            if record.sequence > before {
+            if (before + 1..=self.sequence).contains(&record.sequence) {
                 run.pass(&record);
                 continue;
             }

@@ -202,6 +202,8 @@ struct Pass<'a> {
 /// What a look at an entry tells.
 enum Verdict {
     Sound,
+    /// A medium that fails may be repaired, so what it holds is neither lost nor damaged.
+    Unreadable,
     Lost,
     /// With the inode of the file, if it is one.
     Damaged(Option<u64>),
@@ -258,7 +260,7 @@ impl Pass<'_> {
             },
         };
         match verdict {
-            Verdict::Sound => Ok(()),
+            Verdict::Sound | Verdict::Unreadable => Ok(()),
             Verdict::Lost => {
                 self.report.lost += 1;
                 self.scrubber.count("lost", 1);
@@ -315,8 +317,10 @@ impl Pass<'_> {
         }
         // It may have been evicted or replaced since it was listed.
         let Some(file) = self.shared().files.read(&name, size)? else { return Ok(()) };
-        if let Verdict::Damaged(inode) = self.file(&name, &file, size)? {
-            return self.withdraw(Damaged { name, entry: None, inode });
+        match self.file(&name, &file, size)? {
+            Verdict::Sound => {}
+            Verdict::Unreadable | Verdict::Lost => return Ok(()),
+            Verdict::Damaged(inode) => return self.withdraw(Damaged { name, entry: None, inode }),
         }
         let found = Found { files: vec![(name, size)], minute };
         let adopted = self.ask(|done| Request::Adopt { found, done })?;
@@ -358,10 +362,9 @@ fn is_right(name: &Name, bytes: &[u8]) -> bool {
     }
 }
 
-/// A medium that fails may be repaired, so what it holds is neither lost nor damaged.
 fn unreadable(name: &Name, error: &Error) -> Verdict {
     tracing::error!(blob = name.hex(), "a stored blob cannot be read: {}", error.chain());
-    Verdict::Sound
+    Verdict::Unreadable
 }
 
 /// Seconds since 1970.
