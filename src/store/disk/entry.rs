@@ -69,7 +69,8 @@ pub(super) struct Entry {
     pub(super) minute: u32,
 }
 
-const HEADER_BYTES: usize = 1 + 4 + 8;
+/// The part of an encoded entry that tells all but inlined bytes, which come behind it.
+pub(super) const HEADER_BYTES: usize = 1 + 4 + 8;
 const TAG_INLINE: u8 = 0;
 const TAG_FILE: u8 = 1;
 const TAG_COMPRESSED: u8 = 2;

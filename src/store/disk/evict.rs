@@ -17,8 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Counter};
 use crate::store::name::Name;
 
-/// Names that are looked at in one commit.
-const NAMES_MAX: usize = 200;
+/// Names that are looked at in one commit: each may take three operations.
+const NAMES_MAX: usize = 150;
 
 /// After a search that found only what is pinned, writes are refused for this long without another search.
 const SEARCH_EVERY: Duration = Duration::from_secs(1);
@@ -144,7 +144,7 @@ impl Writer {
                 freed.is_finished = true;
                 return Ok(freed);
             };
-            if record.sequence > before {
+            if (before + 1..=self.sequence).contains(&record.sequence) {
                 run.pass(&record);
                 continue;
             }

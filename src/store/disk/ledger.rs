@@ -1,6 +1,7 @@
 //! What the store knows about its blobs, written into the index.
 //!
-//! Four kinds of record, told apart by the first byte of the key: `e` the entry of a name; `u` the minute of its last noted use;
+//! Five kinds of record, told apart by the first byte of the key: `e` the entry of a name; `i` its inlined bytes, which are apart so
+//! that look-ups and scans of many entries do not drag them along; `u` the minute of its last noted use;
 //! `q` the queue of eviction, which has for a minute and a number the names that were put or used then; `m` the totals and notes.
 //! A name may stand in the queue several times; only the place of its latest use counts. So neither a put nor an eviction ever
 //! looks at more than the names that it is about, and the totals are right without a scan, because they change with the entries.
@@ -9,16 +10,20 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::path::Path;
 
-use super::entry::{Entry, Location};
+use super::entry::{Entry, HEADER_BYTES, Location};
 use crate::error::Result;
 use crate::store::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
 use crate::store::name::Name;
 
 const ENTRY: u8 = b'e';
+const INLINED: u8 = b'i';
 const USE: u8 = b'u';
 const QUEUE: u8 = b'q';
 const TOTALS_KEY: &[u8] = b"mtotals";
 const SCRUB_KEY: &[u8] = b"mscrub";
+
+/// Attempts to read an entry that is replaced again and again meanwhile.
+const READS_MAX: usize = 10;
 
 /// Where a scan of the queue begins.
 pub(super) const QUEUE_START: &[u8] = &[QUEUE];
@@ -84,8 +89,22 @@ impl Ledger {
     }
 
     pub(super) fn entry(&self, name: &Name) -> Result<Option<Entry>> {
-        let value = self.index.get(&key(ENTRY, name))?;
-        Ok(value.and_then(|value| Entry::decode(&value)))
+        for _ in 0..READS_MAX {
+            let Some(header) = self.index.get(&key(ENTRY, name))? else { return Ok(None) };
+            if let Some(entry) = self.with_inlined(name, &header)? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entry with its inlined bytes; `None` when the two do not fit, because a commit came between their reads.
+    fn with_inlined(&self, name: &Name, header: &[u8]) -> Result<Option<Entry>> {
+        if let Some(entry) = Entry::decode(header) {
+            return Ok(Some(entry));
+        }
+        let inlined = self.index.get(&key(INLINED, name))?;
+        Ok(inlined.and_then(|inlined| Entry::decode(&[header, &inlined].concat())))
     }
 
     /// The size of a blob, without its bytes.
@@ -98,8 +117,13 @@ impl Ledger {
     pub(super) fn page(&self, after: Option<&Name>, count: usize) -> Result<Vec<(Name, Option<Entry>)>> {
         let from = after.map_or_else(|| vec![ENTRY], |name| key(ENTRY, name));
         let page = self.index.page(Bound::Excluded(&from), ENTRY, count)?;
-        let named = |key: &[u8]| Name::parse_all(&key[1..]).next();
-        Ok(page.iter().filter_map(|(key, value)| Some((named(key)?, Entry::decode(value)))).collect())
+        let mut entries = Vec::with_capacity(page.len());
+        for (key, header) in page {
+            if let Some(name) = Name::parse_all(&key[1..]).next() {
+                entries.push((name, self.with_inlined(&name, &header)?));
+            }
+        }
+        Ok(entries)
     }
 
     /// What a scrub has noted about itself.
@@ -159,8 +183,9 @@ impl Draft {
 
     /// Whether `operations` more with `bytes` fit into one commit.
     pub(super) fn has_room_for(&self, operations: usize, bytes: usize) -> bool {
-        // The queue's record and the totals are written besides.
-        self.entries.len() + operations + 2 <= COMMIT_OPERATIONS_MAX && self.bytes + bytes <= COMMIT_BYTES_MAX
+        // Each is an entry and its bytes; the queue's record and the totals are written besides.
+        2 * (self.entries.len() + operations) + 2 <= COMMIT_OPERATIONS_MAX
+            && self.bytes + bytes <= COMMIT_BYTES_MAX
     }
 
     pub(super) fn minute(&self) -> u32 {
@@ -181,16 +206,25 @@ impl Draft {
         self.subtract(old);
         *self.totals.of(&entry) += entry.charge();
         let encoded = entry.encode();
-        self.bytes += encoded.len() + 3 * Name::BYTES_MAX;
-        self.batch.insert(&key(ENTRY, name), encoded);
+        self.bytes += encoded.len() + 4 * Name::BYTES_MAX;
+        let (header, inlined) = encoded.split_at(HEADER_BYTES);
+        self.batch.insert(&key(ENTRY, name), header.to_vec());
+        if !inlined.is_empty() {
+            self.batch.insert(&key(INLINED, name), inlined.to_vec());
+        } else if old.is_some_and(|old| matches!(old.location, Location::Inline(_))) {
+            self.batch.remove(&key(INLINED, name));
+        }
         self.queued.push(*name);
         self.entries.insert(*name, Some(entry));
     }
 
     pub(super) fn remove(&mut self, name: &Name, old: &Entry) {
         self.subtract(Some(old));
-        self.bytes += 2 * Name::BYTES_MAX;
+        self.bytes += 3 * Name::BYTES_MAX;
         self.batch.remove(&key(ENTRY, name));
+        if matches!(old.location, Location::Inline(_)) {
+            self.batch.remove(&key(INLINED, name));
+        }
         self.batch.remove(&key(USE, name));
         self.entries.insert(*name, None);
     }

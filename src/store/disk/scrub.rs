@@ -207,6 +207,8 @@ struct Pass<'a> {
 /// What a look at an entry tells.
 enum Verdict {
     Sound,
+    /// A medium that fails may be repaired, so what it holds is neither lost nor damaged.
+    Unreadable,
     Lost,
     /// With the file, if it is in one, and its inode.
     Damaged(Option<(Form, Option<u64>)>),
@@ -259,7 +261,7 @@ impl Pass<'_> {
             Location::File { .. } | Location::Compressed { .. } => self.in_file(&name, &entry.location)?,
         };
         match verdict {
-            Verdict::Sound => Ok(()),
+            Verdict::Sound | Verdict::Unreadable => Ok(()),
             Verdict::Lost => {
                 self.report.lost += 1;
                 self.scrubber.count("lost", 1);
@@ -338,8 +340,8 @@ impl Pass<'_> {
         }
         match self.in_file(&name, location)? {
             Verdict::Sound => {}
-            // It was evicted or replaced since it was listed.
-            Verdict::Lost => return Ok(()),
+            // A lost one was evicted or replaced since it was listed.
+            Verdict::Unreadable | Verdict::Lost => return Ok(()),
             Verdict::Damaged(file) => return self.withdraw(Damaged { name, entry: None, file }),
         }
         let found = Found { files: vec![(name, location.clone())], minute };
@@ -390,10 +392,9 @@ fn is_right(name: &Name, bytes: &[u8]) -> bool {
     }
 }
 
-/// A medium that fails may be repaired, so what it holds is neither lost nor damaged.
 fn unreadable(name: &Name, error: &Error) -> Verdict {
     tracing::error!(blob = name.hex(), "a stored blob cannot be read: {}", error.chain());
-    Verdict::Sound
+    Verdict::Unreadable
 }
 
 /// Seconds since 1970.

@@ -108,3 +108,77 @@ async fn lookups(disk: &Arc<dyn Store>) {
     }
     report("gets of 1 KiB, one after the other", 5_000, start);
 }
+
+/// The entries of `a_million_entries`, and the bytes that each has inlined.
+const ENTRIES: u64 = 1_000_000;
+const INLINED: usize = 200;
+
+fn number_from(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
+
+fn resident_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// The size of an index is given by `CROFT_SPEED_ENTRIES` and `CROFT_SPEED_INLINED`; it stays in `CROFT_SPEED_DIRECTORY`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; it proves nothing about right or wrong"]
+async fn a_million_entries() {
+    let (entries, inlined) =
+        (number_from("CROFT_SPEED_ENTRIES", ENTRIES), number_from("CROFT_SPEED_INLINED", INLINED as u64));
+    let directory = std::env::var_os("CROFT_SPEED_DIRECTORY").map_or_else(std::env::temp_dir, Into::into);
+    let directory = directory.join(format!("croft-{entries}-{inlined}"));
+    if !directory.exists() {
+        fs::create_dir(&directory).unwrap();
+        fill(&directory.join("index"), entries, inlined as usize);
+    }
+    let start = Instant::now();
+    let disk = Disk::open(&directory, Options::new(100 << 30)).unwrap();
+    println!("open: {:?}, {} MiB resident", start.elapsed(), resident_mib());
+    let keys = |offset| (0..10_000).map(|n| numbered(offset + n * (entries / 10_000))).collect();
+    let (present, absent): (Vec<Key>, Vec<Key>) = (keys(0), keys(10 * entries));
+    for round in 0..3 {
+        let start = Instant::now();
+        assert_eq!(disk.missing(&absent).await.unwrap().len(), absent.len());
+        report("missing() of 10,000, all absent", 10_000, start);
+        let start = Instant::now();
+        assert!(disk.missing(&present).await.unwrap().is_empty());
+        report("missing() of 10,000, all present", 10_000, start);
+        println!("round {round}: {} MiB resident", resident_mib());
+    }
+    let start = Instant::now();
+    let scrubbed = disk.scrub(None).await.unwrap();
+    report(&format!("a scrub of {} MB", scrubbed.bytes / 1_000_000), scrubbed.blobs, start);
+    println!("after it: {} MiB resident", resident_mib());
+}
+
+/// The bytes are not those of the digest: nothing here looks at them but the scrub, which takes assets as they are.
+fn numbered(number: u64) -> Key {
+    Key::Asset(*Function::Sha256.hash(&number.to_be_bytes()).hash().first_chunk().unwrap())
+}
+
+fn fill(index: &Path, entries: u64, inlined: usize) {
+    let start = Instant::now();
+    let (ledger, _) = Ledger::open(index).unwrap();
+    let (mut totals, mut sequence, mut next) = (ledger.totals().unwrap(), 0, 0);
+    // Larger commits than the store would make: no power is cut here.
+    let each = 2_000;
+    while next < entries {
+        sequence += 1;
+        let mut draft = ledger::Draft::new(totals, 1_000_000 + sequence as u32 / 100, sequence);
+        for number in next..entries.min(next + each) {
+            let name = Name::from(&numbered(number));
+            draft.insert(&name, None, Location::Inline(content(inlined, number)));
+        }
+        next += each;
+        totals = ledger.commit(draft, || {}).unwrap();
+    }
+    let mut draft = ledger::Draft::new(totals, 0, 0);
+    draft.finish_index();
+    ledger.commit(draft, || {}).unwrap();
+    report("entries written", entries, start);
+    println!("the index takes {} MiB", ledger.index_bytes() >> 20);
+}

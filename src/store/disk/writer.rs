@@ -26,8 +26,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Origin};
 use crate::store::name::Name;
 
-/// Inlined blobs of one request: they must fit into one commit with their keys and the totals.
-pub(super) const CHANGES_MAX: usize = COMMIT_OPERATIONS_MAX / 2;
+/// Inlined blobs of one request: they must fit into one commit, each with its entry, beside the totals and the queue.
+pub(super) const CHANGES_MAX: usize = COMMIT_OPERATIONS_MAX / 2 - 1;
 pub(super) const CHANGES_BYTES_MAX: usize = COMMIT_BYTES_MAX / 2;
 
 /// How often an index that failed is opened again.
