@@ -12,7 +12,7 @@
 #   tests      unit, simulation and integration tests, with debug assertions
 #   release    the release build, which the rest runs
 #   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
-#   bench      the benchmark, as a short run that shows that it works
+#   bench      the benchmarks, as a short run that shows that they work
 #
 # A step that fails does not keep the others from running. Each client's story counts as a step of its own. The last line
 # counts them; the exit code is 1 when one failed. What was set up is kept in ${CROFT_TEST_CACHE:-/var/cache/croft-test}.
@@ -116,7 +116,7 @@ step_clients() {
 }
 
 step_bench() {
-  cargo bench --locked --bench farm -- --quick
+  cargo bench --locked --bench farm --bench store -- --quick
 }
 
 # ---- running and counting ----

@@ -27,7 +27,7 @@ pub(crate) async fn no_ops(rounds: Rounds) -> Figure {
         limit.push(limits::processes(ACTIONS));
     }
     Figure {
-        name: "no-op actions at concurrency 64",
+        name: "no-op actions at concurrency 64".into(),
         ours: median(ours),
         limit: median(limit),
         limit_name: "bare processes",

@@ -17,6 +17,12 @@ const BATCH: usize = 1000;
 const BATCHES: usize = 40;
 const BATCHES_AT_ONCE: usize = 8;
 
+/// Blobs of 2 KiB that are written one by one, and how many at a time; a client has five seconds for them.
+const SINGLE: usize = 2 << 10;
+const SINGLES: usize = 11_000;
+const SINGLES_AT_ONCE: usize = 64;
+const SINGLES_SECONDS: f64 = 5.0;
+
 /// Small blobs that the store commits together; the limit is measured with the same group.
 const GROUP: usize = 125;
 
@@ -38,7 +44,7 @@ pub(crate) async fn reads(rounds: Rounds) -> Figure {
         limit.push(limits::socket(&content) / 1e6);
     }
     Figure {
-        name: "read a 64 MiB blob",
+        name: "read a 64 MiB blob".into(),
         ours: median(ours),
         limit: median(limit),
         limit_name: "raw TCP",
@@ -71,7 +77,7 @@ pub(crate) async fn durable_writes(rounds: Rounds) -> Figure {
         limit.push(limits::synced_file(&farm.data().join(format!("limit-{round}")), &content) / 1e6);
     }
     Figure {
-        name: "write a 64 MiB blob, durable",
+        name: "write a 64 MiB blob, durable".into(),
         ours: median(ours),
         limit: median(limit),
         limit_name: "write + fdatasync",
@@ -97,11 +103,37 @@ pub(crate) async fn batches(rounds: Rounds) -> Figure {
         limit.push(limits::synced_groups(farm.data(), &content(SMALL, 0), BATCHES * BATCH, GROUP));
     }
     Figure {
-        name: "1 KiB blobs by BatchUpdate, durable",
+        name: "1 KiB blobs by BatchUpdate, durable".into(),
         ours: median(ours),
         limit: median(limit),
         limit_name: "append, fdatasync per 125",
         unit: "/s",
         goal: Goal::Rate(20_000.0),
+    }
+}
+
+/// Writes small blobs one by one through ByteStream, as clients without batches do.
+pub(crate) async fn singles(rounds: Rounds) -> Figure {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let (mut ours, mut limit) = (Vec::new(), Vec::new());
+    for round in 0..rounds.0.min(3) {
+        let seed = 10_000_000 + (round * SINGLES) as u64;
+        let blobs: Vec<Bytes> = (0..SINGLES as u64).map(|blob| content(SINGLE, seed + blob)).collect();
+        let put = |blob: Bytes| {
+            let client = client.clone();
+            async move { client.write_blob(&blob).await.unwrap() }
+        };
+        let puts = stream::iter(blobs).map(put).buffer_unordered(SINGLES_AT_ONCE);
+        ours.push(rate(SINGLES as f64, puts.for_each(|_| std::future::ready(()))).await);
+        limit.push(limits::synced_groups(farm.data(), &content(SINGLE, 0), SINGLES, SINGLES_AT_ONCE));
+    }
+    Figure {
+        name: "2 KiB blobs by ByteStream, 64 at once".into(),
+        ours: median(ours),
+        limit: median(limit),
+        limit_name: "append, fdatasync per 64",
+        unit: "/s",
+        goal: Goal::Rate(SINGLES as f64 / SINGLES_SECONDS),
     }
 }

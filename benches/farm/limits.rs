@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 /// Bytes that a system call carries, the same as one chunk of ours.
 const PIECE: usize = 256 << 10;
 
@@ -74,4 +76,64 @@ pub(crate) fn processes(count: usize) -> f64 {
         }
     });
     count as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Bytes per second of all `contents` over sockets on loopback, each over its own.
+pub(crate) fn sockets(contents: &[Bytes]) -> f64 {
+    at_once(contents, socket)
+}
+
+/// Bytes per second of all `contents` written to new files at the same time, each synced.
+pub(crate) fn synced_files(directory: &Path, contents: &[Bytes]) -> f64 {
+    at_once(contents, |content| {
+        let number = content.as_ptr() as usize;
+        synced_file(&directory.join(format!("limit-{number}")), content)
+    })
+}
+
+/// Bytes per second of `work` on all `contents`, on a thread for each.
+fn at_once(contents: &[Bytes], work: impl Fn(&[u8]) -> f64 + Sync) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for content in contents {
+            scope.spawn(|| work(content));
+        }
+    });
+    contents.iter().map(Bytes::len).sum::<usize>() as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Exchanges per second of a request and a response of so many bytes over `connections` on loopback, `count` in all.
+pub(crate) fn exchanges(request: usize, response: usize, count: usize, connections: usize) -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let each = count.div_ceil(connections);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..connections {
+            scope.spawn(move || {
+                exchange(TcpStream::connect(address).unwrap(), each, (&vec![1; request], response))
+            });
+            let connection = listener.accept().unwrap().0;
+            scope.spawn(move || answer(connection, each, (request, &vec![1; response])));
+        }
+    });
+    (each * connections) as f64 / start.elapsed().as_secs_f64()
+}
+
+fn exchange(mut connection: TcpStream, count: usize, (request, response): (&[u8], usize)) {
+    connection.set_nodelay(true).unwrap();
+    let mut buffer = vec![0; response];
+    for _ in 0..count {
+        connection.write_all(request).unwrap();
+        connection.read_exact(&mut buffer).unwrap();
+    }
+}
+
+fn answer(mut connection: TcpStream, count: usize, (request, response): (usize, &[u8])) {
+    connection.set_nodelay(true).unwrap();
+    let mut buffer = vec![0; request];
+    for _ in 0..count {
+        connection.read_exact(&mut buffer).unwrap();
+        connection.write_all(response).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench farm` starts the real binary, drives it over loopback from this process, and prints for each figure the
 //! machine's own limit: the same bytes over a raw socket, the same file written and synced, bare processes. `-- --quick` takes
-//! fewer rounds, `-- reads writes` measures only these (also `actions`, `batches`). Client, server and worker share the machine's cores.
+//! fewer rounds, `-- reads writes` measures only these (also `actions`, `batches`, `singles`, `streams`, `missing`, `results`). Client, server and worker share the machine's cores.
 
 #![allow(
     clippy::print_stdout,
@@ -20,6 +20,8 @@ mod farm;
 mod actions;
 mod blobs;
 mod limits;
+mod lookups;
+mod streams;
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// One line of the result.
 struct Figure {
-    name: &'static str,
+    name: String,
     /// Ours and the machine's, in `unit`.
     ours: f64,
     limit: f64,
@@ -40,6 +42,8 @@ struct Figure {
 }
 
 enum Goal {
+    /// It is only shown.
+    Shown,
     Rate(f64),
     Ratio(f64),
 }
@@ -48,6 +52,12 @@ enum Goal {
 #[derive(Clone, Copy)]
 struct Rounds(usize);
 
+/// Blobs that are read or written at the same time.
+const STREAMS: [usize; 3] = [1, 4, 16];
+
+/// Outputs of the results that are looked up.
+const OUTPUTS: [usize; 3] = [1, 100, 10_000];
+
 #[tokio::main]
 async fn main() {
     let is_quick = std::env::args().any(|argument| argument == "--quick");
@@ -55,6 +65,16 @@ async fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let figures = measure(rounds, is_wanted).await;
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("\n{cores} cores, median of {} rounds, client and farm on the same machine\n", rounds.0);
+    println!("{:<42} {:>18}  {:<44} {:>6}  goal", "", "croft", "the machine", "ratio");
+    for figure in &figures {
+        figure.print();
+    }
+}
+
+async fn measure(rounds: Rounds, is_wanted: impl Fn(&str) -> bool) -> Vec<Figure> {
     let mut figures = Vec::new();
     if is_wanted("actions") {
         figures.push(actions::no_ops(rounds).await);
@@ -68,28 +88,39 @@ async fn main() {
     if is_wanted("batches") {
         figures.push(blobs::batches(rounds).await);
     }
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!("\n{cores} cores, median of {} rounds, client and farm on the same machine\n", rounds.0);
-    println!("{:<34} {:>18}  {:<36} {:>6}  goal", "", "croft", "the machine", "ratio");
-    for figure in &figures {
-        figure.print();
+    if is_wanted("singles") {
+        figures.push(blobs::singles(rounds).await);
     }
+    if is_wanted("streams") {
+        for streams in STREAMS {
+            figures.push(streams::reads(rounds, streams, streams::Wire::Plain).await);
+            figures.push(streams::writes(rounds, streams, streams::Wire::Plain).await);
+        }
+    }
+    if is_wanted("missing") {
+        figures.push(lookups::missing(rounds, true).await);
+        figures.push(lookups::missing(rounds, false).await);
+    }
+    if is_wanted("results") {
+        for outputs in OUTPUTS {
+            figures.push(lookups::results(rounds, outputs).await);
+        }
+    }
+    figures
 }
 
 impl Figure {
     fn print(&self) {
         let Self { name, ours, limit, limit_name, unit, goal } = self;
         let ratio = ours / limit;
-        let (wanted, is_met) = match goal {
-            Goal::Rate(rate) => (format!(">= {rate:.0} {unit}"), ours >= rate),
-            Goal::Ratio(part) => (format!("ratio >= {part}"), ratio >= *part),
+        let mark = |is_met| if is_met { "met" } else { "MISSED" };
+        let goal = match goal {
+            Goal::Shown => "none".to_owned(),
+            Goal::Rate(rate) => format!(">= {rate:.0} {unit}: {}", mark(ours >= rate)),
+            Goal::Ratio(part) => format!("ratio >= {part}: {}", mark(ratio >= *part)),
         };
-        let mark = if is_met { "met" } else { "MISSED" };
         let limit = format!("{limit:.0} {unit} ({limit_name})");
-        println!(
-            "{name:<34} {:>18}  {limit:<36} {ratio:>6.2}  {wanted}: {mark}",
-            format!("{ours:.0} {unit}")
-        );
+        println!("{name:<42} {:>18}  {limit:<44} {ratio:>6.2}  {goal}", format!("{ours:.0} {unit}"));
     }
 }
 

@@ -67,7 +67,7 @@ fn status_of(kind: Kind) -> StatusCode {
         Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::Denied => StatusCode::FORBIDDEN,
         Kind::NotFound | Kind::MissingInput => StatusCode::NOT_FOUND,
-        Kind::Exists => StatusCode::CONFLICT,
+        Kind::Exists | Kind::Aborted => StatusCode::CONFLICT,
         Kind::Exhausted => StatusCode::INSUFFICIENT_STORAGE,
         Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Timeout => StatusCode::GATEWAY_TIMEOUT,

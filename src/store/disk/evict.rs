@@ -26,6 +26,9 @@ const SEARCH_EVERY: Duration = Duration::from_secs(1);
 /// The log is told of broken leases at most this often.
 const BREAKS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
+/// Evictions for one request for room. Each takes some commits, in which more can come into flight than it has made room for.
+const ATTEMPTS_MAX: u32 = 10;
+
 /// How far an eviction goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
@@ -104,6 +107,21 @@ impl Writer {
 
     /// Evicts `bytes`, and what else it takes for all that is in flight to fit.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<()> {
+        let mut wanted = bytes;
+        let mut made = Ok(());
+        for attempt in 1..=ATTEMPTS_MAX {
+            let before = self.totals.bytes();
+            made = self.make_room_once(wanted);
+            if made.is_ok() || (wanted > 0 && self.totals.bytes() == before) {
+                break;
+            }
+            // The index's file does not shrink: where inlined blobs were evicted, it has grown in the account as much.
+            wanted = (self.shared.space.shortage(0)? << attempt).min(self.totals.bytes());
+        }
+        made
+    }
+
+    fn make_room_once(&mut self, bytes: u64) -> Result<()> {
         self.repair()?;
         let wanted = bytes.max(self.shared.space.shortage(0)?);
         if wanted > self.totals.bytes() {

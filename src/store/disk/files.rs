@@ -126,15 +126,19 @@ impl Files {
         Ok(folder.to_owned())
     }
 
-    /// The blob's file, or `None` if it is absent or of another length.
-    pub(super) fn read(&self, name: &Name, stored: Stored) -> Result<Option<File>> {
+    /// The blob's file and its length, or `None` if it is absent or of another length.
+    ///
+    /// A result's file may have any length: when a crash comes between a replacement and its commit, the file is already the
+    /// new one, complete, while the index speaks of the old one. That is as good as a put whose answer was lost.
+    pub(super) fn read(&self, name: &Name, stored: Stored) -> Result<Option<(File, u64)>> {
         let file = match File::open(self.path(name, stored.form)) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::from(error).context("open a blob's file")),
         };
         let length = file.metadata().context(|| "read the size of a blob's file")?.len();
-        Ok((length == stored.bytes).then_some(file))
+        let is_right = length == stored.bytes || !name.is_blob();
+        Ok(is_right.then_some((file, length)))
     }
 
     /// What tells the file that has this name from others that had it or will.

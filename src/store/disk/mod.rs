@@ -6,6 +6,8 @@
 //! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files. `scrub` finds what was damaged or lost.
 
 mod compressed;
+#[cfg(test)]
+mod crash;
 mod entry;
 mod evict;
 #[cfg(test)]
@@ -50,7 +52,7 @@ use self::compressed::{Frames, Packer};
 pub use self::entry::INLINE_MAX;
 use self::entry::{Location, fits};
 use self::evict::Evictions;
-use self::files::{Files, Temporary};
+use self::files::{Files, Form, Stored, Temporary};
 use self::ledger::Ledger;
 use self::marks::Marks;
 pub use self::scrub::ScrubReport;
@@ -89,6 +91,9 @@ const SCRUB_RATE: u64 = 20 * 1000 * 1000;
 
 /// Keys that are looked up without letting an eviction in.
 const LOOKUPS_MAX: usize = 256;
+
+/// Looks at an entry and then at its file, between which a put may replace both.
+const LOOKS_MAX: usize = 4;
 
 /// Pieces of a batch that are stored at the same time.
 const PIECES_MAX: usize = 32;
@@ -333,8 +338,18 @@ impl Shared {
 
     /// Looks up a blob from `start` on, and marks it as used; blocks.
     fn find(&self, key: &Key, start: u64) -> Result<Found> {
+        for _ in 1..LOOKS_MAX {
+            match self.look(key, start)? {
+                Found::Lost => {}
+                found @ (Found::Nothing | Found::Blob(_)) => return Ok(found),
+            }
+        }
+        self.look(key, start)
+    }
+
+    fn look(&self, key: &Key, start: u64) -> Result<Found> {
         let name = Name::from(key);
-        let open = self.open_gate();
+        let _open = self.open_gate();
         let Some(entry) = self.ledger.entry(&name)?.filter(|entry| fits(key, entry.size())) else {
             return Ok(Found::Nothing);
         };
@@ -342,21 +357,15 @@ impl Shared {
         if !self.unsettled.contains(&name) {
             self.mark(&name, entry.size());
         }
-        let file = entry.location.file().map(|file| self.files.read(&name, file)).transpose()?;
-        drop(open);
-        let blob = match (entry.location, file) {
-            (Location::Inline(bytes), _) => Blob::Whole(bytes).starting_at(start)?,
-            (Location::File { size }, Some(Some(file))) => {
-                Blob::File { file: Arc::new(file), offset: 0, size }.starting_at(start)?
-            }
-            (Location::Compressed { size, stored }, Some(Some(file))) => {
-                Frames::open(file, size, stored)?.into_blob(start)?
-            }
-            (Location::File { .. } | Location::Compressed { .. }, Some(None) | None) => {
-                return Ok(Found::Lost);
-            }
+        let read = |form, bytes| self.files.read(&name, Stored { form, bytes });
+        let blob = match entry.location {
+            Location::Inline(bytes) => Some(Blob::Whole(bytes).starting_at(start)),
+            Location::File { size } => read(Form::Plain, size)?
+                .map(|(file, size)| Blob::File { file: Arc::new(file), offset: 0, size }.starting_at(start)),
+            Location::Compressed { stored, .. } => read(Form::Compressed, stored)?
+                .map(|(file, stored)| Frames::open(file, stored)?.into_blob(start)),
         };
-        Ok(Found::Blob(blob))
+        blob.map_or(Ok(Found::Lost), |blob| Ok(Found::Blob(blob?)))
     }
 
     /// Notes a use. When there are so many that they cannot be noted, the writer is told to write some down.

@@ -274,7 +274,7 @@ impl Pass<'_> {
     fn in_file(&mut self, name: &Name, location: &Location) -> Result<Verdict, Halt> {
         let Some(stored) = location.file() else { return Ok(Verdict::Sound) };
         let file = match self.shared().files.read(name, stored) {
-            Ok(Some(file)) => file,
+            Ok(Some((file, _))) => file,
             Ok(None) => return Ok(Verdict::Lost),
             Err(error) => return Ok(unreadable(name, &error)),
         };
@@ -286,7 +286,7 @@ impl Pass<'_> {
         };
         let hasher = function.hasher(location.size());
         let hash = match location {
-            Location::Compressed { size, stored } => match Frames::open(file, *size, *stored) {
+            Location::Compressed { stored, .. } => match Frames::open(file, *stored) {
                 Ok(frames) => self.hash(hasher, frames.pieces())?,
                 Err(error) => Err(error),
             },

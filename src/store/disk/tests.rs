@@ -404,6 +404,17 @@ async fn what_was_just_used_is_evicted_only_when_a_put_needs_it() {
     assert!(bytes_on_disk(&directory) <= 32 * MIB as u64);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_takes_many_puts_at_the_same_time() {
+    let directory = TempDir::new().unwrap();
+    let disk = Disk::open(directory.path(), Options::new(32 * MIB as u64)).unwrap();
+    let puts = stream::iter(0..240).map(|seed| put(&disk, if seed % 3 == 0 { MIB } else { 3_000 }, seed));
+    let keys: Vec<Key> = puts.buffer_unordered(8).collect().await;
+    assert!(is_there(&disk, keys.last().unwrap()).await);
+    let account = || disk.shared.ledger.totals().unwrap().files;
+    eventually("the account", async || account().abs_diff(bytes_on_disk(&directory)) < MIB as u64).await;
+}
+
 #[tokio::test]
 async fn a_blob_larger_than_the_store_is_refused_before_it_is_read() {
     let directory = TempDir::new().unwrap();

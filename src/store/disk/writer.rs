@@ -167,11 +167,12 @@ impl Writer {
 
     /// Commits this put and those that wait behind it.
     fn put(&mut self, first: Put) {
+        let mut next = Some(first);
+        let ready = self.repair().and_then(|()| self.ensure_room(&next));
+        // What makes the room changes the totals, which the draft begins with.
         let mut draft = self.draft();
         let mut names = Names::default();
         let mut answers = Vec::new();
-        let mut next = Some(first);
-        let ready = self.repair().and_then(|()| self.ensure_room(&next));
         while let Some((changes, done)) = next.take() {
             let results = match &ready {
                 Ok(()) => changes.into_iter().map(|it| self.stage(it, &mut draft, &mut names)).collect(),
