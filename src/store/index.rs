@@ -28,8 +28,10 @@ const OPEN_MAX: Duration = Duration::from_secs(60);
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 const RELEASE_POLL: Duration = Duration::from_millis(10);
 
-/// Each frees about five hundred pieces of memory; the largest commits replace some thousands.
-const RECLAIMS: usize = 16;
+/// A reclaim frees about five hundred pieces of memory; an operation replaces some ten of them. It costs next to nothing when
+/// there is nothing to free, and it takes a few until a piece may be freed.
+const OPERATIONS_PER_RECLAIM: usize = 16;
+const RECLAIMS_MIN: usize = 8;
 
 /// sled counts bytes on disk; the memory in use is 2 to 3 times this.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -180,7 +182,7 @@ impl Index {
             between();
             return Ok(());
         }
-        let database = self.database()?;
+        let (database, operations) = (self.database()?, batch.operations);
         guarded("write the index", || database.sled.apply_batch(batch.batch))?;
         between();
         #[cfg(test)]
@@ -189,7 +191,7 @@ impl Index {
         }
         guarded("flush the index", || database.sled.flush())?;
         database.file.sync_data().context(|| "sync the index")?;
-        reclaim();
+        reclaim(operations);
         Ok(())
     }
 
@@ -314,8 +316,8 @@ impl Database {
 
 /// Frees what earlier commits have replaced. sled leaves that to every 128th of its calls, which frees some hundred pieces of
 /// memory; a commit is one call and replaces thousands.
-fn reclaim() {
-    for _ in 0..RECLAIMS {
+fn reclaim(operations: usize) {
+    for _ in 0..RECLAIMS_MIN + operations / OPERATIONS_PER_RECLAIM {
         sled::pin().flush();
     }
 }
