@@ -25,7 +25,7 @@ pub(super) const AZURE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// Python and Node take their time on a busy machine.
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_secs(180);
 const START_POLL: Duration = Duration::from_millis(20);
 
 /// Another process may take a port between the moment it was found free and the server's start.
@@ -161,14 +161,17 @@ impl Server {
             .unwrap();
         self.process = Some(process);
         let deadline = Instant::now() + START_MAX;
+        let mut answer = None;
         while Instant::now() < deadline && !self.has_ended() {
-            if self.make_ready() {
+            answer = self.make_ready().or(answer);
+            if answer.as_ref().is_some_and(|answer| is_ready(answer)) {
                 return true;
             }
             std::thread::sleep(START_POLL);
         }
-        let why = if self.has_ended() { "it ended" } else { "it does not answer" };
-        eprintln!("{:?} did not start, {why}: {}", self.kind, self.log());
+        let has_ended = self.has_ended();
+        let log = self.log();
+        eprintln!("{:?} did not start; ended: {has_ended}; answer: {answer:?}; log: {log}", self.kind);
         self.stop();
         false
     }
@@ -177,9 +180,9 @@ impl Server {
         self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
     }
 
-    /// Makes the bucket, or for Redis a greeting.
-    fn make_ready(&self) -> bool {
-        let answer = match self.kind {
+    /// Makes the bucket, or for Redis a greeting; returns the answer.
+    fn make_ready(&self) -> Option<String> {
+        match self.kind {
             Kind::Redis => ask(self.port, "PING\r\n"),
             Kind::S3 => ask(self.port, &request("PUT", &format!("/{BUCKET}"), "", "")),
             Kind::Gcs => {
@@ -187,9 +190,7 @@ impl Server {
                 ask(self.port, &request("POST", "/storage/v1/b", "Content-Type: application/json\r\n", &body))
             }
             Kind::Azure => ask(self.port, &azure_container()),
-        };
-        let made = ["+PONG", "HTTP/1.1 200", "HTTP/1.1 201", "HTTP/1.1 409"];
-        answer.is_some_and(|answer| made.iter().any(|made| answer.starts_with(made)))
+        }
     }
 
     fn log(&self) -> String {
@@ -211,6 +212,11 @@ fn find(kind: Kind) -> Option<PathBuf> {
     std::iter::once(Path::new(&cache).join("servers").join(installed))
         .chain(elsewhere)
         .find(|program| program.is_file())
+}
+
+/// Whether the bucket is made, or was there before.
+fn is_ready(answer: &str) -> bool {
+    ["+PONG", "HTTP/1.1 200", "HTTP/1.1 201", "HTTP/1.1 409"].iter().any(|made| answer.starts_with(made))
 }
 
 fn free_port() -> u16 {

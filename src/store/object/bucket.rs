@@ -224,16 +224,15 @@ impl Bucket {
     /// What a failure of the service means for a caller: nothing but to try later, or elsewhere. It is never an absence.
     pub(super) fn error(&self, doing: &str, error: opendal::Error) -> Error {
         let Shared { label, service, .. } = &*self.shared;
-        let why = match error.kind() {
-            ErrorKind::PermissionDenied => {
-                "the service denies it; the tier's credentials need to read, write, list and delete"
-            }
-            ErrorKind::ConfigInvalid => {
-                "the tier's configuration does not fit the service (bucket, region, credentials)"
-            }
-            ErrorKind::RateLimited => "the service asks for fewer requests",
-            _ if error.is_temporary() || error.is_persistent() => "the service does not answer as it should",
-            _ => "the service refuses it",
+        let is = |kind| error.kind() == kind;
+        let why = if is(ErrorKind::PermissionDenied) {
+            "the service denies it; the tier's credentials need to read, write, list and delete"
+        } else if is(ErrorKind::ConfigInvalid) {
+            "the tier's configuration does not fit the service (bucket, region, credentials)"
+        } else if is(ErrorKind::RateLimited) {
+            "the service asks for fewer requests"
+        } else {
+            "the service does not answer as it should"
         };
         Error::new(Kind::Unavailable, format!("{doing} in tier {label} ({service}): {why}"))
             .with_source(error)
