@@ -1,7 +1,7 @@
 //! Builds everything in order: the system on one page.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{Context, Result};
 use crate::rpc::{Farm, Instances, Settler, Uploads};
 use crate::scheduler::Handle;
-use crate::store::{ActionCache, Cas, Disk, DiskOptions, Metered, Store, Verified};
+use crate::store::{ActionCache, Cas, Stack};
 use crate::tasks::{self, Shutdown};
 use crate::web::Readiness;
 use crate::worker::{Worker, link};
@@ -19,6 +19,9 @@ use crate::{listen, rpc, store, web};
 
 /// How long the parts may take to stop: more than the listeners give to requests that are under way.
 const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// How long pending writes get when everything else has stopped; the rest goes on at the next start.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// A farm that serves.
 pub struct Server {
@@ -28,8 +31,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// Where the data is.
     pub data: PathBuf,
-    /// What the store may hold, in bytes.
-    pub store_bytes: u64,
+    /// Where blobs and results are kept.
+    pub stack: Stack,
     /// Actions that run at once.
     pub slots: u32,
     parts: tasks::Group,
@@ -45,13 +48,11 @@ impl Server {
     /// what the sandbox needs.
     pub async fn start(config: &Config, shutdown: Shutdown) -> Result<Self> {
         let data = config.data_directory()?;
-        make_directory(&data)?;
-        let store_directory = config.storage.path.clone().unwrap_or_else(|| data.join("cas"));
-        make_directory(&store_directory)?;
-        let (disk, store_bytes) = open_disk(config, store_directory).await?;
+        store::make_private_directory(&data)?;
+        let stack = Stack::open(&config.storage, &data).await?;
         let public = listen::bind("public", config.public.listen).await?;
         let admin = listen::bind("admin", config.admin.listen).await?;
-        let farm = assemble(config, disk, shutdown.clone());
+        let farm = assemble(config, &stack, shutdown.clone());
         let executable = std::env::current_exe().context(|| "find the program of this process")?;
         let directory = data.join("worker");
         let worker = Worker::start(config.worker.clone(), farm.cas.clone(), &directory, &executable).await?;
@@ -59,7 +60,7 @@ impl Server {
             public: public.local_addr().context(|| "read the public address")?,
             admin: admin.local_addr().context(|| "read the admin address")?,
             data,
-            store_bytes,
+            stack,
             slots: config.worker.slots(),
             parts: tasks::Group::default(),
             readiness: Readiness::default(),
@@ -102,6 +103,7 @@ impl Server {
             tracing::debug!(part = name, "stopped");
             result = result.and(ended.context(|| name));
         }
+        self.stack.drain(DRAIN_MAX).await;
         result
     }
 
@@ -121,10 +123,9 @@ impl Server {
     }
 }
 
-fn assemble(config: &Config, disk: Disk, shutdown: Shutdown) -> Farm {
-    let disk: Arc<dyn Store> = Arc::new(Metered::new("disk", Arc::new(disk)));
-    let cas = Cas::new(Arc::new(Verified::new(disk.clone())));
-    let action_cache = ActionCache::new(disk, cas.clone());
+fn assemble(config: &Config, stack: &Stack, shutdown: Shutdown) -> Farm {
+    let cas = Cas::with_pins(stack.store.clone(), stack.pins.clone());
+    let action_cache = ActionCache::new(stack.store.clone(), cas.clone());
     let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone()));
     Farm {
         scheduler: Handle::start(config.scheduler.clone(), settler, shutdown),
@@ -134,23 +135,4 @@ fn assemble(config: &Config, disk: Disk, shutdown: Shutdown) -> Farm {
         config: Arc::new(config.execution.clone()),
         uploads: Uploads::default(),
     }
-}
-
-async fn open_disk(config: &Config, directory: PathBuf) -> Result<(Disk, u64)> {
-    let configured = config.storage.size;
-    tasks::blocking(move || {
-        let size = match configured {
-            Some(size) => size.as_u64(),
-            None => store::default_size(&directory)?,
-        };
-        Ok((Disk::open(&directory, DiskOptions::new(size))?, size))
-    })
-    .await
-}
-
-/// Makes a directory that only this user reads: it holds what is built.
-fn make_directory(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.context(|| format!("make the data directory {}", path.display()))
 }

@@ -18,6 +18,8 @@ mod name;
 pub mod object;
 mod pins;
 pub mod redis;
+mod stack;
+mod tiered;
 pub mod tree;
 mod verified;
 
@@ -38,6 +40,7 @@ pub use self::faulty::{Faulty, Rates};
 pub use self::memory::Memory;
 pub use self::metered::Metered;
 pub use self::pins::{Pinned, Pins};
+pub use self::stack::{Stack, TierSummary, make_private_directory};
 pub use self::verified::Verified;
 
 use crate::digest::{Digest, Function};

@@ -1,0 +1,115 @@
+//! What a client may be told: present is what the slowest durable tier has, or will have whatever happens.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+
+use super::super::Key;
+use super::write::target;
+use super::{Shared, size_of};
+use crate::error::Result;
+
+/// Blobs that are copied to the tier of record while a client waits for an answer; what is beyond them counts as missing.
+const COPIES_MAX: usize = 256;
+
+/// Copies at a time.
+const COPYING_MAX: usize = 16;
+
+/// What a question is put together from.
+struct Question<'a> {
+    shared: &'a Shared,
+    /// The durable tiers, fast to slow.
+    durable: Vec<usize>,
+    keys: &'a [Key],
+    /// What each durable tier lacks, or why it cannot tell.
+    lacks: Vec<Result<HashSet<Key>>>,
+}
+
+impl Shared {
+    /// The absent ones of `keys`. What only a fast tier has is brought to the tier of record first, or will be, or counts as absent.
+    ///
+    /// # Errors
+    /// That of the tier of record when it cannot tell and it matters.
+    pub(super) async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
+        let durable: Vec<usize> = (0..self.tiers.len()).filter(|at| self.tiers[*at].is_durable()).collect();
+        let asked = join_all(durable.iter().map(|at| self.tiers[*at].missing(keys))).await;
+        let lacks = asked.into_iter().map(|missing| Ok(missing?.into_iter().collect())).collect();
+        let question = Question { shared: self, durable, keys, lacks };
+        question.answer().await
+    }
+}
+
+impl Question<'_> {
+    async fn answer(mut self) -> Result<Vec<Key>> {
+        let (mut missing, mut stray) = (HashSet::new(), Vec::new());
+        for key in self.keys {
+            let Some(record) = self.tier_of_record(key) else {
+                missing.insert(key.clone());
+                continue;
+            };
+            if self.has(record, key) || (self.is_pending(record, key) && self.is_above(record, key)) {
+                continue;
+            }
+            if self.lacks[record].is_err() {
+                return Err(std::mem::replace(&mut self.lacks[record], Ok(HashSet::new()))
+                    .expect_err("seen to be one"));
+            }
+            if self.is_above(record, key) {
+                stray.push((key.clone(), self.durable[record]));
+            } else {
+                missing.insert(key.clone());
+            }
+        }
+        missing.extend(self.bring_down(stray).await);
+        Ok(self.keys.iter().filter(|key| missing.contains(key)).cloned().collect())
+    }
+
+    /// The last durable tier that can hold the blob, as a place in `durable`.
+    fn tier_of_record(&self, key: &Key) -> Option<usize> {
+        let size = size_of(key).unwrap_or(0);
+        self.durable.iter().rposition(|at| self.shared.tiers[*at].admits(size))
+    }
+
+    fn has(&self, place: usize, key: &Key) -> bool {
+        self.lacks[place].as_ref().is_ok_and(|lacks| !lacks.contains(key))
+    }
+
+    /// Whether a faster durable tier has it.
+    fn is_above(&self, record: usize, key: &Key) -> bool {
+        (0..record).any(|place| self.has(place, key))
+    }
+
+    fn is_pending(&self, record: usize, key: &Key) -> bool {
+        let journal = self.shared.journal.as_ref();
+        journal.is_some_and(|journal| journal.pending().contains(&target(self.durable[record], key)))
+    }
+
+    /// Sees to it that blobs get to their tier of record; gives those for which that does not work.
+    async fn bring_down(&self, stray: Vec<(Key, usize)>) -> Vec<Key> {
+        if stray.is_empty() {
+            return Vec::new();
+        }
+        if let Some(journal) = &self.shared.journal {
+            let targets: Vec<_> =
+                stray.iter().map(|(key, to)| (target(*to, key), size_of(key).unwrap_or(0))).collect();
+            if journal.add(&targets).await.is_ok() {
+                return Vec::new();
+            }
+        }
+        let stray: HashMap<Key, usize> = stray.into_iter().collect();
+        let (now, rest): (Vec<_>, Vec<_>) =
+            stray.into_iter().enumerate().partition(|(place, _)| *place < COPIES_MAX);
+        let copies = stream::iter(now).map(async |(_, (key, to))| match self.shared.copy(&key, to).await {
+            Ok(()) => None,
+            Err(error) => {
+                self.shared.tiers[to].report("a blob cannot be brought to its tier of record", &error);
+                Some(key)
+            }
+        });
+        let mut failed: Vec<Key> =
+            copies.buffer_unordered(COPYING_MAX).filter_map(std::future::ready).collect().await;
+        failed.extend(rest.into_iter().map(|(_, (key, _))| key));
+        failed
+    }
+}
