@@ -100,6 +100,44 @@ pub static CLOUD_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register(IntCounterVec::new(options, &["tier", "kind"]))
 });
 
+/// Failures of a tier that another tier made good, by tier.
+pub static STORE_PASSED_OVER: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_passed_over_total", "failures of a tier that another made good");
+    register(IntCounterVec::new(options, &["tier"]))
+});
+
+/// Fills of faster tiers, by outcome (`ok`, `error`).
+pub static STORE_FILLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_store_fills_total", "fills of faster tiers from slower ones");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
+/// Acknowledged writes that slower tiers lack.
+pub static STORE_PENDING_WRITES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register(IntGauge::new("croft_store_pending_writes", "acknowledged writes that slower tiers lack"))
+});
+
+/// The bytes of those.
+pub static STORE_PENDING_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register(IntGauge::new("croft_store_pending_bytes", "bytes of the writes that slower tiers lack"))
+});
+
+/// How long the write that is next has been pending.
+pub static STORE_PENDING_AGE: LazyLock<IntGauge> = LazyLock::new(|| {
+    register(IntGauge::new("croft_store_pending_oldest_seconds", "age of the oldest pending write"))
+});
+
+/// Pending writes that were given up because no faster tier had the blob any more.
+pub static STORE_PENDING_LOST: LazyLock<IntCounter> = LazyLock::new(|| {
+    register(IntCounter::new("croft_store_pending_lost_total", "pending writes whose blob was lost"))
+});
+
+/// Writes that went through because too much was pending.
+pub static STORE_BACK_PRESSURE: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "writes that went through because the queue was full";
+    register(IntCounter::new("croft_store_write_through_total", help))
+});
+
 /// Makes `metric` visible at `/metrics`.
 fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");

@@ -1,7 +1,7 @@
 //! Builds everything in order: the system on one page.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +11,17 @@ use crate::config::Config;
 use crate::error::{Context, Result};
 use crate::rpc::{Assets, Farm, Instances, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
-use crate::store::{ActionCache, AssetIndex, Cas, Disk, DiskOptions, Metered, Store, Verified};
+use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
-use crate::web::{Pages, Readiness, Storage, Tier};
+use crate::web::{Pages, Readiness, ScrubPass, Storage, Tier};
 use crate::worker::{Worker, link};
 use crate::{listen, rpc, store, web};
 
 /// How long the parts may take to stop: more than the listeners give to requests that are under way.
 const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// How long pending writes get when everything else has stopped; the rest goes on at the next start.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// A farm that serves.
 pub struct Server {
@@ -28,8 +31,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// Where the data is.
     pub data: PathBuf,
-    /// What the store may hold, in bytes.
-    pub store_bytes: u64,
+    /// Where blobs and results are kept.
+    pub stack: Stack,
     /// Actions that run at once.
     pub slots: u32,
     parts: tasks::Group,
@@ -45,13 +48,11 @@ impl Server {
     /// what the sandbox needs.
     pub async fn start(config: &Config, shutdown: Shutdown) -> Result<Self> {
         let data = config.data_directory()?;
-        make_directory(&data)?;
-        let store_directory = config.storage.path.clone().unwrap_or_else(|| data.join("cas"));
-        make_directory(&store_directory)?;
-        let (disk, store_bytes) = open_disk(config, store_directory).await?;
+        store::make_private_directory(&data)?;
+        let stack = Stack::open(&config.storage, &data).await?;
         let public = listen::bind("public", config.public.listen).await?;
         let admin = listen::bind("admin", config.admin.listen).await?;
-        let farm = assemble(config, disk, data.join("fetch"), shutdown.clone())?;
+        let farm = assemble(config, &stack, data.join("fetch"), shutdown.clone())?;
         let executable = std::env::current_exe().context(|| "find the program of this process")?;
         let directory = data.join("worker");
         let worker = Worker::start(config.worker.clone(), farm.cas.clone(), &directory, &executable).await?;
@@ -59,7 +60,7 @@ impl Server {
             public: public.local_addr().context(|| "read the public address")?,
             admin: admin.local_addr().context(|| "read the admin address")?,
             data,
-            store_bytes,
+            stack,
             slots: config.worker.slots(),
             parts: tasks::Group::default(),
             readiness: Readiness::default(),
@@ -73,7 +74,8 @@ impl Server {
 
     async fn serve(&mut self, farm: &Farm, public: TcpListener, admin: TcpListener) -> Result<()> {
         let routes = rpc::client_routes(farm).await?;
-        let pages = Pages { readiness: self.readiness.clone(), storage: Arc::new(storage(farm)) };
+        let pages =
+            Pages { readiness: self.readiness.clone(), storage: Arc::new(storage(farm, &self.stack)) };
         self.parts.spawn("public listener", listen::serve(public, routes, self.shutdown.clone()));
         self.parts.spawn("admin listener", web::serve(admin, pages, self.shutdown.clone()));
         Ok(())
@@ -103,6 +105,7 @@ impl Server {
             tracing::debug!(part = name, "stopped");
             result = result.and(ended.context(|| name));
         }
+        self.stack.drain(DRAIN_MAX).await;
         result
     }
 
@@ -122,11 +125,10 @@ impl Server {
     }
 }
 
-fn assemble(config: &Config, disk: Disk, fetches: PathBuf, shutdown: Shutdown) -> Result<Farm> {
-    let disk: Arc<dyn Store> = Arc::new(Metered::new("disk", Arc::new(disk)));
-    let cas = Cas::new(Arc::new(Verified::new(disk.clone())));
-    let stored = Stored { cas: cas.clone(), index: AssetIndex::new(disk.clone()) };
-    let action_cache = ActionCache::new(disk, cas.clone());
+fn assemble(config: &Config, stack: &Stack, fetches: PathBuf, shutdown: Shutdown) -> Result<Farm> {
+    let cas = Cas::with_pins(stack.store.clone(), stack.pins.clone());
+    let stored = Stored { cas: cas.clone(), index: AssetIndex::new(stack.store.clone()) };
+    let action_cache = ActionCache::new(stack.store.clone(), cas.clone());
     let instances = Arc::new(Instances::new(config.instances.clone()));
     let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone()));
     Ok(Farm {
@@ -142,26 +144,31 @@ fn assemble(config: &Config, disk: Disk, fetches: PathBuf, shutdown: Shutdown) -
 }
 
 /// What operators see of the storage.
-fn storage(farm: &Farm) -> Storage {
-    let disk = Tier { name: "disk".to_owned(), kind: "disk" };
-    Storage::new(vec![disk], farm.action_cache.clone(), None)
+fn storage(farm: &Farm, stack: &Stack) -> Storage {
+    let tier = |tier: &TierSummary| Tier { name: tier.name.clone(), kind: tier.kind };
+    let tiers = stack.tiers.iter().map(tier).collect();
+    Storage::new(tiers, farm.action_cache.clone(), scrub_pass(stack))
 }
 
-async fn open_disk(config: &Config, directory: PathBuf) -> Result<(Disk, u64)> {
-    let configured = config.storage.size;
-    tasks::blocking(move || {
-        let size = match configured {
-            Some(size) => size.as_u64(),
-            None => store::default_size(&directory)?,
-        };
-        Ok((Disk::open(&directory, DiskOptions::new(size))?, size))
-    })
-    .await
+/// A pass over each disk, one after the other.
+fn scrub_pass(stack: &Stack) -> Option<ScrubPass> {
+    let disks = stack.disks.clone();
+    if disks.is_empty() {
+        return None;
+    }
+    Some(Arc::new(move || {
+        let disks = disks.clone();
+        Box::pin(async move {
+            let mut reports = Vec::new();
+            for (tier, disk) in disks {
+                reports.push(report(tier, disk.scrub(None).await?));
+            }
+            Ok(reports)
+        })
+    }))
 }
 
-/// Makes a directory that only this user reads: it holds what is built.
-fn make_directory(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.context(|| format!("make the data directory {}", path.display()))
+fn report(tier: String, found: store::ScrubReport) -> web::ScrubReport {
+    let store::ScrubReport { blobs, bytes, damaged, lost, adopted, removed_temporary, seconds } = found;
+    web::ScrubReport { tier, blobs, bytes, damaged, lost, adopted, removed_temporary, seconds }
 }

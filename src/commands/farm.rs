@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::error::{Context, Result};
 use crate::server::Server;
+use crate::store::TierSummary;
 use crate::tasks::{self, Shutdown};
 use crate::telemetry;
 
@@ -56,14 +57,15 @@ fn stop_on_signals(shutdown: Shutdown) -> Result<()> {
 }
 
 fn greet(server: &Server) -> Result<()> {
-    let Server { public, admin, data, store_bytes, slots, .. } = server;
+    let Server { public, admin, data, stack, slots, .. } = server;
     let text = format!(
         "\
 croft {version} is ready.
 
   Remote Execution API   grpc://{public}   (cache and execution, for clients on this machine)
   metrics and health     http://{admin}/metrics  /livez  /readyz
-  data                   {data}   (up to {size})
+  data                   {data}
+  storage                {storage}
   worker                 {slots} actions at once, sandboxed, without a network
 
 Paste into .bazelrc, or behind `bazel build`:
@@ -75,8 +77,20 @@ Ctrl-C stops the farm.
 ",
         version = env!("CARGO_PKG_VERSION"),
         data = data.display(),
-        size = ByteSize(*store_bytes).display().iec(),
+        storage = storage(&stack.tiers),
     );
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(|| "print the greeting")
+}
+
+/// The tiers from fast to slow, as in `memory (2.0 GiB), disk (200.0 GiB), s3`.
+fn storage(tiers: &[TierSummary]) -> String {
+    let tier = |TierSummary { name, kind, size_bytes }: &TierSummary| {
+        let called = if name.starts_with(kind) { name.clone() } else { format!("{kind} {name}") };
+        match size_bytes {
+            Some(size) => format!("{called} (up to {})", ByteSize(*size).display().iec()),
+            None => called,
+        }
+    };
+    tiers.iter().map(tier).collect::<Vec<_>>().join(", ")
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Blob, Key, Store};
+use super::{Blob, Key, Pinned, Pins, Store};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Result};
 use crate::store::blob::past_the_end;
@@ -17,11 +17,23 @@ pub const MESSAGE_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Cas {
     store: Arc<dyn Store>,
+    pins: Pins,
 }
 
 impl Cas {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self::with_pins(store, Pins::default())
+    }
+
+    /// A face of a store that evicts nothing of what `pins` says.
+    pub fn with_pins(store: Arc<dyn Store>, pins: Pins) -> Self {
+        Self { store, pins }
+    }
+
+    /// Keeps blobs from being evicted until the answer is dropped; what is absent is not brought back by it.
+    pub fn pin<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Pinned {
+        let keys: Vec<Key> = digests.into_iter().map(|digest| Key::Blob(*digest)).collect();
+        self.pins.pin(&keys)
     }
 
     /// The blob from `offset` to its end, or `None` if it is absent.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{Blob, Key, Store};
 use crate::error::{Error, Kind, Result};
-use crate::metrics;
+use crate::metrics::{self, Gauge};
 
 /// Enough that threads seldom meet, few enough that a search over all of them for the oldest entry is cheap.
 const SHARDS: usize = 16;
@@ -30,6 +30,7 @@ pub struct Memory {
     clock: AtomicU64,
     used_bytes: AtomicU64,
     size_bytes: u64,
+    used_gauge: Gauge,
 }
 
 #[derive(Default)]
@@ -47,13 +48,19 @@ struct Entry {
 impl Memory {
     /// A store of at most `size_bytes`, counting each blob with what it costs to keep it.
     pub fn new(size_bytes: u64) -> Self {
-        metrics::STORE_MAX.with_label_values(&["memory"]).set(gauge(size_bytes));
+        Self::named("memory", size_bytes)
+    }
+
+    /// As [`Memory::new`]; `name` is its label in metrics.
+    pub fn named(name: &str, size_bytes: u64) -> Self {
+        metrics::STORE_MAX.with_label_values(&[name]).set(gauge(size_bytes));
         Self {
             shards: Default::default(),
             hasher: RandomState::new(),
             clock: AtomicU64::new(0),
             used_bytes: AtomicU64::new(0),
             size_bytes,
+            used_gauge: metrics::STORE_SIZE.with_label_values(&[name]),
         }
     }
 
@@ -77,9 +84,7 @@ impl Memory {
         let replaced = self.shard(key).insert(key.clone(), Entry { bytes, tick });
         self.release(replaced);
         while self.used_bytes.load(Ordering::Relaxed) > self.size_bytes && self.evict_oldest() {}
-        metrics::STORE_SIZE
-            .with_label_values(&["memory"])
-            .set(gauge(self.used_bytes.load(Ordering::Relaxed)));
+        self.used_gauge.set(gauge(self.used_bytes.load(Ordering::Relaxed)));
     }
 
     fn release(&self, entry: Option<Entry>) {

@@ -43,7 +43,7 @@ impl Outcomes {
 
 impl Metered {
     /// `name` is the store's label, such as `disk`.
-    pub fn new(name: &'static str, inner: Arc<dyn Store>) -> Self {
+    pub fn new(name: &str, inner: Arc<dyn Store>) -> Self {
         Self {
             inner,
             get: Outcomes::new(name, "get"),

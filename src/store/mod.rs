@@ -23,6 +23,8 @@ mod pins;
 pub mod redis;
 #[cfg(test)]
 mod servers;
+mod stack;
+mod tiered;
 pub mod tree;
 mod verified;
 mod weight;
@@ -46,6 +48,7 @@ pub use self::faulty::{Faulty, Rates};
 pub use self::memory::Memory;
 pub use self::metered::Metered;
 pub use self::pins::{Pinned, Pins};
+pub use self::stack::{Stack, TierSummary, make_private_directory};
 pub use self::verified::Verified;
 
 use crate::digest::{Digest, Function};

@@ -19,6 +19,7 @@ use crate::proto::rev2::{ActionResult, ExecutedActionMetadata};
 use crate::proto::worker::finished::Outcome;
 use crate::proto::worker::{Lease, Start};
 use crate::proto::{self, Timestamp};
+use crate::store::Pinned;
 use crate::tasks::Shutdown;
 
 /// How long fetching and staging the inputs may take: a store that does not answer must not hold a slot for ever.
@@ -97,7 +98,8 @@ impl Attempt {
     async fn execute(&mut self, start: Start, directory: &Directory) -> Result<Outcome> {
         let job = Job::check(&start)?;
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
-        let command = self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
+        let (command, _pinned) =
+            self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
         self.metadata.input_fetch_completed_timestamp = Some(timestamp());
 
         self.metadata.execution_start_timestamp = Some(timestamp());
@@ -126,18 +128,21 @@ impl Attempt {
         }
     }
 
-    /// Fetches and checks everything, so that a request that is wrong runs nothing.
-    async fn stage(&self, job: &Job, directory: &Directory) -> Result<Command> {
+    /// Fetches and checks everything, so that a request that is wrong runs nothing. The inputs stay in the CAS as long as they are
+    /// pinned: a next attempt and the actions that follow want them, too.
+    async fn stage(&self, job: &Job, directory: &Directory) -> Result<(Command, Pinned)> {
         let cas = self.worker.cas();
         let command = cas.message(&job.command).await.context(|| format!("read command {}", job.command))?;
         let tree = Tree::fetch(cas, job.input_root).await;
         let Some(command) = command else { return Err(missing_command(job.command, tree)) };
         let command = Command::check(command)?;
         let mut tree = tree?;
+        // They were found a moment ago, which is why they are still there.
+        let pinned = cas.pin(tree.files.iter().map(|file| &file.digest));
         tree.complete(&command)?;
         let staging = Staging { directory: directory.inputs(), ownership: self.worker.ownership() };
         staging.stage(cas, tree).await?;
-        Ok(command)
+        Ok((command, pinned))
     }
 
     async fn command(&self, command: &Command, limit: Duration, directory: &Directory) -> Result<Ended> {

@@ -207,7 +207,8 @@ impl Draft {
         *self.totals.of(&entry) += entry.charge();
         let encoded = entry.encode();
         self.bytes += encoded.len() + 4 * Name::BYTES_MAX;
-        let (header, inlined) = encoded.split_at(HEADER_BYTES);
+        let is_inline = matches!(entry.location, Location::Inline(_));
+        let (header, inlined) = encoded.split_at(if is_inline { HEADER_BYTES } else { encoded.len() });
         self.batch.insert(&key(ENTRY, name), header.to_vec());
         if !inlined.is_empty() {
             self.batch.insert(&key(INLINED, name), inlined.to_vec());

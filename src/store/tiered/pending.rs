@@ -1,0 +1,354 @@
+//! The writes that slower tiers lack, in memory: which are due, which are under way, and how many there may be.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::{Key, Pinned, Pins};
+use super::{Patience, is_mutable};
+use crate::error::{Error, Kind, Result};
+use crate::metrics::{STORE_PENDING_AGE, STORE_PENDING_BYTES, STORE_PENDING_WRITES};
+
+/// Writes that may be pending; each takes about 500 bytes of memory.
+const WRITES_MAX: usize = 200_000;
+
+/// How often the age of the oldest write is told, even when nothing happens.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What is to be written where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Target {
+    /// The place of the tier in the list.
+    pub(super) tier: usize,
+    pub(super) key: Key,
+}
+
+/// A write that somebody does.
+pub(super) struct Job {
+    pub(super) target: Target,
+    number: u64,
+}
+
+/// How a job went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// It fails for the moment.
+    Failed,
+    /// There is nothing left to write.
+    Lost,
+    /// What a [`Fate::Withdrawn`] asked for.
+    Removed,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is not pending any more.
+    Gone,
+    /// It will be done again.
+    Again,
+    /// The key was removed meanwhile: whoever has the job removes what it wrote, and then tells so.
+    Withdrawn,
+}
+
+/// A write as it is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) size: u64,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+}
+
+/// The queue.
+pub(super) struct Pending {
+    state: Mutex<State>,
+    /// One more is due.
+    due: Notify,
+    /// One went.
+    gone: Notify,
+    pins: Pins,
+    bytes_max: u64,
+    retry: (Duration, Duration),
+}
+
+#[derive(Default)]
+struct State {
+    writes: HashMap<Target, Write>,
+    due: BTreeMap<(Instant, u64), Target>,
+    bytes: u64,
+    next: u64,
+}
+
+struct Write {
+    record: Record,
+    /// Changes with the value, so that a job knows whether it wrote the latest.
+    number: u64,
+    failures: u32,
+    phase: Phase,
+    /// Nobody wants it any more, but somebody is at it. The entry stays until then, so that nobody else begins.
+    is_withdrawn: bool,
+    _pinned: Pinned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not yet in the journal.
+    Recording,
+    Due((Instant, u64)),
+    UnderWay,
+}
+
+impl Pending {
+    pub(super) fn new(bytes_max: u64, pins: Pins, patience: Patience) -> Self {
+        let retry = (patience.retry_min, patience.retry_max);
+        let (state, due, gone) = Default::default();
+        Self { state, due, gone, pins, bytes_max, retry }
+    }
+
+    /// Takes up all of `targets` with their sizes, or none. They become due with [`Pending::recorded`].
+    ///
+    /// # Errors
+    /// `Exhausted` when there would be too many.
+    pub(super) fn insert(&self, targets: &[(Target, u64)]) -> Result<Vec<Record>> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut state = self.lock();
+        let new = targets.iter().filter(|(target, _)| !state.writes.contains_key(target));
+        let (count, bytes) = new.fold((0, 0), |(count, bytes), (_, size)| (count + 1, bytes + size));
+        if state.writes.len() + count > WRITES_MAX || state.bytes + bytes > self.bytes_max {
+            return Err(Error::new(Kind::Exhausted, "too much is pending for a slower tier"));
+        }
+        let records = targets.iter().map(|(target, size)| {
+            state.insert(target, (Record { size: *size, since }, Phase::Recording), &self.pins)
+        });
+        let records = records.collect();
+        state.tell();
+        Ok(records)
+    }
+
+    /// Takes up what the journal remembers.
+    pub(super) fn restore(&self, target: &Target, record: Record) {
+        let mut state = self.lock();
+        state.insert(target, (record, Phase::Recording), &self.pins);
+        state.make_due(target, Instant::now());
+        state.tell();
+    }
+
+    /// The journal has them.
+    pub(super) fn recorded<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) {
+        let mut state = self.lock();
+        for target in targets {
+            if state.writes.get(target).is_some_and(|write| write.phase == Phase::Recording) {
+                state.make_due(target, Instant::now());
+                self.due.notify_one();
+            }
+        }
+    }
+
+    /// The journal could not take them.
+    pub(super) fn not_recorded<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) {
+        let mut state = self.lock();
+        for target in targets {
+            if state.writes.get(target).is_some_and(|write| write.phase == Phase::Recording) {
+                state.remove(target);
+            }
+        }
+        self.told(&state);
+    }
+
+    /// The next write that is due. Waits for it.
+    pub(super) async fn next(&self) -> Job {
+        loop {
+            let wake = match self.take() {
+                Ok(job) => return job,
+                Err(next) => next,
+            };
+            tokio::select! {
+                () = self.due.notified() => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// A write that is due, or when to look again.
+    fn take(&self) -> Result<Job, Instant> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.tell();
+        let first = state.due.first_key_value().map(|(due, _)| *due);
+        let Some(due) = first.filter(|(at, _)| *at <= now) else {
+            return Err(first.map_or(now + TICK, |(at, _)| at.min(now + TICK)));
+        };
+        let target = state.due.remove(&due).expect("it was seen under the same lock");
+        if !state.due.is_empty() {
+            self.due.notify_one();
+        }
+        let write = state.writes.get_mut(&target).expect("what is due is pending");
+        write.phase = Phase::UnderWay;
+        Ok(Job { number: write.number, target })
+    }
+
+    /// Tells how a job went.
+    pub(super) fn finish(&self, job: &Job, outcome: Outcome) -> Fate {
+        let mut state = self.lock();
+        let write = state.writes.get_mut(&job.target).expect("what somebody is at stays in the queue");
+        let is_over = match outcome {
+            Outcome::Removed => write.is_withdrawn,
+            Outcome::Done | Outcome::Lost | Outcome::Failed if write.is_withdrawn => return Fate::Withdrawn,
+            Outcome::Done | Outcome::Lost => write.number == job.number,
+            Outcome::Failed => false,
+        };
+        if is_over {
+            state.remove(&job.target);
+            self.told(&state);
+            return Fate::Gone;
+        }
+        let mut at = Instant::now();
+        if outcome == Outcome::Failed {
+            write.failures = write.failures.saturating_add(1);
+            at += self.pause(write.failures);
+        }
+        state.make_due(&job.target, at);
+        self.due.notify_one();
+        Fate::Again
+    }
+
+    /// Between a half and the whole of what doubles with each failure, so that not all come back at once.
+    fn pause(&self, failures: u32) -> Duration {
+        let (min, max) = self.retry;
+        let pause = min.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(max);
+        let random = uuid::Uuid::new_v4().as_u128() % 1000;
+        pause / 2 + pause / 2 * u32::try_from(random).expect("below 1000") / 1000
+    }
+
+    /// Forgets the writes of `key`; gives those that there were.
+    pub(super) fn withdraw(&self, key: &Key, tiers: usize) -> Vec<Target> {
+        let mut state = self.lock();
+        let mut withdrawn: Vec<Target> = (0..tiers).map(|tier| Target { tier, key: key.clone() }).collect();
+        withdrawn.retain(|target| state.withdraw(target));
+        self.told(&state);
+        withdrawn
+    }
+
+    pub(super) fn contains(&self, target: &Target) -> bool {
+        self.record(target).is_some()
+    }
+
+    pub(super) fn record(&self, target: &Target) -> Option<Record> {
+        let state = self.lock();
+        state.writes.get(target).filter(|write| !write.is_withdrawn).map(|write| write.record)
+    }
+
+    pub(super) fn targets(&self) -> Vec<Target> {
+        self.lock().writes.keys().cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().writes.len()
+    }
+
+    /// Makes everything due at once and waits until nothing is pending.
+    pub(super) async fn drained(&self) {
+        self.hurry();
+        loop {
+            let mut gone = std::pin::pin!(self.gone.notified());
+            gone.as_mut().enable();
+            if self.len() == 0 {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    fn hurry(&self) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.due =
+            std::mem::take(&mut state.due).into_iter().map(|((_, n), target)| ((now, n), target)).collect();
+        for write in state.writes.values_mut() {
+            if let Phase::Due((at, _)) = &mut write.phase {
+                *at = now;
+            }
+        }
+        self.due.notify_one();
+    }
+
+    fn told(&self, state: &State) {
+        state.tell();
+        self.gone.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing between the steps of a change can panic but what is a bug of ours, which ends the process.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn insert(&mut self, target: &Target, (record, phase): (Record, Phase), pins: &Pins) -> Record {
+        self.next += 1;
+        match self.writes.entry(target.clone()) {
+            Entry::Occupied(mut write) => {
+                let write = write.get_mut();
+                if is_mutable(&target.key) || write.is_withdrawn {
+                    write.number = self.next;
+                }
+                write.is_withdrawn = false;
+                write.record
+            }
+            Entry::Vacant(vacant) => {
+                let _pinned = pins.pin([&target.key]);
+                vacant.insert(Write {
+                    record,
+                    number: self.next,
+                    failures: 0,
+                    phase,
+                    is_withdrawn: false,
+                    _pinned,
+                });
+                self.bytes += record.size;
+                record
+            }
+        }
+    }
+
+    fn make_due(&mut self, target: &Target, at: Instant) {
+        self.next += 1;
+        if let Some(write) = self.writes.get_mut(target) {
+            write.phase = Phase::Due((at, self.next));
+            self.due.insert((at, self.next), target.clone());
+        }
+    }
+
+    fn withdraw(&mut self, target: &Target) -> bool {
+        match self.writes.get_mut(target) {
+            Some(write) if write.phase == Phase::UnderWay => {
+                write.is_withdrawn = true;
+                true
+            }
+            Some(_) | None => self.remove(target),
+        }
+    }
+
+    fn remove(&mut self, target: &Target) -> bool {
+        let Some(write) = self.writes.remove(target) else { return false };
+        if let Phase::Due(due) = write.phase {
+            self.due.remove(&due);
+        }
+        self.bytes -= write.record.size;
+        true
+    }
+
+    fn tell(&self) {
+        STORE_PENDING_WRITES.set(i64::try_from(self.writes.len()).unwrap_or(i64::MAX));
+        STORE_PENDING_BYTES.set(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+        let oldest = self.due.first_key_value().and_then(|(_, target)| self.writes.get(target));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let age = oldest.map_or(0, |write| now.saturating_sub(write.record.since));
+        STORE_PENDING_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
+    }
+}
