@@ -19,7 +19,7 @@ use self::power::{Image, Power};
 use super::*;
 
 /// The store's limit: small, so that it evicts all the time.
-const SIZE: u64 = 64 << 20;
+const SIZE: u64 = 36 << 20;
 
 const KILLS: u32 = 200;
 const POWER_CUTS: u32 = 20;
