@@ -76,34 +76,36 @@ async fn main() {
 
 async fn measure(rounds: Rounds, is_wanted: impl Fn(&str) -> bool) -> Vec<Figure> {
     let mut figures = Vec::new();
-    if is_wanted("actions") {
-        figures.push(actions::no_ops(rounds).await);
-    }
-    if is_wanted("reads") {
-        figures.push(blobs::reads(rounds).await);
-    }
-    if is_wanted("writes") {
-        figures.push(blobs::durable_writes(rounds).await);
-    }
-    if is_wanted("batches") {
-        figures.push(blobs::batches(rounds).await);
-    }
-    if is_wanted("singles") {
-        figures.push(blobs::singles(rounds).await);
-    }
-    if is_wanted("streams") {
-        for streams in STREAMS {
-            figures.push(streams::reads(rounds, streams, streams::Wire::Plain).await);
-            figures.push(streams::writes(rounds, streams, streams::Wire::Plain).await);
+    for name in ["actions", "reads", "writes", "batches", "singles", "streams", "missing", "results"] {
+        if is_wanted(name) {
+            figures.extend(measure_one(name, rounds).await);
         }
     }
-    if is_wanted("missing") {
-        figures.push(lookups::missing(rounds, true).await);
-        figures.push(lookups::missing(rounds, false).await);
-    }
-    if is_wanted("results") {
-        for outputs in OUTPUTS {
-            figures.push(lookups::results(rounds, outputs).await);
+    figures
+}
+
+async fn measure_one(name: &str, rounds: Rounds) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    match name {
+        "actions" => figures.push(actions::no_ops(rounds).await),
+        "reads" => figures.push(blobs::reads(rounds).await),
+        "writes" => figures.push(blobs::durable_writes(rounds).await),
+        "batches" => figures.push(blobs::batches(rounds).await),
+        "singles" => figures.push(blobs::singles(rounds).await),
+        "missing" => {
+            figures.push(lookups::missing(rounds, true).await);
+            figures.push(lookups::missing(rounds, false).await);
+        }
+        "results" => {
+            for outputs in OUTPUTS {
+                figures.push(lookups::results(rounds, outputs).await);
+            }
+        }
+        _ => {
+            for streams in STREAMS {
+                figures.push(streams::reads(rounds, streams, streams::Wire::Plain).await);
+                figures.push(streams::writes(rounds, streams, streams::Wire::Plain).await);
+            }
         }
     }
     figures

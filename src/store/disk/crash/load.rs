@@ -93,7 +93,7 @@ fn blob_size(number: u64, is_small: bool) -> usize {
     match random.u8(..100) {
         0..75 => random.usize(16..=INLINE_MAX as usize),
         _ if is_small => 100,
-        75..96 => 5 << 10,
+        75..90 => 5 << 10,
         _ => 1 << 20,
     }
 }

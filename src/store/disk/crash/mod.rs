@@ -19,13 +19,14 @@ use self::power::{Image, Power};
 use super::*;
 
 /// The store's limit: small, so that it evicts all the time.
-const SIZE: u64 = 96 << 20;
+const SIZE: u64 = 36 << 20;
 
 const KILLS: u32 = 200;
 const POWER_CUTS: u32 = 20;
 
-/// Acknowledged puts before a crash, at most: 50 to 150 ms of writing.
+/// Acknowledged puts before a kill, at most: 50 to 150 ms of writing. There are fewer power cuts, so each gets more.
 const PUTS_MAX: usize = 150;
+const PUTS_BEFORE_CUT_MAX: usize = 450;
 
 /// How long the writer may take for anything: far more than it needs on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ async fn what_was_acknowledged_survives_twenty_power_cuts() {
     for round in 0..POWER_CUTS {
         let power = Power::on(image);
         let mut writer = Writing::start(&power.directory(), round);
-        writer.follow(random.usize(1..=PUTS_MAX), &mut book);
+        writer.follow(random.usize(1..=PUTS_BEFORE_CUT_MAX), &mut book);
         writer.stop();
         let cut = power.cut();
         writer.kill(&mut book);
