@@ -88,7 +88,16 @@ impl Upload {
         drop(permit);
         let written = fill(&bucket, &mut writer, chunks, dropped).await;
         let closed = match written {
-            Ok(()) => writer.close().await.map(drop).map_err(failed),
+            Ok(()) => match writer.close().await {
+                // On Azure the end of one upload takes the blocks of another one of the same blob; then the blob is there.
+                Err(error)
+                    if !error.is_temporary() && name.is_blob() && is_stored(&bucket, &path, size).await =>
+                {
+                    tracing::debug!("another upload of the same blob was first: {error}");
+                    return Ok(());
+                }
+                closed => closed.map(drop).map_err(failed),
+            },
             Err(error) => Err(error),
         };
         if let Err(error) = closed {
@@ -134,6 +143,11 @@ async fn fill(
         let Some(chunk) = next else { return Ok(()) };
         writer.write(chunk).await.map_err(|error| bucket.error("write an object", error))?;
     }
+}
+
+async fn is_stored(bucket: &Bucket, path: &str, size: u64) -> bool {
+    let _permit = bucket.permit().await;
+    bucket.shared.retrying.stat(path).await.is_ok_and(|metadata| metadata.content_length() == size)
 }
 
 /// A service that put the parts together wrongly must not be believed.
