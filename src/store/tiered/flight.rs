@@ -99,9 +99,18 @@ impl Default for Flights {
 impl Flights {
     /// Ends the fill of `key`, if there is one: what it brings is not wanted, or it does not come.
     pub(super) fn cancel(&self, key: &Key) {
-        if let Some(known) = self.lock().remove(key) {
-            known.cancel.cancel();
+        self.cancel_all([key]);
+    }
+
+    /// As [`Flights::cancel`], for each of `keys`.
+    pub(super) fn cancel_all<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        let mut flights = self.lock();
+        if flights.is_empty() {
+            return;
         }
+        let known: Vec<Known> = keys.into_iter().filter_map(|key| flights.remove(key)).collect();
+        drop(flights);
+        known.iter().for_each(|known| known.cancel.cancel());
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
@@ -163,6 +172,7 @@ impl Flight {
                 Ok(None) => return self.answer(Answer::Absent),
                 Err(error) => return self.answer(Answer::Failed(error.kind(), error.public_message())),
             };
+        let blob = self.shared.tiers[at].source(&self.key, blob);
         let size = blob.size();
         let targets: Vec<usize> = (0..at).filter(|at| self.shared.tiers[*at].admits(size)).collect();
         let whole_max = if is_mutable(&self.key) { MUTABLE_MAX } else { WHOLE_MAX };
@@ -183,9 +193,7 @@ impl Flight {
 
     /// Readers have the blob as soon as it is here; then all faster tiers get it.
     async fn bring_whole(&self, blob: Blob, at: usize, (targets, version): (&[usize], u64)) -> Result<()> {
-        let size = blob.size();
-        let chunks = patient(blob.into_chunks(), self.shared.patience.stall).boxed();
-        let bytes = match (Blob::Stream { size, chunks }).into_bytes(size).await {
+        let bytes = match self.collect(blob).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 if error.kind() == Kind::Corrupt {
@@ -202,22 +210,34 @@ impl Flight {
             },
             false => None,
         };
-        let fills = targets.iter().map(|target| self.fill(at, *target, Blob::Whole(bytes.clone())));
+        let fills = targets
+            .iter()
+            .map(|target| self.shared.tiers[*target].put_in_time(&self.key, Blob::Whole(bytes.clone())));
         join_all(fills).await.into_iter().collect()
+    }
+
+    async fn collect(&self, blob: Blob) -> Result<Bytes> {
+        let size = blob.size();
+        match blob {
+            Blob::Whole(bytes) => Ok(bytes),
+            blob => {
+                let chunks = patient(blob.into_chunks(), self.shared.patience.stall).boxed();
+                Blob::Stream { size, chunks }.into_bytes(size).await
+            }
+        }
     }
 
     /// Readers have the blob as it arrives, while the nearest tier gets it.
     async fn bring_stream(&self, blob: Blob, at: usize, target: usize) -> Result<()> {
+        let (blob, failure) = watched(blob);
         let size = blob.size();
         self.answer(Answer::Streaming(size));
-        let failure = Arc::new(OnceLock::new());
-        let (progress, failed) = (self.progress.clone(), failure.clone());
-        let chunks =
-            patient(blob.into_chunks(), self.shared.patience.stall).inspect(move |chunk| match chunk {
-                Ok(chunk) => progress.send_modify(|progress| progress.push(chunk.clone())),
-                Err(error) => drop(failed.set(error.kind())),
-            });
-        let filled = self.fill(at, target, Blob::Stream { size, chunks: chunks.boxed() }).await;
+        let progress = self.progress.clone();
+        let chunks = patient(blob.into_chunks(), self.shared.patience.stall).inspect_ok(move |chunk| {
+            progress.send_modify(|progress| progress.push(chunk.clone()));
+        });
+        let blob = Blob::Stream { size, chunks: chunks.boxed() };
+        let filled = self.shared.tiers[target].put_in_time(&self.key, blob).await;
         let end = match (&filled, failure.get()) {
             (Ok(()), _) => End::Filled,
             (Err(_), Some(Kind::Corrupt)) => End::Corrupt,
@@ -229,12 +249,23 @@ impl Flight {
         self.progress.send_modify(|progress| progress.end = Some(end));
         filled
     }
+}
 
-    /// What a remote tier gave was verified on its way; what a local one gave is verified here.
-    async fn fill(&self, from: usize, to: usize, blob: Blob) -> Result<()> {
-        let (from, to) = (&self.shared.tiers[from], &self.shared.tiers[to]);
-        if from.is_local() { to.fill(&self.key, blob).await } else { to.put(&self.key, blob).await }
-    }
+/// The blob, and where the kind of its stream's error will be.
+pub(super) fn watched(blob: Blob) -> (Blob, Arc<OnceLock<Kind>>) {
+    let failure = Arc::new(OnceLock::new());
+    let (size, noted) = (blob.size(), failure.clone());
+    let blob = match blob {
+        Blob::Whole(bytes) => Blob::Whole(bytes),
+        Blob::Stream { .. } | Blob::File { .. } => {
+            // There is one error at most.
+            let chunks = blob.into_chunks().inspect_err(move |error| {
+                let _ = noted.set(error.kind());
+            });
+            Blob::Stream { size, chunks: chunks.boxed() }
+        }
+    };
+    (blob, failure)
 }
 
 impl Progress {

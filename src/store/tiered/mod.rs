@@ -67,6 +67,8 @@ struct Shared {
 pub(super) struct Patience {
     /// Without a sign of life from a remote tier or a fill for this long, a reader goes on alone.
     pub(super) stall: Duration,
+    /// How long a remote tier may take to tell what it lacks.
+    pub(super) answer: Duration,
     /// How long a reader that fell behind a fill waits for its end before it asks the slow tier itself.
     pub(super) behind: Duration,
     /// The pause after an upload's first failure; it doubles up to the longest.
@@ -78,6 +80,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             stall: Duration::from_secs(20),
+            answer: Duration::from_secs(60),
             behind: Duration::from_secs(10),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(300),

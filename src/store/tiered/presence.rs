@@ -33,7 +33,13 @@ impl Shared {
     /// That of the tier of record when it cannot tell and it matters.
     pub(super) async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let durable: Vec<usize> = (0..self.tiers.len()).filter(|at| self.tiers[*at].is_durable()).collect();
-        let asked = join_all(durable.iter().map(|at| self.tiers[*at].missing(keys))).await;
+        let asked = durable.iter().map(|at| self.tiers[*at].missing_in_time(keys, self.patience.answer));
+        let asked = join_all(asked).await;
+        for (at, error) in
+            durable.iter().zip(&asked).filter_map(|(at, missing)| Some((at, missing.as_ref().err()?)))
+        {
+            self.tiers[*at].report("a tier cannot tell what it lacks", error);
+        }
         let lacks = asked.into_iter().map(|missing| Ok(missing?.into_iter().collect())).collect();
         let question = Question { shared: self, durable, keys, lacks };
         question.answer().await

@@ -5,16 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::super::verified::verified_chunks;
-use super::super::{Blob, Chunks, Key, Store, Verified};
+use super::super::{Blob, Key, Store, Verified};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{Counter, STORE_PASSED_OVER};
 
 /// A tier that fails says so once in this time: every read fails then.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What every write to a remote tier may take beside its bytes, and the slowest that bytes may be; slower ones hang.
+const PUT_TIME_MIN: Duration = Duration::from_secs(60);
+const BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
 /// What a tier is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub(in crate::store) struct Tier {
     name: String,
     traits: Traits,
     store: Arc<dyn Store>,
-    /// The same store, with a look at all that is put there and at what is read whole.
+    /// The same store, with a look at what is read whole.
     verified: Verified,
     passed_over: Counter,
     opened: Instant,
@@ -80,30 +85,67 @@ impl Tier {
     /// `Corrupt` for a blob that is not what its key says, `Timeout`, and what the store reports.
     pub(super) async fn open(&self, key: &Key, start: u64, stall: Duration) -> Result<Option<Blob>> {
         let is_memory = self.is_local() && !self.is_durable();
-        let store: &dyn Store = if is_memory { self.store.deref() } else { &self.verified };
-        let get = store.get(key, start..);
-        let found = if self.is_local() {
-            get.await?
-        } else {
-            let late = |_| Error::new(Kind::Timeout, "a tier does not answer");
-            tokio::time::timeout(stall, get).await.map_err(late)??
+        let store: &dyn Store = if is_memory { &*self.store } else { &self.verified };
+        let found = self.within(stall, store.get(key, start..)).await;
+        let Key::Blob(digest) = key else { return found };
+        let wanted = digest.size().checked_sub(start);
+        let found = match found {
+            // The key says that there is more.
+            Err(error) if error.kind() == Kind::OutOfRange && wanted.is_some() => return Err(cut(digest)),
+            found => found?,
         };
-        let (Some(blob), Key::Blob(digest)) = (&found, key) else { return Ok(found) };
-        if blob.size() != digest.size() - start {
-            return Err(Error::new(Kind::Corrupt, format!("blob {digest} is stored with another size")));
-        }
-        let digest = *digest;
-        Ok(match found {
-            Some(Blob::Stream { size, chunks }) if start == 0 && !self.is_local() => {
-                Some(Blob::Stream { size, chunks: verified(digest, Blob::Stream { size, chunks }) })
+        match found {
+            Some(blob) if Some(blob.size()) != wanted => Err(cut(digest)),
+            Some(blob @ Blob::Stream { .. }) if start == 0 && !self.is_local() => {
+                Ok(Some(verified(*digest, blob)))
             }
-            found => found,
+            found => Ok(found),
+        }
+    }
+
+    /// What [`Tier::open`] gave, so that it can be copied: what a local tier does not verify for its readers is verified here.
+    pub(super) fn source(&self, key: &Key, blob: Blob) -> Blob {
+        match (key, blob) {
+            (Key::Blob(digest), blob @ (Blob::File { .. } | Blob::Stream { .. })) if self.is_local() => {
+                verified(*digest, blob)
+            }
+            (_, blob) => blob,
+        }
+    }
+
+    /// Stores what is at hand, within a time that depends on its size when the tier is remote.
+    ///
+    /// # Errors
+    /// `Timeout`, and what the store reports.
+    pub(super) async fn put_in_time(&self, key: &Key, blob: Blob) -> Result<()> {
+        let limit = time_for(blob.size());
+        self.within(limit, self.store.put(key, blob)).await
+    }
+
+    /// As [`Store::put_all`], within a time as in [`Tier::put_in_time`].
+    pub(super) async fn put_all_in_time(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
+        let (count, size) = (blobs.len(), blobs.iter().map(|(_, bytes)| bytes.len() as u64).sum());
+        let put = self.within(time_for(size), async { Ok(self.store.put_all(blobs).await) }).await;
+        put.unwrap_or_else(|error| {
+            (0..count).map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
         })
     }
 
-    /// Stores what another tier gave, after a look at it.
-    pub(super) async fn fill(&self, key: &Key, blob: Blob) -> Result<()> {
-        self.verified.put(key, blob).await
+    /// As [`Store::missing`], within `limit` when the tier is remote.
+    ///
+    /// # Errors
+    /// `Timeout`, and what the store reports.
+    pub(super) async fn missing_in_time(&self, keys: &[Key], limit: Duration) -> Result<Vec<Key>> {
+        self.within(limit, self.store.missing(keys)).await
+    }
+
+    /// A local tier has its own limits.
+    async fn within<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.is_local() {
+            return work.await;
+        }
+        let late = |_| Error::new(Kind::Timeout, "a tier does not answer");
+        tokio::time::timeout(limit, work).await.map_err(late)?
     }
 
     /// A failure that somebody else makes good: counted, and logged now and then.
@@ -124,16 +166,28 @@ impl Tier {
     }
 }
 
-/// The blob's chunks, the last of them only when all are right.
-fn verified(digest: Digest, blob: Blob) -> Chunks {
-    let blame = move |error: Error| {
-        if error.kind() != Kind::Invalid {
-            return error;
-        }
-        // What a store gives cannot be the fault of who asks.
-        Error::new(Kind::Corrupt, format!("blob {digest} is damaged")).with_source(error)
-    };
-    verified_chunks(digest, blob.into_chunks()).map_err(blame).boxed()
+/// The blob with a look at its content: the last chunk comes only when all are right.
+fn verified(digest: Digest, blob: Blob) -> Blob {
+    let size = blob.size();
+    // A stream that breaks off is the fault of the way, which must not cost the blob.
+    let broke_off =
+        |error| blame(error, Kind::Unavailable, || "a tier broke off in the middle of a blob".to_owned());
+    let damaged = move |error| blame(error, Kind::Corrupt, || format!("blob {digest} is damaged"));
+    let chunks = verified_chunks(digest, blob.into_chunks().map_err(broke_off).boxed());
+    Blob::Stream { size, chunks: chunks.map_err(damaged).boxed() }
+}
+
+/// What a store gives cannot be the fault of who asks.
+fn blame(error: Error, kind: Kind, message: impl FnOnce() -> String) -> Error {
+    if error.kind() == Kind::Invalid { Error::new(kind, message()).with_source(error) } else { error }
+}
+
+fn cut(digest: &Digest) -> Error {
+    Error::new(Kind::Corrupt, format!("blob {digest} is stored with another size"))
+}
+
+fn time_for(size: u64) -> Duration {
+    PUT_TIME_MIN + Duration::from_secs(size / BYTES_PER_SECOND_MIN)
 }
 
 impl Deref for Tier {

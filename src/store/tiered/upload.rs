@@ -1,25 +1,16 @@
 //! Brings what is pending to the slower tiers: a few at a time, again and again until it works.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::timeout;
 
 use super::pending::{Fate, Job, Outcome};
-use super::read::Walk;
+use super::write::Copied;
 use super::{Shared, journal};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::metrics::STORE_PENDING_LOST;
 use crate::tasks;
 
 /// Uploads at a time.
 const UPLOADS_MAX: usize = 16;
-
-/// An upload that is slower than this hangs.
-const BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-
-/// What every upload may take beside its bytes.
-const UPLOAD_TIME_MIN: Duration = Duration::from_secs(60);
 
 /// Starts the uploads, which end with the store.
 pub(super) fn start(shared: &Arc<Shared>) {
@@ -70,18 +61,8 @@ async fn serve(shared: &Shared, journal: &journal::Journal, job: &Job) {
 /// Uploads what the faster tiers have now; false when none has it.
 async fn upload(shared: &Shared, job: &Job) -> Result<bool> {
     let (key, tier) = (&job.target.key, job.target.tier);
-    let mut walk = Walk::new(shared, key);
-    let Some((from, blob)) = walk.down(0..tier, 0).await? else {
-        return walk.absent::<()>().map(|_| false);
-    };
-    let limit = UPLOAD_TIME_MIN + Duration::from_secs(blob.size() / BYTES_PER_SECOND_MIN);
-    let late = |_| Error::new(Kind::Timeout, "an upload takes too long");
-    let uploaded = timeout(limit, shared.tiers[tier].fill(key, blob)).await.map_err(late)?;
-    if let Err(error) = &uploaded
-        && matches!(error.kind(), Kind::Invalid | Kind::Corrupt)
-    {
-        // The copy is damaged. Perhaps the next tier has another.
-        shared.discard(from, key).await;
+    match shared.copy_once(key, tier).await? {
+        Copied::Done => Ok(true),
+        Copied::Absent => Ok(false),
     }
-    uploaded.map(|()| true)
 }

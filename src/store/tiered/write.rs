@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::super::{Blob, Key};
+use super::flight::watched;
 use super::pending::Target;
 use super::read::Walk;
 use super::{MUTABLE_MAX, Shared, WHOLE_MAX, is_mutable};
@@ -17,6 +18,13 @@ use crate::tasks;
 /// Attempts to copy a blob from one durable tier to another while its writer waits, and the pause between them.
 const COPY_ATTEMPTS: usize = 3;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What came of a copy.
+pub(super) enum Copied {
+    Done,
+    /// There is nothing to copy.
+    Absent,
+}
 
 /// Where a blob goes: the durable tiers that it waits for, and those that may get it later.
 struct Route {
@@ -44,7 +52,9 @@ impl Shared {
             blob => {
                 let _pinned = self.pins.pin([key]);
                 self.tiers[route.first].put(key, blob).await?;
-                self.bring_down(key, size, &route).await
+                self.bring_down(key, size, &route).await?;
+                self.flights.cancel(key);
+                Ok(())
             }
         }
     }
@@ -94,6 +104,8 @@ impl Shared {
             self.put_later(&mut batch, &routes).await;
         }
         self.warm(&batch).await;
+        // A fill that looked before may be about to say that they are absent.
+        self.flights.cancel_all(batch.blobs.iter().map(|(key, _)| key));
         batch.results
     }
 
@@ -133,7 +145,8 @@ impl Shared {
     /// Copies a blob to the tier `to` from a faster one, unless it is there. What can be read again can be tried again.
     pub(super) async fn copy(&self, key: &Key, to: usize) -> Result<()> {
         let tier = &self.tiers[to];
-        if matches!(tier.missing(std::slice::from_ref(key)).await, Ok(missing) if missing.is_empty()) {
+        let missing = tier.missing_in_time(std::slice::from_ref(key), self.patience.stall).await;
+        if missing.is_ok_and(|missing| missing.is_empty()) {
             return Ok(());
         }
         let mut attempt = 1;
@@ -144,26 +157,32 @@ impl Shared {
                     tokio::time::sleep(COPY_PAUSE).await;
                     attempt += 1;
                 }
-                result => return result,
+                Ok(Copied::Done) => return Ok(()),
+                Ok(Copied::Absent) => {
+                    return Err(Error::new(Kind::Unavailable, "a blob went while it was copied"));
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn copy_once(&self, key: &Key, to: usize) -> Result<()> {
+    /// One attempt to copy what the tiers above `to` have.
+    ///
+    /// # Errors
+    /// What the tiers report; a copy that turns out to be damaged is removed, and the next attempt finds another or none.
+    pub(super) async fn copy_once(&self, key: &Key, to: usize) -> Result<Copied> {
         let mut walk = Walk::new(self, key);
         let Some((from, blob)) = walk.down(0..to, 0).await? else {
             walk.absent::<()>()?;
-            return Err(Error::new(Kind::Unavailable, "a blob went while it was copied"));
+            return Ok(Copied::Absent);
         };
-        let copied = self.tiers[to].fill(key, blob).await;
-        match &copied {
-            // That a copy of ours is damaged is not the fault of who asks.
-            Err(error) if matches!(error.kind(), Kind::Invalid | Kind::Corrupt) => {
-                self.discard(from, key).await;
-                Err(Error::new(Kind::Unavailable, "a copy of a blob is damaged"))
-            }
-            Ok(()) | Err(_) => copied,
+        let (blob, failure) = watched(self.tiers[from].source(key, blob));
+        let copied = self.tiers[to].put_in_time(key, blob).await;
+        if copied.is_err() && failure.get() == Some(&Kind::Corrupt) {
+            self.discard(from, key).await;
+            return Err(Error::new(Kind::Unavailable, "a copy of a blob is damaged"));
         }
+        copied.map(|()| Copied::Done)
     }
 
     /// Replaces a result everywhere. Caches come last, and before the acknowledgement, so that none keeps an older one.
@@ -179,7 +198,7 @@ impl Shared {
             None => false,
         };
         let now: &[usize] = if is_later { &[] } else { &route.others };
-        let puts = now.iter().map(|tier| self.tiers[*tier].put(key, Blob::Whole(bytes.clone())));
+        let puts = now.iter().map(|tier| self.tiers[*tier].put_in_time(key, Blob::Whole(bytes.clone())));
         join_all(puts).await.into_iter().collect::<Result<()>>()?;
         for tier in self.tiers.iter().filter(|tier| !tier.is_durable()) {
             let put = async {
@@ -272,7 +291,7 @@ impl Batch {
         let next = std::mem::take(&mut self.next);
         let puts = next.iter().map(|(tier, places)| {
             let blobs = places.iter().map(|place| self.blobs[*place].clone()).collect();
-            shared.tiers[*tier].put_all(blobs)
+            shared.tiers[*tier].put_all_in_time(blobs)
         });
         let answers = join_all(puts).await;
         for ((_, places), results) in next.into_iter().zip(answers) {

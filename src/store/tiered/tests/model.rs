@@ -1,0 +1,207 @@
+//! The whole stack against a map: whatever fails, is evicted or crashes, what was acknowledged can be read.
+
+use std::collections::HashSet;
+
+use super::super::super::{Faulty, Rates};
+use super::*;
+
+/// Seeds that failed once.
+const FAILED: &[u64] = &[];
+
+const STEPS: usize = 120;
+
+/// The leaves, which outlive a crash of the store above them.
+struct World {
+    cache: Arc<Leaf>,
+    disk: Arc<Leaf>,
+    shared: Arc<Leaf>,
+    record: Arc<Leaf>,
+    pins: Pins,
+    directory: TempDir,
+    is_back: bool,
+    seed: u64,
+    random: fastrand::Rng,
+}
+
+/// What has to be there.
+#[derive(Default)]
+struct Model {
+    /// The content of each blob that was acknowledged or reported present.
+    promised: HashSet<Key>,
+    /// What a result may be: the acknowledged value and those that were tried since.
+    results: HashMap<Key, Vec<Option<Bytes>>>,
+}
+
+impl World {
+    fn new(seed: u64, is_back: bool) -> Self {
+        let (cache, disk, shared, record) = Default::default();
+        let (pins, directory) = (Pins::default(), TempDir::new().unwrap());
+        let random = fastrand::Rng::with_seed(seed);
+        Self { cache, disk, shared, record, pins, directory, is_back, seed, random }
+    }
+
+    /// Opens the store above leaves that fail at `rate`.
+    fn open(&mut self, rate: f64) -> Verified {
+        let rates = Rates { before: rate, after: rate, midstream: rate, short: rate };
+        let mut faulty = |leaf: &Arc<Leaf>, rates| -> Arc<dyn Store> {
+            Arc::new(Faulty::new(leaf.clone(), self.random.u64(..), rates))
+        };
+        // A cache that fails may keep an older result, so those with results have one that works.
+        let cache = if self.seed.is_multiple_of(2) { Rates::default() } else { rates };
+        let small = |traits| Traits { blob_max: 20_000, ..traits };
+        let tiers = vec![
+            tier("cache", faulty(&self.cache, cache), small(CACHE)),
+            tier("disk", faulty(&self.disk, rates), LOCAL),
+            tier("shared", faulty(&self.shared, cache), REMOTE_CACHE),
+            tier("record", faulty(&self.record, rates), REMOTE),
+        ];
+        let tiered = match self.is_back {
+            true => back(tiers, &self.directory.path().join("journal"), &self.pins),
+            false => Tiered::open(tiers, None, self.pins.clone(), PATIENCE).unwrap(),
+        };
+        Verified::on_the_way_in(Arc::new(tiered))
+    }
+
+    /// Waits until nothing holds the leaves but the test.
+    async fn crash(&self, store: Verified) {
+        drop(store);
+        until("the tasks of a store end", || Arc::strong_count(&self.record) == 1).await;
+    }
+
+    fn evict(&mut self) {
+        for leaf in [&self.cache, &self.disk, &self.shared] {
+            leaf.evict(&self.pins, |_| self.random.u8(..4) == 0);
+        }
+    }
+}
+
+/// A few blobs of each size that is treated differently, and results.
+fn subjects(seed: u64) -> Vec<(Key, Bytes)> {
+    let sizes = [10, 3000, 30_000, 70_000, 300_000, 1_500_000];
+    let mut subjects: Vec<_> =
+        sizes.into_iter().flat_map(|size| (0..2).map(move |n| content(size, seed * 100 + n))).collect();
+    if seed.is_multiple_of(2) {
+        subjects.extend((0..3).map(|n| (Key::Asset([n; 32]), Bytes::new())));
+    }
+    subjects
+}
+
+async fn run(seed: u64, is_back: bool) {
+    let mut world = World::new(seed, is_back);
+    let subjects = subjects(seed);
+    let mut model = Model::default();
+    let mut store = world.open(0.05);
+    for step in 0..STEPS {
+        let (key, bytes) = subjects[world.random.usize(..subjects.len())].clone();
+        match world.random.u8(..20) {
+            0..7 => put(&store, &mut model, (key, bytes), (step, &mut world.random)).await,
+            7..14 => get(&store, &model, &key, &bytes).await,
+            14..17 => missing(&store, &mut model, &subjects).await,
+            17 => remove(&store, &mut model, &key).await,
+            18 => world.evict(),
+            _ => {
+                world.crash(store).await;
+                store = world.open(0.05);
+            }
+        }
+    }
+    world.crash(store).await;
+    let store = world.open(0.0);
+    world.evict();
+    for (key, bytes) in &subjects {
+        get(&store, &model, key, bytes).await;
+    }
+    let promised: Vec<Key> = model.promised.iter().cloned().collect();
+    assert_eq!(store.missing(&promised).await.unwrap(), [], "what was promised is missing");
+}
+
+async fn put(
+    store: &dyn Store,
+    model: &mut Model,
+    (key, bytes): (Key, Bytes),
+    (step, random): (usize, &mut fastrand::Rng),
+) {
+    if let Key::Blob(_) = key {
+        let is_stored = match random.u8(..3) {
+            0 => store.put(&key, Blob::Whole(bytes)).await.is_ok(),
+            1 => store.put(&key, streamed(&bytes)).await.is_ok(),
+            _ => store.put_all(vec![(key.clone(), bytes)]).await.iter().all(Result::is_ok),
+        };
+        if is_stored {
+            model.promised.insert(key);
+        }
+        return;
+    }
+    let value = Bytes::from(format!("value {step}"));
+    let possible = model.results.entry(key.clone()).or_insert_with(|| vec![None]);
+    match store.put(&key, Blob::Whole(value.clone())).await {
+        Ok(()) => *possible = vec![Some(value)],
+        Err(_) => possible.push(Some(value)),
+    }
+}
+
+async fn get(store: &dyn Store, model: &Model, key: &Key, bytes: &Bytes) {
+    // An error is an answer, too: something fails in every call.
+    let Ok(read) = read(store, key).await else { return };
+    match key {
+        Key::Blob(_) => {
+            assert!(
+                read.is_some() || !model.promised.contains(key),
+                "a blob of {} bytes is lost",
+                bytes.len()
+            );
+            assert!(read.is_none_or(|read| read == *bytes), "wrong bytes");
+        }
+        Key::Action(_) | Key::Asset(_) => {
+            let possible = model.results.get(key).cloned().unwrap_or_else(|| vec![None]);
+            assert!(possible.contains(&read), "{read:?} is none of {possible:?}");
+        }
+    }
+}
+
+async fn missing(store: &dyn Store, model: &mut Model, subjects: &[(Key, Bytes)]) {
+    let keys: Vec<Key> =
+        subjects.iter().map(|(key, _)| key.clone()).filter(|key| matches!(key, Key::Blob(_))).collect();
+    let Ok(missing) = store.missing(&keys).await else { return };
+    for key in &keys {
+        if missing.contains(key) {
+            assert!(!model.promised.contains(key), "what was promised is missing");
+        } else {
+            model.promised.insert(key.clone());
+        }
+    }
+}
+
+async fn remove(store: &dyn Store, model: &mut Model, key: &Key) {
+    let removed = store.remove(key).await;
+    model.promised.remove(key);
+    if let Some(possible) = model.results.get_mut(key) {
+        match removed {
+            Ok(()) => *possible = vec![None],
+            Err(_) => possible.push(None),
+        }
+    }
+}
+
+async fn seeds(seeds: impl IntoIterator<Item = u64>, is_back: bool) {
+    for seed in seeds {
+        let ran = tasks_of(seed, is_back).await;
+        assert!(ran, "seed {seed} failed, write back: {is_back}");
+    }
+}
+
+/// Runs a seed so that its number is told when it fails.
+async fn tasks_of(seed: u64, is_back: bool) -> bool {
+    use futures_util::FutureExt;
+    std::panic::AssertUnwindSafe(run(seed, is_back)).catch_unwind().await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_what_is_written_through_is_found() {
+    seeds(FAILED.iter().copied().chain(0..200), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_what_is_written_back_is_found() {
+    seeds(FAILED.iter().copied().chain(0..40), true).await;
+}
