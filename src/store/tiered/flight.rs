@@ -152,11 +152,7 @@ struct Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if let Entry::Occupied(known) = self.shared.flights.lock().entry(self.key.clone())
-            && known.get().number == self.number
-        {
-            known.remove();
-        }
+        self.retire();
     }
 }
 
@@ -175,8 +171,9 @@ impl Flight {
         let blob = self.shared.tiers[at].source(&self.key, blob);
         let size = blob.size();
         let targets: Vec<usize> = (0..at).filter(|at| self.shared.tiers[*at].admits(size)).collect();
+        let local = targets.iter().rev().find(|target| self.shared.tiers[**target].is_local());
         let whole_max = if is_mutable(&self.key) { MUTABLE_MAX } else { WHOLE_MAX };
-        let filled = match targets.last() {
+        let filled = match local.or(targets.last()) {
             _ if size <= whole_max => self.bring_whole(blob, at, (&targets, version)).await,
             Some(target) if !is_mutable(&self.key) => self.bring_stream(blob, at, *target).await,
             Some(_) | None => return self.answer(Answer::Elsewhere),
@@ -187,7 +184,20 @@ impl Flight {
         STORE_FILLS.with_label_values(&[if filled.is_ok() { "ok" } else { "error" }]).inc();
     }
 
+    /// Lets nobody board any more.
+    fn retire(&self) {
+        if let Entry::Occupied(known) = self.shared.flights.lock().entry(self.key.clone())
+            && known.get().number == self.number
+        {
+            known.remove();
+        }
+    }
+
     fn answer(&self, answer: Answer) {
+        if !matches!(answer, Answer::Whole(_) | Answer::Streaming(_)) {
+            // Whoever asks from here on must not get an answer from before.
+            self.retire();
+        }
         self.progress.send_modify(|progress| progress.answer = Some(answer));
     }
 
@@ -227,7 +237,7 @@ impl Flight {
         }
     }
 
-    /// Readers have the blob as it arrives, while the nearest tier gets it.
+    /// Readers have the blob as it arrives, while one tier gets it: the slowest local one, from where the next reader fills others.
     async fn bring_stream(&self, blob: Blob, at: usize, target: usize) -> Result<()> {
         let (blob, failure) = watched(blob);
         let size = blob.size();
@@ -243,6 +253,7 @@ impl Flight {
             (Err(_), Some(Kind::Corrupt)) => End::Corrupt,
             (Err(_), _) => End::Failed,
         };
+        self.retire();
         if end == End::Corrupt {
             self.shared.discard(at, &self.key).await;
         }
@@ -312,10 +323,9 @@ impl Seat {
         timeout(stall, self.progress.changed()).await.is_ok()
     }
 
-    /// Waits for the end, up to `limit`.
-    pub(super) async fn end(&mut self, limit: Duration) {
-        // Whether it has come does not matter: whoever waited looks for the blob in all tiers.
-        let _ = timeout(limit, self.progress.wait_for(|progress| progress.end.is_some())).await;
+    /// Waits for the end, up to `limit`; `None` when it did not come or nobody was left to tell.
+    pub(super) async fn end(&mut self, limit: Duration) -> Option<End> {
+        timeout(limit, self.progress.wait_for(|progress| progress.end.is_some())).await.ok()?.ok()?.end
     }
 }
 

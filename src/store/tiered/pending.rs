@@ -41,6 +41,8 @@ pub(super) enum Outcome {
     Failed,
     /// There is nothing left to write.
     Lost,
+    /// What a [`Fate::Withdrawn`] asked for.
+    Removed,
 }
 
 /// What became of a write.
@@ -50,7 +52,7 @@ pub(super) enum Fate {
     Gone,
     /// It will be done again.
     Again,
-    /// The key was removed meanwhile.
+    /// The key was removed meanwhile: whoever has the job removes what it wrote, and then tells so.
     Withdrawn,
 }
 
@@ -88,6 +90,8 @@ struct Write {
     number: u64,
     failures: u32,
     phase: Phase,
+    /// Nobody wants it any more, but somebody is at it. The entry stays until then, so that nobody else begins.
+    is_withdrawn: bool,
     _pinned: Pinned,
 }
 
@@ -191,23 +195,24 @@ impl Pending {
     /// Tells how a job went.
     pub(super) fn finish(&self, job: &Job, outcome: Outcome) -> Fate {
         let mut state = self.lock();
-        let Some(write) = state.writes.get_mut(&job.target) else { return Fate::Withdrawn };
-        let is_latest = write.number == job.number;
-        match outcome {
-            Outcome::Done | Outcome::Lost if is_latest => {
-                state.remove(&job.target);
-                self.told(&state);
-                return Fate::Gone;
-            }
-            Outcome::Done | Outcome::Lost => {
-                state.make_due(&job.target, Instant::now());
-            }
-            Outcome::Failed => {
-                write.failures = write.failures.saturating_add(1);
-                let at = Instant::now() + self.pause(write.failures);
-                state.make_due(&job.target, at);
-            }
+        let write = state.writes.get_mut(&job.target).expect("what somebody is at stays in the queue");
+        let is_over = match outcome {
+            Outcome::Removed => write.is_withdrawn,
+            Outcome::Done | Outcome::Lost | Outcome::Failed if write.is_withdrawn => return Fate::Withdrawn,
+            Outcome::Done | Outcome::Lost => write.number == job.number,
+            Outcome::Failed => false,
+        };
+        if is_over {
+            state.remove(&job.target);
+            self.told(&state);
+            return Fate::Gone;
         }
+        let mut at = Instant::now();
+        if outcome == Outcome::Failed {
+            write.failures = write.failures.saturating_add(1);
+            at += self.pause(write.failures);
+        }
+        state.make_due(&job.target, at);
         self.due.notify_one();
         Fate::Again
     }
@@ -224,17 +229,18 @@ impl Pending {
     pub(super) fn withdraw(&self, key: &Key, tiers: usize) -> Vec<Target> {
         let mut state = self.lock();
         let mut withdrawn: Vec<Target> = (0..tiers).map(|tier| Target { tier, key: key.clone() }).collect();
-        withdrawn.retain(|target| state.remove(target));
+        withdrawn.retain(|target| state.withdraw(target));
         self.told(&state);
         withdrawn
     }
 
     pub(super) fn contains(&self, target: &Target) -> bool {
-        self.lock().writes.contains_key(target)
+        self.record(target).is_some()
     }
 
     pub(super) fn record(&self, target: &Target) -> Option<Record> {
-        self.lock().writes.get(target).map(|write| write.record)
+        let state = self.lock();
+        state.writes.get(target).filter(|write| !write.is_withdrawn).map(|write| write.record)
     }
 
     pub(super) fn targets(&self) -> Vec<Target> {
@@ -287,14 +293,23 @@ impl State {
         self.next += 1;
         match self.writes.entry(target.clone()) {
             Entry::Occupied(mut write) => {
-                if is_mutable(&target.key) {
-                    write.get_mut().number = self.next;
+                let write = write.get_mut();
+                if is_mutable(&target.key) || write.is_withdrawn {
+                    write.number = self.next;
                 }
-                write.get().record
+                write.is_withdrawn = false;
+                write.record
             }
             Entry::Vacant(vacant) => {
                 let _pinned = pins.pin([&target.key]);
-                vacant.insert(Write { record, number: self.next, failures: 0, phase, _pinned });
+                vacant.insert(Write {
+                    record,
+                    number: self.next,
+                    failures: 0,
+                    phase,
+                    is_withdrawn: false,
+                    _pinned,
+                });
                 self.bytes += record.size;
                 record
             }
@@ -306,6 +321,16 @@ impl State {
         if let Some(write) = self.writes.get_mut(target) {
             write.phase = Phase::Due((at, self.next));
             self.due.insert((at, self.next), target.clone());
+        }
+    }
+
+    fn withdraw(&mut self, target: &Target) -> bool {
+        match self.writes.get_mut(target) {
+            Some(write) if write.phase == Phase::UnderWay => {
+                write.is_withdrawn = true;
+                true
+            }
+            Some(_) | None => self.remove(target),
         }
     }
 

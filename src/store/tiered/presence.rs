@@ -54,7 +54,7 @@ impl Question<'_> {
                 missing.insert(key.clone());
                 continue;
             };
-            if self.has(record, key) || (self.is_pending(record, key) && self.is_above(record, key)) {
+            if self.has(record, key) || (self.is_pending(record, key) && self.may_be_above(record, key)) {
                 continue;
             }
             if self.lacks[record].is_err() {
@@ -84,6 +84,11 @@ impl Question<'_> {
     /// Whether a faster durable tier has it.
     fn is_above(&self, record: usize, key: &Key) -> bool {
         (0..record).any(|place| self.has(place, key))
+    }
+
+    /// What is pending is pinned above, so only a tier that says that it is lost counts.
+    fn may_be_above(&self, record: usize, key: &Key) -> bool {
+        self.is_above(record, key) || self.lacks[..record].iter().any(Result::is_err)
     }
 
     fn is_pending(&self, record: usize, key: &Key) -> bool {

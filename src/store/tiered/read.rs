@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::super::{Blob, Chunks, Key};
 use super::flight::{Answer, End, Seat, Step};
+use super::journal::Journal;
+use super::write::target;
 use super::{Shared, WHOLE_MAX, flight, is_mutable, size_of};
 use crate::error::{Error, Kind, Result};
 
@@ -32,6 +35,9 @@ impl<'a> Walk<'a> {
     pub(super) async fn down(&mut self, tiers: Range<usize>, start: u64) -> Result<Option<(usize, Blob)>> {
         for at in tiers {
             let tier = &self.shared.tiers[at];
+            if self.error.is_some() && self.shared.is_outdated(at, self.key) {
+                continue;
+            }
             match tier.open(self.key, start, self.shared.patience.stall).await {
                 Ok(Some(blob)) => return Ok(Some((at, blob))),
                 Ok(None) => {}
@@ -49,6 +55,11 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a tier has failed so far.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.error.is_some()
     }
 
     /// That nobody had it is only sure when everybody was asked.
@@ -117,6 +128,12 @@ impl Shared {
             && self.is_admitted(0..last, size_of(key).unwrap_or(0))
     }
 
+    /// Whether the tier may have an older result than a faster one.
+    fn is_outdated(&self, at: usize, key: &Key) -> bool {
+        let is_pending = |journal: &Journal| journal.pending().contains(&target(at, key));
+        is_mutable(key) && self.journal.as_ref().is_some_and(is_pending)
+    }
+
     pub(super) fn is_admitted(&self, tiers: Range<usize>, size: u64) -> bool {
         self.tiers[tiers].iter().any(|tier| tier.admits(size))
     }
@@ -165,7 +182,7 @@ impl Cursor {
         .boxed()
     }
 
-    async fn next(&mut self) -> Result<Option<bytes::Bytes>> {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         if self.offset == self.size {
             return Ok(None);
         }
@@ -183,28 +200,32 @@ impl Cursor {
     }
 
     /// The next bytes that the fill brings, or `None` when it brings none for this reader.
-    async fn from_flight(&mut self) -> Result<Option<bytes::Bytes>> {
+    async fn from_flight(&mut self) -> Result<Option<Bytes>> {
         let patience = self.shared.patience;
         loop {
             match self.seat.step(self.offset) {
                 Step::Chunk(chunk) => return Ok(Some(chunk)),
                 Step::Behind => {
-                    self.seat.end(patience.behind).await;
-                    return Ok(None);
+                    return self.seat.end(patience.behind).await.map_or(Ok(None), Self::after);
                 }
-                Step::Over(End::Corrupt) => {
-                    // What the reader has may be wrong, so no other copy can go on from there.
-                    return Err(Error::new(
-                        Kind::Corrupt,
-                        "the blob is damaged; it can be read again from its start",
-                    ));
-                }
-                Step::Over(End::Filled | End::Failed) => return Ok(None),
+                Step::Over(end) => return Self::after(end),
                 Step::Wait if self.seat.changed(patience.stall).await => {}
                 Step::Wait => {
                     self.shared.flights.cancel(&self.key);
                     return Ok(None);
                 }
+            }
+        }
+    }
+
+    /// Whether another copy can go on where the fill ended.
+    fn after(end: End) -> Result<Option<Bytes>> {
+        match end {
+            End::Filled | End::Failed => Ok(None),
+            // What the reader has may be wrong.
+            End::Corrupt => {
+                let message = "the blob is damaged; it can be read again from its start";
+                Err(Error::new(Kind::Corrupt, message))
             }
         }
     }

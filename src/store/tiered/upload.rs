@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::Shared;
+use super::journal::Journal;
 use super::pending::{Fate, Job, Outcome};
 use super::write::Copied;
-use super::{Shared, journal};
 use crate::error::Result;
 use crate::metrics::STORE_PENDING_LOST;
 use crate::tasks;
@@ -19,42 +20,51 @@ pub(super) fn start(shared: &Arc<Shared>) {
     }
     for _ in 0..UPLOADS_MAX {
         let shared = shared.clone();
-        tasks::spawn("upload to a slower tier", async move {
-            let stop = shared.stop.clone();
-            tokio::select! {
-                () = run(&shared) => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        tasks::spawn("upload to a slower tier", async move { run(&shared).await });
     }
 }
 
 async fn run(shared: &Shared) {
     let Some(journal) = &shared.journal else { return };
     loop {
-        let job = journal.pending().next().await;
-        serve(shared, journal, &job).await;
+        // What an upload came to is noted in any case, so that it is not done again at the next start.
+        let done = tokio::select! {
+            done = next(shared, journal) => done,
+            () = shared.stop.cancelled() => return,
+        };
+        note(shared, journal, done).await;
     }
 }
 
-async fn serve(shared: &Shared, journal: &journal::Journal, job: &Job) {
+async fn next(shared: &Shared, journal: &Journal) -> (Job, Outcome) {
+    let job = journal.pending().next().await;
     let tier = &shared.tiers[job.target.tier];
-    let outcome = match upload(shared, job).await {
+    let outcome = match upload(shared, &job).await {
         Ok(true) => Outcome::Done,
-        Ok(false) => {
-            STORE_PENDING_LOST.inc();
-            tracing::error!(tier = tier.name(), key = ?job.target.key, "a pending write is lost: no faster tier has it");
-            Outcome::Lost
-        }
+        Ok(false) => Outcome::Lost,
         Err(error) => {
             tier.report("an upload failed and will be tried again", &error);
             Outcome::Failed
         }
     };
-    if journal.finish(job, outcome).await == Fate::Withdrawn
-        && let Err(error) = tier.remove(&job.target.key).await
-    {
-        tier.report("what was removed during its upload stays", &error);
+    (job, outcome)
+}
+
+async fn note(shared: &Shared, journal: &Journal, (job, outcome): (Job, Outcome)) {
+    let tier = &shared.tiers[job.target.tier];
+    match (journal.finish(&job, outcome).await, outcome) {
+        (Fate::Gone, Outcome::Lost) => {
+            STORE_PENDING_LOST.inc();
+            let key = &job.target.key;
+            tracing::error!(tier = tier.name(), ?key, "a pending write is lost: no faster tier has it");
+        }
+        (Fate::Withdrawn, _) => {
+            if let Err(error) = tier.remove(&job.target.key).await {
+                tier.report("what was removed during its upload stays", &error);
+            }
+            journal.finish(&job, Outcome::Removed).await;
+        }
+        (Fate::Gone | Fate::Again, _) => {}
     }
 }
 

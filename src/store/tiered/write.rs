@@ -171,8 +171,12 @@ impl Shared {
     /// # Errors
     /// What the tiers report; a copy that turns out to be damaged is removed, and the next attempt finds another or none.
     pub(super) async fn copy_once(&self, key: &Key, to: usize) -> Result<Copied> {
+        // A cache may have an older result, and so may every tier but the first durable one that answers.
+        let start = if is_mutable(key) { self.tiers.iter().position(|tier| tier.is_durable()) } else { None };
         let mut walk = Walk::new(self, key);
-        let Some((from, blob)) = walk.down(0..to, 0).await? else {
+        let found = walk.down(start.unwrap_or(0)..to, 0).await?;
+        let found = found.filter(|_| !(is_mutable(key) && walk.is_in_doubt()));
+        let Some((from, blob)) = found else {
             walk.absent::<()>()?;
             return Ok(Copied::Absent);
         };

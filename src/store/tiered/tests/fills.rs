@@ -79,7 +79,10 @@ async fn when_a_fill_dies_another_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fill_that_stalls_holds_nobody_up_for_long() {
-    let Pair { slow, tiered, .. } = pair();
+    let slow = Arc::<Leaf>::default();
+    let tiers = vec![tier("fast", Arc::<Leaf>::default(), LOCAL), tier("slow", slow.clone(), REMOTE)];
+    let patience = Patience { stall: Duration::from_millis(50), ..PATIENCE };
+    let tiered = Tiered::open(tiers, None, Pins::default(), patience).unwrap();
     let (key, bytes) = content(SMALL, 4);
     slow.set(&key, &bytes);
     slow.hold(true);

@@ -31,11 +31,11 @@ const REMOTE_CACHE: Traits = Traits { blob_max: 64 << 10, is_durable: false, is_
 const LOCAL: Traits = Traits { blob_max: SIZE, is_durable: true, is_local: true };
 const REMOTE: Traits = Traits { blob_max: u64::MAX, is_durable: true, is_local: false };
 
-/// Short, because tests wait for it.
+/// Waits are long, because a test on a busy machine must not meet them, and pauses short.
 const PATIENCE: Patience = Patience {
-    stall: Duration::from_millis(500),
-    answer: Duration::from_secs(5),
-    behind: Duration::from_secs(5),
+    stall: WAIT_MAX,
+    answer: WAIT_MAX,
+    behind: WAIT_MAX,
     retry_min: Duration::from_millis(1),
     retry_max: Duration::from_millis(20),
 };
@@ -219,15 +219,26 @@ async fn holds(name: &str, list: List, is_back: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_list_that_writes_through_keeps_the_contract() {
+async fn memory_and_a_disk_keep_the_contract() {
     holds("memory, disk", memory_and_disk, false).await;
-    holds("memory, disk, shared", memory_disk_and_shared, false).await;
-    holds("memory, cache, shared", small_memory_cache_and_shared, false).await;
-    holds("memory, memory", memory_alone, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_list_that_writes_back_keeps_the_contract() {
-    holds("memory, disk", memory_and_disk, true).await;
+async fn a_list_that_writes_through_keeps_the_contract() {
+    holds("memory, disk, shared", memory_disk_and_shared, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_writes_back_keeps_the_contract() {
     holds("memory, disk, shared", memory_disk_and_shared, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_a_disk_of_its_own_keeps_the_contract() {
+    holds("memory, cache, shared", small_memory_cache_and_shared, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_caches_keeps_the_contract() {
+    holds("memory, memory", memory_alone, false).await;
 }

@@ -1,14 +1,17 @@
 //! The whole stack against a map: whatever fails, is evicted or crashes, what was acknowledged can be read.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
 
 use super::super::super::{Faulty, Rates};
 use super::*;
 
 /// Seeds that failed once.
-const FAILED: &[u64] = &[];
+const FAILED: &[u64] = &[2, 12, 33];
 
-const STEPS: usize = 120;
+const STEPS: usize = 80;
 
 /// The leaves, which outlive a crash of the store above them.
 struct World {
@@ -77,9 +80,10 @@ impl World {
 
 /// A few blobs of each size that is treated differently, and results.
 fn subjects(seed: u64) -> Vec<(Key, Bytes)> {
-    let sizes = [10, 3000, 30_000, 70_000, 300_000, 1_500_000];
+    let sizes = [10, 3000, 30_000, 70_000];
     let mut subjects: Vec<_> =
         sizes.into_iter().flat_map(|size| (0..2).map(move |n| content(size, seed * 100 + n))).collect();
+    subjects.push(content(1_100_000, seed));
     if seed.is_multiple_of(2) {
         subjects.extend((0..3).map(|n| (Key::Asset([n; 32]), Bytes::new())));
     }
@@ -185,15 +189,9 @@ async fn remove(store: &dyn Store, model: &mut Model, key: &Key) {
 
 async fn seeds(seeds: impl IntoIterator<Item = u64>, is_back: bool) {
     for seed in seeds {
-        let ran = tasks_of(seed, is_back).await;
-        assert!(ran, "seed {seed} failed, write back: {is_back}");
+        let ran = AssertUnwindSafe(run(seed, is_back)).catch_unwind().await;
+        assert!(ran.is_ok(), "seed {seed} failed, write back: {is_back}");
     }
-}
-
-/// Runs a seed so that its number is told when it fails.
-async fn tasks_of(seed: u64, is_back: bool) -> bool {
-    use futures_util::FutureExt;
-    std::panic::AssertUnwindSafe(run(seed, is_back)).catch_unwind().await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
