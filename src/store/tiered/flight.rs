@@ -230,7 +230,7 @@ impl Flight {
         let size = blob.size();
         match blob {
             Blob::Whole(bytes) => Ok(bytes),
-            blob => {
+            blob @ (Blob::Stream { .. } | Blob::File { .. }) => {
                 let chunks = patient(blob.into_chunks(), self.shared.patience.stall).boxed();
                 Blob::Stream { size, chunks }.into_bytes(size).await
             }
@@ -314,7 +314,7 @@ impl Seat {
         match step {
             // A fill that is gone without a word was cancelled.
             Step::Wait if self.progress.has_changed().is_err() => Step::Over(End::Failed),
-            step => step,
+            step @ (Step::Chunk(_) | Step::Wait | Step::Behind | Step::Over(_)) => step,
         }
     }
 

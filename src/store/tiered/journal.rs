@@ -210,9 +210,9 @@ impl Writer {
             }
         }
         for answer in answers {
-            let again = |_: &Error| Error::new(Kind::Unavailable, "the journal cannot be written at present");
+            let again = || Error::new(Kind::Unavailable, "the journal cannot be written at present");
             // Whoever asked and is gone needs no answer.
-            let _ = answer.send(committed.as_ref().map(|()| ()).map_err(again));
+            let _ = answer.send(if committed.is_ok() { Ok(()) } else { Err(again()) });
         }
     }
 

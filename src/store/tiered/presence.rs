@@ -22,8 +22,22 @@ struct Question<'a> {
     /// The durable tiers, fast to slow.
     durable: Vec<usize>,
     keys: &'a [Key],
+    /// What was pending for its tier of record before anybody was asked.
+    pending: HashSet<&'a Key>,
     /// What each durable tier lacks, or why it cannot tell.
     lacks: Vec<Result<HashSet<Key>>>,
+}
+
+/// What the tiers together say of a key.
+enum Verdict {
+    Present,
+    Absent,
+    /// A faster tier than the tier of record has it.
+    Stray(usize),
+    /// It was pending, and is not where it was; perhaps it has just arrived.
+    Doubtful(usize),
+    /// The tier of record would have to tell.
+    Unknown(usize),
 }
 
 impl Shared {
@@ -32,43 +46,79 @@ impl Shared {
     /// # Errors
     /// That of the tier of record when it cannot tell and it matters.
     pub(super) async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let durable: Vec<usize> = (0..self.tiers.len()).filter(|at| self.tiers[*at].is_durable()).collect();
-        let asked = durable.iter().map(|at| self.tiers[*at].missing_in_time(keys, self.patience.answer));
-        let asked = join_all(asked).await;
-        for (at, error) in
-            durable.iter().zip(&asked).filter_map(|(at, missing)| Some((at, missing.as_ref().err()?)))
-        {
-            self.tiers[*at].report("a tier cannot tell what it lacks", error);
-        }
-        let lacks = asked.into_iter().map(|missing| Ok(missing?.into_iter().collect())).collect();
-        let question = Question { shared: self, durable, keys, lacks };
+        let durable = (0..self.tiers.len()).filter(|at| self.tiers[*at].is_durable()).collect();
+        let mut question =
+            Question { shared: self, durable, keys, pending: HashSet::new(), lacks: Vec::new() };
+        question.pending = question.pending();
+        question.ask().await;
         question.answer().await
     }
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
+    fn pending(&self) -> HashSet<&'a Key> {
+        let Some(journal) = &self.shared.journal else { return HashSet::new() };
+        let is_pending = |key: &&Key| {
+            let record = self.tier_of_record(key);
+            record.is_some_and(|record| journal.pending().contains(&target(self.durable[record], key)))
+        };
+        self.keys.iter().filter(is_pending).collect()
+    }
+
+    async fn ask(&mut self) {
+        let tiers = self.durable.iter().map(|at| &self.shared.tiers[*at]);
+        let limit = self.shared.patience.answer;
+        let asked = join_all(tiers.clone().map(|tier| tier.missing_in_time(self.keys, limit))).await;
+        for (tier, missing) in tiers.zip(&asked) {
+            if let Err(error) = missing {
+                tier.report("a tier cannot tell what it lacks", error);
+            }
+        }
+        self.lacks = asked.into_iter().map(|missing| Ok(missing?.into_iter().collect())).collect();
+    }
+
     async fn answer(mut self) -> Result<Vec<Key>> {
-        let (mut missing, mut stray) = (HashSet::new(), Vec::new());
+        let (mut missing, mut stray, mut doubtful) = (HashSet::new(), Vec::new(), Vec::new());
         for key in self.keys {
-            let Some(record) = self.tier_of_record(key) else {
-                missing.insert(key.clone());
-                continue;
-            };
-            if self.has(record, key) || (self.is_pending(record, key) && self.may_be_above(record, key)) {
-                continue;
-            }
-            if self.lacks[record].is_err() {
-                return Err(std::mem::replace(&mut self.lacks[record], Ok(HashSet::new()))
-                    .expect_err("seen to be one"));
-            }
-            if self.is_above(record, key) {
-                stray.push((key.clone(), self.durable[record]));
-            } else {
-                missing.insert(key.clone());
+            match self.verdict(key) {
+                Verdict::Present => {}
+                Verdict::Absent => drop(missing.insert(key.clone())),
+                Verdict::Stray(record) => stray.push((key.clone(), self.durable[record])),
+                Verdict::Doubtful(record) => doubtful.push((key.clone(), self.durable[record])),
+                Verdict::Unknown(record) => {
+                    std::mem::replace(&mut self.lacks[record], Ok(HashSet::new()))?;
+                }
             }
         }
         missing.extend(self.bring_down(stray).await);
+        missing.extend(self.ask_again(doubtful).await?);
         Ok(self.keys.iter().filter(|key| missing.contains(key)).cloned().collect())
+    }
+
+    fn verdict(&self, key: &Key) -> Verdict {
+        let Some(record) = self.tier_of_record(key) else { return Verdict::Absent };
+        let was_pending = self.pending.contains(key);
+        if self.has(record, key) || (was_pending && self.may_be_above(record, key)) {
+            return Verdict::Present;
+        }
+        if self.lacks[record].is_err() {
+            return Verdict::Unknown(record);
+        }
+        match (self.is_above(record, key), was_pending) {
+            (true, _) => Verdict::Stray(record),
+            (false, true) => Verdict::Doubtful(record),
+            (false, false) => Verdict::Absent,
+        }
+    }
+
+    /// What the tier of record still lacks.
+    async fn ask_again(&self, doubtful: Vec<(Key, usize)>) -> Result<Vec<Key>> {
+        let mut missing = Vec::new();
+        for (key, record) in doubtful {
+            let limit = self.shared.patience.answer;
+            missing.extend(self.shared.tiers[record].missing_in_time(&[key], limit).await?);
+        }
+        Ok(missing)
     }
 
     /// The last durable tier that can hold the blob, as a place in `durable`.
@@ -89,11 +139,6 @@ impl Question<'_> {
     /// What is pending is pinned above, so only a tier that says that it is lost counts.
     fn may_be_above(&self, record: usize, key: &Key) -> bool {
         self.is_above(record, key) || self.lacks[..record].iter().any(Result::is_err)
-    }
-
-    fn is_pending(&self, record: usize, key: &Key) -> bool {
-        let journal = self.shared.journal.as_ref();
-        journal.is_some_and(|journal| journal.pending().contains(&target(self.durable[record], key)))
     }
 
     /// Sees to it that blobs get to their tier of record; gives those for which that does not work.

@@ -188,7 +188,7 @@ impl Cursor {
         }
         let chunk = match &mut self.direct {
             Some(chunks) => chunks.try_next().await?,
-            None => match self.from_flight().await? {
+            None => match self.arrived().await? {
                 Some(chunk) => Some(chunk),
                 None => self.go_on_alone().await?.try_next().await?,
             },
@@ -200,7 +200,7 @@ impl Cursor {
     }
 
     /// The next bytes that the fill brings, or `None` when it brings none for this reader.
-    async fn from_flight(&mut self) -> Result<Option<Bytes>> {
+    async fn arrived(&mut self) -> Result<Option<Bytes>> {
         let patience = self.shared.patience;
         loop {
             match self.seat.step(self.offset) {

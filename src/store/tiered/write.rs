@@ -43,20 +43,15 @@ impl Shared {
         }
         let size = blob.size();
         let route = self.route(size)?;
-        match blob {
-            Blob::Whole(bytes) => self.put_one(key, bytes).await,
-            blob if size <= WHOLE_MAX => {
-                let bytes = blob.into_bytes(size).await?;
-                self.put_one(key, bytes).await
-            }
-            blob => {
-                let _pinned = self.pins.pin([key]);
-                self.tiers[route.first].put(key, blob).await?;
-                self.bring_down(key, size, &route).await?;
-                self.flights.cancel(key);
-                Ok(())
-            }
+        if size <= WHOLE_MAX || matches!(blob, Blob::Whole(_)) {
+            let bytes = blob.into_bytes(size).await?;
+            return self.put_one(key, bytes).await;
         }
+        let _pinned = self.pins.pin([key]);
+        self.tiers[route.first].put(key, blob).await?;
+        self.bring_down(key, size, &route).await?;
+        self.flights.cancel(key);
+        Ok(())
     }
 
     async fn put_one(&self, key: &Key, bytes: Bytes) -> Result<()> {

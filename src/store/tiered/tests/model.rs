@@ -9,7 +9,7 @@ use super::super::super::{Faulty, Rates};
 use super::*;
 
 /// Seeds that failed once.
-const FAILED: &[u64] = &[2, 12, 33];
+const FAILED: &[u64] = &[2, 12, 25, 33];
 
 const STEPS: usize = 80;
 
