@@ -7,6 +7,8 @@
 
 mod compressed;
 #[cfg(test)]
+mod compressed_tests;
+#[cfg(test)]
 mod crash;
 mod entry;
 mod evict;
@@ -19,6 +21,7 @@ mod ledger;
 mod lock;
 mod marks;
 mod noting;
+mod options;
 mod pace;
 mod quarantine;
 mod rebuild;
@@ -55,6 +58,7 @@ use self::evict::Evictions;
 use self::files::{Files, Form, Stored, Temporary};
 use self::ledger::Ledger;
 use self::marks::Marks;
+pub use self::options::Options;
 pub use self::scrub::ScrubReport;
 use self::scrub::{Order, Scrubber};
 use self::space::Space;
@@ -77,17 +81,11 @@ const TRASH_MAX: usize = 4096;
 /// The longest wait for the writer. It commits in milliseconds; this is for a disk that hangs.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 
-/// The shortest lease: a client that asks what is missing uploads that first and then needs the rest.
-const LEASE_MINUTES_MIN: u32 = 5;
-
 /// How long a generation of marks is.
 const MARKS_MINUTES: u32 = 5;
 
 /// The grain of the order of use on the disk.
 const USE_GRAIN_MINUTES: u32 = 10;
-
-/// Bytes per second that a scrub in the background reads: a tenth of a slow disk, and 200 GB in three hours.
-const SCRUB_RATE: u64 = 20 * 1000 * 1000;
 
 /// Keys that are looked up without letting an eviction in.
 const LOOKUPS_MAX: usize = 256;
@@ -142,43 +140,6 @@ impl Clock {
 fn minutes(time: SystemTime) -> u32 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs() / 60).unwrap_or(u32::MAX)
-}
-
-/// What a store on disk is told.
-#[derive(Clone)]
-pub struct Options {
-    /// The label in metrics.
-    pub name: String,
-    /// The bytes that it may take on the disk.
-    pub size_bytes: u64,
-    /// How long a blob stays that was put, read or reported present, unless a write would have to be refused otherwise. At least
-    /// some minutes. A kill of the process loses the uses of the last minutes, and so at most this much of a lease.
-    pub lease: Duration,
-    /// Whether blobs are compressed where that saves space.
-    pub compression: bool,
-    /// What is not evicted at all.
-    pub pins: Pins,
-    /// Bytes per second that are verified in the background; 0 for no scrub in the background.
-    pub scrub_rate: u64,
-}
-
-impl Options {
-    /// At most `size_bytes`, the shortest lease, nothing compressed, nothing pinned.
-    pub fn new(size_bytes: u64) -> Self {
-        Self {
-            name: "disk".to_owned(),
-            size_bytes,
-            lease: Duration::ZERO,
-            compression: false,
-            pins: Pins::default(),
-            scrub_rate: SCRUB_RATE,
-        }
-    }
-
-    fn lease_minutes(&self) -> u32 {
-        // A lease of 8,000 years is one for ever.
-        u32::try_from(self.lease.as_secs().div_ceil(60)).unwrap_or(u32::MAX / 2).max(LEASE_MINUTES_MIN)
-    }
 }
 
 impl Disk {

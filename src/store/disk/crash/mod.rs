@@ -44,7 +44,7 @@ async fn writer() {
     let round = round.parse().unwrap();
     let disk = Disk::open(Path::new(&directory), options(round)).unwrap();
     // Time goes on, so that what earlier rounds have put may be evicted before a put needs the room, too.
-    disk.shared.clock.ahead.store(round * (LEASE_MINUTES_MIN + 2), Ordering::Relaxed);
+    disk.shared.clock.ahead.store(round * (options::LEASE_MINUTES_MIN + 2), Ordering::Relaxed);
     load::run(&disk, round).await;
 }
 
