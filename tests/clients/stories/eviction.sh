@@ -41,6 +41,7 @@ kind = "s3"
 bucket = "$S3_BUCKET"
 endpoint = "http://127.0.0.1:$S3_PORT"
 region = "us-east-1"
+allow_http = true
 TOML
 farm_start_sid "$STORY/data"
 # The first build leaves its outputs on the farm, the second reads them there as inputs, the third as results.
