@@ -185,6 +185,17 @@ mod tests {
     }
 
     #[test]
+    fn the_configurations_of_the_readme_are_right() {
+        let readme = include_str!("../README.md");
+        let snippets: Vec<&str> =
+            readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!snippets.is_empty());
+        for snippet in snippets {
+            assert_eq!(load(snippet).unwrap().check(), Vec::<String>::new(), "{snippet}");
+        }
+    }
+
+    #[test]
     fn all_problems_are_told_at_once() {
         let toml = "instances = [\"a/blobs\"]\n[public]\nlisten = \"0.0.0.0:1\"\n[execution]\ntimeout_max = \"0s\"\n";
         let problems = load(toml).unwrap().check();

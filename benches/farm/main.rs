@@ -25,6 +25,8 @@ mod streams;
 
 use std::time::{Duration, Instant};
 
+use streams::Wire;
+
 // Our own clients use it too; the system's allocator gives large buffers back to the kernel each time.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -102,9 +104,11 @@ async fn measure_one(name: &str, rounds: Rounds) -> Vec<Figure> {
             }
         }
         _ => {
-            for streams in STREAMS {
-                figures.push(streams::reads(rounds, streams, streams::Wire::Plain).await);
-                figures.push(streams::writes(rounds, streams, streams::Wire::Plain).await);
+            for (wire, streams) in
+                [Wire::Plain, Wire::Zstd].into_iter().flat_map(|wire| STREAMS.map(|streams| (wire, streams)))
+            {
+                figures.push(streams::reads(rounds, streams, wire).await);
+                figures.push(streams::writes(rounds, streams, wire).await);
             }
         }
     }

@@ -18,38 +18,61 @@ const ROUNDS_MAX: usize = 3;
 /// How the bytes go over the wire.
 #[derive(Clone, Copy)]
 pub(crate) enum Wire {
+    /// Noise, as it is.
     Plain,
+    /// Words, which come down to about a third; the bytes that count are those before.
+    Zstd,
 }
+
+/// What a client that writes many blobs would choose.
+const LEVEL: i32 = 1;
 
 impl Wire {
     fn read_name(self, content: &Bytes) -> String {
         match self {
             Self::Plain => format!("blobs/{}", Function::Sha256.hash(content)),
+            Self::Zstd => format!("compressed-blobs/zstd/{}", Function::Sha256.hash(content)),
         }
     }
 
     fn write(self, content: &Bytes) -> Vec<WriteRequest> {
+        let (upload, digest) = (uuid::Uuid::new_v4(), Function::Sha256.hash(content));
         match self {
-            Self::Plain => {
-                let (upload, digest) = (uuid::Uuid::new_v4(), Function::Sha256.hash(content));
-                pieces(&format!("uploads/{upload}/blobs/{digest}"), content, 0)
+            Self::Plain => pieces(&format!("uploads/{upload}/blobs/{digest}"), content, 0),
+            Self::Zstd => {
+                let compressed = Bytes::from(zstd::bulk::compress(content, LEVEL).unwrap());
+                pieces(&format!("uploads/{upload}/compressed-blobs/zstd/{digest}"), &compressed, 0)
             }
         }
+    }
+
+    /// A blob's worth of content.
+    fn content(self, seed: u64) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut content = vec![0; BLOB];
+        random.fill(&mut content);
+        if matches!(self, Self::Zstd) {
+            let words: Vec<[u8; 8]> = (0..1024).map(|_| random.u64(..).to_be_bytes()).collect();
+            content
+                .chunks_exact_mut(8)
+                .for_each(|place| place.copy_from_slice(random.choice(&words).unwrap()));
+        }
+        content
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Zstd => "zstd",
         }
     }
 }
 
 /// Blobs that differ in their first bytes only, which is enough to be different blobs.
-fn contents(count: usize, seed: u64) -> Vec<Bytes> {
-    let mut noise = vec![0; BLOB];
-    fastrand::Rng::with_seed(seed).fill(&mut noise);
+fn contents(wire: Wire, count: usize, seed: u64) -> Vec<Bytes> {
+    let first = wire.content(seed);
     let stamped = |number: usize| {
-        let mut content = noise.clone();
+        let mut content = first.clone();
         content[..8].copy_from_slice(&number.to_be_bytes());
         Bytes::from(content)
     };
@@ -64,7 +87,7 @@ fn megabytes(streams: usize) -> f64 {
 pub(crate) async fn reads(rounds: Rounds, streams: usize, wire: Wire) -> Figure {
     let farm = Farm::start();
     let clients = join_all((0..streams).map(|_| Client::new(&farm))).await;
-    let contents = contents(streams, 1);
+    let contents = contents(wire, streams, 1);
     for content in &contents {
         clients[0].write(Wire::Plain.write(content)).await.unwrap();
     }
@@ -100,7 +123,7 @@ pub(crate) async fn writes(rounds: Rounds, streams: usize, wire: Wire) -> Figure
     let clients = join_all((0..streams).map(|_| Client::new(&farm))).await;
     let (mut ours, mut limit) = (Vec::new(), Vec::new());
     for round in 0..rounds.0.min(ROUNDS_MAX) {
-        let contents = contents(streams, 100 + round as u64);
+        let contents = contents(wire, streams, 100 + round as u64);
         let messages: Vec<_> = contents.iter().map(|content| wire.write(content)).collect();
         let writes = clients.iter().zip(messages).map(|(client, messages)| async {
             client.write(messages).await.unwrap();
