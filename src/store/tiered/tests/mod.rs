@@ -113,6 +113,17 @@ impl Store for Leaf {
         Ok(keys.iter().filter(|key| self.holds(key).is_none()).cloned().collect())
     }
 
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.check()?;
+        let blobs = self.blobs.lock().unwrap();
+        let mut digests = blobs.keys().filter_map(|key| match key {
+            Key::Blob(digest) => Some(digest),
+            Key::Action(_) | Key::Asset(_) => None,
+        });
+        let found = digests.find(|digest| digest.function() == function && digest.hash() == hash);
+        Ok(found.map(|digest| digest.size()))
+    }
+
     async fn remove(&self, key: &Key) -> Result<()> {
         self.check()?;
         self.blobs.lock().unwrap().remove(key);
