@@ -252,7 +252,8 @@ mod tests {
         let error = blob.into_bytes(1 << 30).await.unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Corrupt);
         // It is gone, so that whoever has the right one is asked for it.
-        assert_eq!(stack.store.missing(std::slice::from_ref(&key)).await.unwrap(), [key.clone()]);
+        let missing = stack.store.missing(std::slice::from_ref(&key)).await.unwrap();
+        assert_eq!(missing, std::slice::from_ref(&key));
         stack.store.put(&key, Blob::Whole(bytes.clone())).await.unwrap();
         let blob = stack.store.get(&key, 0..).await.unwrap().unwrap();
         assert!(blob.into_bytes(1 << 30).await.unwrap() == bytes);

@@ -358,3 +358,23 @@ impl State {
         STORE_PENDING_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_stored_again_while_a_job_looks_for_it_is_not_lost() {
+        let pending = Pending::new(1_000, Pins::default(), Patience::default());
+        let key = Key::Blob(crate::digest::Function::Sha256.hash(b"stored again"));
+        let target = Target { tier: 1, key };
+        pending.insert(&[(target.clone(), 10)]).unwrap();
+        pending.recorded([&target]);
+        let job = pending.next().await;
+        pending.insert(&[(target.clone(), 10)]).unwrap();
+        assert_eq!(pending.finish(&job, Outcome::Lost), Fate::Again);
+        let job = pending.next().await;
+        assert_eq!(pending.finish(&job, Outcome::Lost), Fate::Gone);
+        assert_eq!(pending.len(), 0);
+    }
+}
