@@ -233,6 +233,22 @@ impl Tier {
         if size.is_some_and(|size| size < min) {
             problems.push(format!("{whose}.size must be at least {min}"));
         }
+        problems.extend(self.own_problems().into_iter().map(|problem| format!("{whose}: {problem}")));
+    }
+}
+
+impl Tier {
+    /// What the parts that know the kind find.
+    fn own_problems(&self) -> Vec<String> {
+        match self {
+            Self::Memory(_) | Self::Disk(_) => Vec::new(),
+            Self::Redis(redis) => redis.check(),
+            Self::S3(s3) => s3.check(),
+            Self::Gcs(gcs) => gcs.check(),
+            Self::Azure(azure) => azure.check(),
+            Self::Fs(fs) => fs.check(),
+            Self::Farm(farm) => farm.check(),
+        }
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) async fn holds(name: &str, fresh: impl AsyncFn() -> Subject) {
     check(name, &fresh, a_blob_that_is_open_can_be_read_while_its_name_changes_hands).await;
     check(name, &fresh, many_puts_of_the_same_blobs_at_once_are_safe).await;
     check(name, &fresh, a_batch_is_stored_in_its_order).await;
+    check(name, &fresh, a_size_that_is_told_is_right).await;
     check(name, &fresh, a_put_that_is_dropped_stores_nothing_wrong).await;
     whatever_fails_what_was_acknowledged_is_right(name, &fresh).await;
 }
@@ -242,6 +243,21 @@ async fn a_batch_is_stored_in_its_order(name: String, store: Arc<dyn Store>) {
         assert_eq!(read(&*store, &key, 0).await.unwrap(), bytes, "{name}");
     }
     assert!(store.put_all(Vec::new()).await.is_empty(), "{name}");
+}
+
+/// A store need not find a blob by its hash alone; one that does tells its size.
+async fn a_size_that_is_told_is_right(name: String, store: Arc<dyn Store>) {
+    for (seed, size) in SIZES.into_iter().enumerate() {
+        let (bytes, absent) = (content(size, seed as u64), content(size, 100 + seed as u64));
+        let (hash, absent) = (Function::Sha256.hash(&bytes), Function::Sha256.hash(&absent));
+        store.put(&Key::Blob(hash), Blob::Whole(bytes)).await.unwrap();
+        let told = store.size_of(Function::Sha256, hash.hash()).await.unwrap();
+        assert!(told.is_none_or(|told| told == size as u64), "{name}: {told:?} of {size}");
+        for (function, hash) in [(Function::Sha256, absent.hash()), (Function::Blake3, hash.hash())] {
+            assert_eq!(store.size_of(function, hash).await.unwrap(), None, "{name}");
+        }
+        assert_eq!(store.size_of(Function::Sha1, hash.hash()).await.unwrap(), None, "{name}");
+    }
 }
 
 async fn a_put_that_is_dropped_stores_nothing_wrong(name: String, store: Arc<dyn Store>) {

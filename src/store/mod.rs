@@ -108,7 +108,7 @@ pub trait Store: Send + Sync + 'static {
     async fn remove(&self, key: &Key) -> Result<()>;
 
     /// The size in bytes of the blob with this hash, for protocols whose names lack it. `None` if it is absent, or if this store finds
-    /// blobs by their whole digest only.
+    /// blobs by their whole digest only, as memory and another farm do.
     async fn size_of(&self, _function: Function, _hash: &[u8]) -> Result<Option<u64>> {
         Ok(None)
     }

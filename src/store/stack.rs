@@ -154,8 +154,10 @@ impl Opening<'_> {
 
     fn put_together(self, mut tiers: Vec<(String, Leaf)>) -> Result<Stack> {
         let metered = |name: &str, leaf: &Leaf| Arc::new(Metered::new(name, leaf.store.clone()));
-        if let [(name, leaf)] = &mut tiers[..] {
-            // A list of one would only be in the way.
+        if let [(name, leaf)] = &mut tiers[..]
+            && leaf.traits.is_local
+        {
+            // A list of one would only be in the way. What is remote needs its limits and its look at each stream.
             let store = Arc::new(Verified::new(metered(name, leaf)));
             let Self { pins, disks, summaries, .. } = self;
             return Ok(Stack { store, pins, tiers: summaries, disks, tiered: None });
@@ -230,6 +232,31 @@ mod tests {
                 assert_eq!(disk.missing(std::slice::from_ref(&key)).await.unwrap(), []);
             }
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_remote_tier_alone_serves_nothing_damaged() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let objects = directory.path().join("objects");
+        let fs = super::super::object::Fs { path: objects.clone(), ..Default::default() };
+        let config = Config { tiers: vec![Listed::Fs(fs)], ..Config::default() };
+        let stack = Stack::open(&config, directory.path()).await.unwrap();
+        let bytes = Bytes::from(vec![7; 3_000_000]);
+        let digest = Function::Sha256.hash(&bytes);
+        let key = Key::Blob(digest);
+        stack.store.put(&key, Blob::Whole(bytes.clone())).await.unwrap();
+        let hex = hex::encode(digest.hash());
+        let object = objects.join("blobs/sha256").join(&hex[..2]).join(&hex);
+        std::fs::write(&object, vec![8; 3_000_000]).unwrap();
+        let blob = stack.store.get(&key, 0..).await.unwrap().unwrap();
+        let error = blob.into_bytes(1 << 30).await.unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Corrupt);
+        // It is gone, so that whoever has the right one is asked for it.
+        let missing = stack.store.missing(std::slice::from_ref(&key)).await.unwrap();
+        assert_eq!(missing, std::slice::from_ref(&key));
+        stack.store.put(&key, Blob::Whole(bytes.clone())).await.unwrap();
+        let blob = stack.store.get(&key, 0..).await.unwrap().unwrap();
+        assert!(blob.into_bytes(1 << 30).await.unwrap() == bytes);
     }
 
     #[tokio::test(flavor = "multi_thread")]

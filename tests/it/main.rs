@@ -21,5 +21,11 @@ mod operations;
 mod operator;
 mod origin;
 mod sandbox;
+#[path = "../../src/store/servers.rs"]
+mod servers;
 mod split;
+mod tiers;
 mod worker;
+
+// What `servers` finds at the root of the library, too.
+use croft::digest;

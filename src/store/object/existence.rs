@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::digest::Function;
 use crate::error::{Context, Error, Result};
+use crate::store::Key;
 use crate::store::index::{Batch, COMMIT_OPERATIONS_MAX, Index};
 use crate::store::name::Name;
 use crate::tasks;
@@ -33,7 +34,7 @@ const SHARDS: usize = 64;
 /// Begins the keys on the disk.
 const TAG: u8 = b'e';
 
-/// 16 bytes of a hash of the name: no client can find two names that share it.
+/// 16 bytes of a hash of name and size: no client can find two blobs that share it, and none finds a blob under a size that it has not.
 type Fingerprint = [u8; 16];
 
 /// Seconds since 1970, for 80 more years; zero is never.
@@ -82,25 +83,25 @@ impl Existence {
     }
 
     /// The object exists at least until `until`, in seconds since 1970.
-    pub(super) fn learn(&self, name: &Name, until: u64) {
-        let (fingerprint, until) = (fingerprint(name), Until::try_from(until).unwrap_or(Until::MAX));
+    pub(super) fn learn(&self, key: &Key, until: u64) {
+        let (fingerprint, until) = (fingerprint(key), Until::try_from(until).unwrap_or(Until::MAX));
         self.shared.table.set(fingerprint, until);
         self.note(fingerprint, until);
     }
 
     /// The object may be gone.
-    pub(super) fn forget(&self, name: &Name) {
-        let fingerprint = fingerprint(name);
+    pub(super) fn forget(&self, key: &Key) {
+        let fingerprint = fingerprint(key);
         self.shared.table.set(fingerprint, 0);
         self.note(fingerprint, 0);
     }
 
-    /// For each of `names` whether it is known to exist at `now`.
+    /// For each of `keys` whether it is known to exist at `now`.
     ///
     /// # Errors
     /// `Cancelled` when the process ends.
-    pub(super) async fn known(&self, names: &[Name], now: u64) -> Result<Vec<bool>> {
-        let fingerprints: Vec<Fingerprint> = names.iter().map(fingerprint).collect();
+    pub(super) async fn known(&self, keys: &[Key], now: u64) -> Result<Vec<bool>> {
+        let fingerprints: Vec<Fingerprint> = keys.iter().map(fingerprint).collect();
         let now = Until::try_from(now).unwrap_or(Until::MAX);
         let mut known: Vec<Option<bool>> =
             fingerprints.iter().map(|it| self.shared.in_memory(it).map(|until| until > now)).collect();
@@ -203,17 +204,18 @@ impl Shared {
                     until => batch.insert(&key(fingerprint), until.to_le_bytes().to_vec()),
                 }
             }
-            let written = index.commit(batch, || ());
-            self.settle(&changes);
-            if let Err(error) = written {
+            if let Err(error) = index.commit(batch, || ()) {
+                // What to forget is tried again: to believe it costs a client its build.
+                self.settle(changes.iter().filter(|(_, until)| *until != 0));
                 index.reopen()?;
                 return Err(error);
             }
+            self.settle(&changes);
         }
     }
 
     /// Takes what was written out of what is pending, unless it changed meanwhile.
-    fn settle(&self, changes: &[(Fingerprint, Until)]) {
+    fn settle<'a>(&self, changes: impl IntoIterator<Item = &'a (Fingerprint, Until)>) {
         let mut pending = self.pending();
         for (fingerprint, until) in changes {
             if pending.get(fingerprint) == Some(until) {
@@ -276,8 +278,13 @@ impl Table {
     }
 }
 
-fn fingerprint(name: &Name) -> Fingerprint {
-    *Function::Blake3.hash(name.as_bytes()).hash().first_chunk().expect("BLAKE3 has 32 bytes")
+fn fingerprint(key: &Key) -> Fingerprint {
+    let size = match key {
+        Key::Blob(digest) => digest.size(),
+        Key::Action(_) | Key::Asset(_) => 0,
+    };
+    let named = [Name::from(key).as_bytes(), &size.to_le_bytes()].concat();
+    *Function::Blake3.hash(&named).hash().first_chunk().expect("BLAKE3 has 32 bytes")
 }
 
 fn key(fingerprint: &Fingerprint) -> [u8; 17] {
@@ -293,21 +300,18 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::store::name::Family;
-
     const NOW: u64 = 2_000_000_000;
 
-    fn name(number: u32) -> Name {
-        Name::new(Family::Blob(Function::Sha256), Function::Sha256.hash(&number.to_le_bytes()).hash())
-            .unwrap()
+    fn blob(number: u32) -> Key {
+        Key::Blob(Function::Sha256.hash(&number.to_le_bytes()))
     }
 
-    fn names(range: std::ops::Range<u32>) -> Vec<Name> {
-        range.map(name).collect()
+    fn blobs(range: std::ops::Range<u32>) -> Vec<Key> {
+        range.map(blob).collect()
     }
 
-    async fn count(existence: &Existence, names: &[Name], now: u64) -> usize {
-        existence.known(names, now).await.unwrap().into_iter().filter(|known| *known).count()
+    async fn count(existence: &Existence, keys: &[Key], now: u64) -> usize {
+        existence.known(keys, now).await.unwrap().into_iter().filter(|known| *known).count()
     }
 
     /// Waits until the index is open and all is on the disk.
@@ -328,11 +332,11 @@ mod tests {
     async fn what_is_learnt_is_known_until_its_time_and_unless_forgotten() {
         let directory = TempDir::new().unwrap();
         let existence = Existence::open(1_000, directory.path()).unwrap();
-        existence.learn(&name(1), NOW + 10);
-        existence.learn(&name(2), NOW + 10);
-        existence.forget(&name(2));
-        assert_eq!(existence.known(&names(1..4), NOW).await.unwrap(), [true, false, false]);
-        assert_eq!(count(&existence, &names(1..4), NOW + 10).await, 0);
+        existence.learn(&blob(1), NOW + 10);
+        existence.learn(&blob(2), NOW + 10);
+        existence.forget(&blob(2));
+        assert_eq!(existence.known(&blobs(1..4), NOW).await.unwrap(), [true, false, false]);
+        assert_eq!(count(&existence, &blobs(1..4), NOW + 10).await, 0);
     }
 
     #[tokio::test]
@@ -340,27 +344,27 @@ mod tests {
         let directory = TempDir::new().unwrap();
         for _ in 0..2 {
             let existence = Existence::open(64, directory.path()).unwrap();
-            for name in names(0..3_000) {
-                existence.learn(&name, NOW + 10);
+            for key in blobs(0..3_000) {
+                existence.learn(&key, NOW + 10);
             }
-            existence.forget(&name(7));
+            existence.forget(&blob(7));
             settled(&existence).await;
-            assert_eq!(count(&existence, &names(0..4_000), NOW).await, 2_999);
+            assert_eq!(count(&existence, &blobs(0..4_000), NOW).await, 2_999);
         }
         let existence = Existence::open(64, directory.path()).unwrap();
         settled(&existence).await;
-        assert_eq!(count(&existence, &names(0..4_000), NOW).await, 2_999);
+        assert_eq!(count(&existence, &blobs(0..4_000), NOW).await, 2_999);
     }
 
     #[tokio::test]
     async fn what_is_too_old_leaves_the_disk() {
         let directory = TempDir::new().unwrap();
         let existence = Existence::open(64, directory.path()).unwrap();
-        existence.learn(&name(1), 5);
+        existence.learn(&blob(1), 5);
         settled(&existence).await;
         let deadline = Instant::now() + Duration::from_secs(30);
         let index = existence.shared.index.get().unwrap();
-        while index.get(&key(&fingerprint(&name(1)))).unwrap().is_some() {
+        while index.get(&key(&fingerprint(&blob(1)))).unwrap().is_some() {
             assert!(Instant::now() < deadline, "it stays");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -369,7 +373,7 @@ mod tests {
     #[test]
     fn the_table_keeps_what_lasts_longest() {
         let table = Table::new(64);
-        let fingerprints: Vec<Fingerprint> = names(0..10_000).iter().map(fingerprint).collect();
+        let fingerprints: Vec<Fingerprint> = blobs(0..10_000).iter().map(fingerprint).collect();
         for (number, fingerprint) in fingerprints.iter().enumerate() {
             table.set(*fingerprint, 1 + number as u32);
         }

@@ -31,9 +31,10 @@ pub use self::lifecycle::{Age, Lifecycle};
 use self::lifecycle::{Policy, Verdict};
 use self::refresh::Refresher;
 pub use self::rules::Rules;
-use super::name::Name;
+use super::name::{Family, Name};
 use super::{Blob, Key, Store};
-use crate::error::Result;
+use crate::digest::Function;
+use crate::error::{Error, Kind, Result};
 
 /// Opens the tier. What it remembers of existence is kept in `state`, a directory of its own. No request is made.
 ///
@@ -70,24 +71,25 @@ impl Object {
     }
 
     /// Takes note of an object that was found and is in use; says whether it may be counted on.
-    fn found(&self, name: Name, found: Found) -> bool {
+    fn found(&self, key: &Key, found: Found) -> bool {
         match self.policy.judge(found.modified, self.clock.now()) {
             Verdict::Present { until } => {
-                self.learn(&name, until);
+                self.learn(key, until);
                 true
             }
             Verdict::Ageing { until } => {
-                self.learn(&name, until);
-                self.refresh(name, found);
+                self.learn(key, until);
+                self.refresh(Name::from(key), found);
                 true
             }
             Verdict::Expiring => false,
         }
     }
 
-    fn learn(&self, name: &Name, until: u64) {
-        if name.is_blob() {
-            self.existence.learn(name, until);
+    fn learn(&self, key: &Key, until: u64) {
+        match key {
+            Key::Blob(_) => self.existence.learn(key, until),
+            Key::Action(_) | Key::Asset(_) => {}
         }
     }
 
@@ -97,20 +99,18 @@ impl Object {
     }
 
     /// The object that was written a moment ago.
-    fn written(&self, name: &Name) {
+    fn written(&self, key: &Key) {
         let now = self.clock.now();
         if let Verdict::Present { until } | Verdict::Ageing { until } = self.policy.judge(Some(now), now) {
-            self.learn(name, until);
+            self.learn(key, until);
         }
     }
 
-    /// Which of `names` are absent, by one request each.
-    async fn ask(&self, names: Vec<(usize, Name)>) -> Result<Vec<usize>> {
-        let asked = stream::iter(names).map(|(number, name)| async move {
-            let found = self.bucket.find(&name).await?;
-            Ok::<_, crate::error::Error>(
-                (!found.is_some_and(|found| self.found(name, found))).then_some(number),
-            )
+    /// Which of `keys` are absent, by one request each.
+    async fn ask(&self, keys: Vec<(usize, Key)>) -> Result<Vec<usize>> {
+        let asked = stream::iter(keys).map(|(number, key)| async move {
+            let found = self.bucket.find(&Name::from(&key)).await?.filter(|found| is_of(&key, found));
+            Ok::<_, Error>((!found.is_some_and(|found| self.found(&key, found))).then_some(number))
         });
         let mut absent: Vec<usize> = asked
             .buffer_unordered(self.requests_max)
@@ -122,16 +122,38 @@ impl Object {
     }
 }
 
+/// Whether the object can be what the key says. The size is no part of its name: a digest with a right hash and a wrong size finds
+/// the right object, which must stay.
+fn is_of(key: &Key, found: &Found) -> bool {
+    match key {
+        Key::Blob(digest) => digest.size() == found.size,
+        Key::Action(_) | Key::Asset(_) => true,
+    }
+}
+
+/// Whether a blob of this key reaches to `start`.
+fn reaches(key: &Key, start: u64) -> bool {
+    match key {
+        Key::Blob(digest) => start <= digest.size(),
+        Key::Action(_) | Key::Asset(_) => false,
+    }
+}
+
 #[async_trait]
 impl Store for Object {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
         let name = Name::from(key);
-        let Some((blob, found)) = self.bucket.get(&name, range.start).await? else {
-            self.existence.forget(&name);
+        let found = match self.bucket.get(&name, range.start).await {
+            // The object ends where the key says that there is more.
+            Err(error) if error.kind() == Kind::OutOfRange && reaches(key, range.start) => None,
+            found => found?.filter(|(_, found)| is_of(key, found)),
+        };
+        let Some((blob, found)) = found else {
+            self.existence.forget(key);
             return Ok(None);
         };
         // What is about to be deleted is still right to read, and becomes young by it.
-        if !self.found(name, found.clone()) {
+        if !self.found(key, found.clone()) {
             self.refresh(name, found);
         }
         Ok(Some(blob))
@@ -140,24 +162,28 @@ impl Store for Object {
     async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
         let name = Name::from(key);
         self.bucket.put(&name, blob).await?;
-        self.written(&name);
+        self.written(key);
         Ok(())
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let names: Vec<Name> = keys.iter().map(Name::from).collect();
-        let known = self.existence.known(&names, self.clock.now()).await?;
-        let unknown = names.into_iter().zip(known).enumerate().filter(|(_, (_, known))| !known);
-        let absent = self.ask(unknown.map(|(number, (name, _))| (number, name)).collect()).await?;
+        let known = self.existence.known(keys, self.clock.now()).await?;
+        let unknown = keys.iter().zip(known).enumerate().filter(|(_, (_, known))| !known);
+        let absent = self.ask(unknown.map(|(number, (key, _))| (number, key.clone())).collect()).await?;
         Ok(absent.into_iter().map(|number| keys[number].clone()).collect())
     }
 
     async fn remove(&self, key: &Key) -> Result<()> {
         let name = Name::from(key);
         // Before, so that nobody is told that it is there; and after, because a read may have learnt it meanwhile.
-        self.existence.forget(&name);
+        self.existence.forget(key);
         self.bucket.remove(&name).await?;
-        self.existence.forget(&name);
+        self.existence.forget(key);
         Ok(())
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
+        Ok(self.bucket.find(&name).await?.map(|found| found.size))
     }
 }

@@ -190,6 +190,27 @@ async fn fs_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_right_hash_with_a_wrong_size_finds_nothing_and_costs_nothing() {
+    let directory = TempDir::new().unwrap();
+    let config = Config::Fs(Fs { path: directory.path().join("fs"), ..Fs::default() });
+    let store = config.open("", &directory.path().join("state"), Sizes::default());
+    let bytes = content(1_000, 1);
+    let digest = Function::Sha256.hash(&bytes);
+    store.put(&Key::Blob(digest), Blob::Whole(bytes.clone())).await.unwrap();
+    for wrong in [1, 999, 1_001, 2_000] {
+        let wrong = Key::Blob(crate::digest::Digest::new(Function::Sha256, digest.hash(), wrong));
+        for start in [0, 1] {
+            assert!(store.get(&wrong, start..).await.unwrap().is_none());
+        }
+        // The existence memory knows the right one at this point.
+        assert_eq!(store.missing(std::slice::from_ref(&wrong)).await.unwrap(), [wrong]);
+    }
+    let beyond = Key::Blob(crate::digest::Digest::new(Function::Sha256, digest.hash(), 2_000));
+    assert!(store.get(&beyond, 1_500..).await.unwrap().is_none());
+    assert!(read(&store, &Key::Blob(digest)).await.unwrap() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_known_to_exist_costs_no_request() {
     on_each_cloud("known", async |config| {
         let state = TempDir::new().unwrap();
@@ -233,7 +254,7 @@ async fn ten_thousand_digests_are_asked_for_once() {
     assert_eq!(count(&config, "head"), 10_000);
 
     let until = store.clock.now() + 1_000;
-    keys.iter().for_each(|key| store.existence.learn(&Name::from(key), until));
+    keys.iter().for_each(|key| store.existence.learn(key, until));
     let start = Instant::now();
     assert_eq!(store.missing(&keys).await.unwrap(), []);
     eprintln!("10,000 known digests: {:?}", start.elapsed());

@@ -26,6 +26,9 @@ const PARTS_MAX: u64 = 9_000;
 /// A client that sends nothing for this long does not keep the memory of its upload.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 
+/// Azure's code for a list of blocks of which some are not there.
+const LOST_BLOCKS: &str = "InvalidBlockList";
+
 /// The bytes in memory while a blob of `size` bytes is uploaded: the parts on their way, the one that is being filled, and the
 /// one that is kept until it is known whether it is the last.
 pub(super) fn memory_bytes(size: u64, sizes: Sizes) -> u64 {
@@ -91,7 +94,7 @@ impl Upload {
             Ok(()) => match writer.close().await {
                 // On Azure the end of one upload takes the blocks of another one of the same blob; then the blob is there.
                 Err(error)
-                    if !error.is_temporary() && name.is_blob() && is_stored(&bucket, &path, size).await =>
+                    if name.is_blob() && has_lost_blocks(&error) && is_stored(&bucket, &path, size).await =>
                 {
                     tracing::debug!("another upload of the same blob was first: {error}");
                     return Ok(());
@@ -145,6 +148,11 @@ async fn fill(
     }
 }
 
+/// Whether Azure says that blocks of this upload are gone. No other failure may be taken for a success.
+fn has_lost_blocks(error: &opendal::Error) -> bool {
+    !error.is_temporary() && error.to_string().contains(LOST_BLOCKS)
+}
+
 async fn is_stored(bucket: &Bucket, path: &str, size: u64) -> bool {
     let _permit = bucket.permit().await;
     bucket.shared.retrying.stat(path).await.is_ok_and(|metadata| metadata.content_length() == size)
@@ -162,4 +170,21 @@ async fn verify_length(bucket: &Bucket, path: &str, size: u64) -> Result<()> {
         tracing::error!("an object of the wrong length cannot be deleted: {error}");
     }
     Err(Error::new(Kind::Unavailable, format!("the service stored {stored} of {size} bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use opendal::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_lost_blocks_may_mean_that_another_upload_was_first() {
+        let answer = "AzblobError { code: \"InvalidBlockList\", message: \"\" }";
+        assert!(has_lost_blocks(&opendal::Error::new(ErrorKind::Unexpected, answer)));
+        assert!(!has_lost_blocks(&opendal::Error::new(ErrorKind::Unexpected, answer).set_temporary()));
+        for kind in [ErrorKind::Unexpected, ErrorKind::PermissionDenied, ErrorKind::NotFound] {
+            assert!(!has_lost_blocks(&opendal::Error::new(kind, "AccountIsDisabled")));
+        }
+    }
 }

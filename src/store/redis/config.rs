@@ -13,6 +13,9 @@ const BLOB_MAX: ByteSize = ByteSize::mib(64);
 /// Below this a blob would be gone before the build that found it has used it.
 const TTL_MIN: Duration = Duration::from_secs(60);
 
+/// Redis refuses times whose milliseconds do not fit; nobody keeps a cache this long.
+const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 const CREDENTIALS: &str =
     "redis: `url` must not carry a user name or password: use `username` and `password_file`";
 
@@ -116,6 +119,9 @@ impl Config {
         if self.ttl < TTL_MIN {
             problems.push(format!("redis: `ttl` must be at least {} s", TTL_MIN.as_secs()));
         }
+        if self.ttl > TTL_MAX {
+            problems.push("redis: `ttl` must be at most 10 years".to_owned());
+        }
         if self.connect_timeout.is_zero() || self.timeout.is_zero() {
             problems.push("redis: `connect_timeout` and `timeout` must be above zero".to_owned());
         }
@@ -178,6 +184,7 @@ mod tests {
         };
         assert_eq!(config.check().len(), 6);
         assert_eq!(Config::new("rediss://a:1").check().len(), 1);
+        assert_eq!(Config { ttl: Duration::MAX, ..Config::new("redis://a") }.check().len(), 1);
         assert_eq!(Config { username: Some("me".into()), ..Config::new("redis://a") }.check().len(), 1);
     }
 }

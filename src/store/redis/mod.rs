@@ -19,9 +19,9 @@ use redis::{Pipeline, Value};
 pub use self::config::Config;
 use self::pool::Pool;
 use super::blob::past_the_end;
-use super::name::Name;
+use super::name::{Family, Name};
 use super::{Blob, Key, Store};
-use crate::digest::Digest;
+use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 
 /// Keys that are asked for in one pipeline.
@@ -277,6 +277,15 @@ impl Store for Redis {
         commands.cmd("DEL").arg(self.name(key));
         let [_] = self.answers(&mut commands).await?;
         Ok(())
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
+        let mut commands = redis::pipe();
+        commands.cmd("STRLEN").arg([&self.prefix, name.as_bytes()].concat());
+        let [length] = self.answers(&mut commands).await?;
+        // What is not there has no length; the empty blob is never looked for.
+        Ok(Some(number_of(&length)?).filter(|length| *length > 0))
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

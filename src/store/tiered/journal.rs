@@ -80,10 +80,12 @@ impl Journal {
             return Err(Error::new(Kind::Exhausted, "a key is too long for the journal"));
         }
         for some in targets.chunks(RECORDS_MAX) {
+            // From the entry to the request nothing waits: a writer that goes in between would leave entries that are never due.
+            let place = self.requests().reserve().await.map_err(|_| stopped())?;
             self.pending.insert(some)?;
             let targets = some.iter().map(|(target, _)| target.clone()).collect();
             let (done, answer) = oneshot::channel();
-            self.send(Request::Add { targets, done }).await?;
+            place.send(Request::Add { targets, done });
             answer.await.map_err(|_| stopped())??;
         }
         Ok(())
@@ -116,8 +118,11 @@ impl Journal {
     }
 
     async fn send(&self, request: Request) -> Result<()> {
-        let requests = self.requests.as_ref().expect("it is taken only by drop");
-        requests.send(request).await.map_err(|_| stopped())
+        self.requests().send(request).await.map_err(|_| stopped())
+    }
+
+    fn requests(&self) -> &mpsc::Sender<Request> {
+        self.requests.as_ref().expect("it is taken only by drop")
     }
 }
 
@@ -176,17 +181,26 @@ impl Writer {
     fn stage(&self, request: Request, group: &mut Group) {
         match request {
             Request::Add { targets, done } => {
+                let mut is_complete = true;
                 for target in targets {
-                    // It may have been withdrawn since.
-                    if let Some(record) = self.pending.record(&target) {
-                        group
-                            .batch
-                            .insert(&record_key(&self.names, &target), record_value(&target.key, record));
+                    match self.pending.record(&target) {
+                        Some(record) => {
+                            let key = record_key(&self.names, &target);
+                            group.batch.insert(&key, record_value(&target.key, record));
+                        }
+                        None => is_complete = false,
                     }
                     group.records += 1;
                     group.added.push(target);
                 }
-                group.answers.push(done);
+                if is_complete {
+                    group.answers.push(done);
+                } else {
+                    // It was withdrawn, uploaded, or lost with a commit that failed: only its writer can see to it that it is there.
+                    let gone =
+                        Error::new(Kind::Unavailable, "a pending write is gone before the journal had it");
+                    let _ = done.send(Err(gone));
+                }
             }
             Request::Forget(target) => {
                 // It may be pending again since.

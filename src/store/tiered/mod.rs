@@ -31,6 +31,7 @@ use self::pending::Pending;
 pub(super) use self::tier::{Tier, Traits};
 use self::turns::Turns;
 use super::{Blob, Key, Pins, Store};
+use crate::digest::Function;
 use crate::error::Result;
 use crate::tasks::Shutdown;
 
@@ -178,6 +179,10 @@ impl Store for Tiered {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.shared.remove(key).await
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.shared.size_of(function, hash).await
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

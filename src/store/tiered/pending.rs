@@ -92,6 +92,8 @@ struct Write {
     phase: Phase,
     /// Nobody wants it any more, but somebody is at it. The entry stays until then, so that nobody else begins.
     is_withdrawn: bool,
+    /// Somebody has stored it once more since the job began, which may have looked before.
+    is_stored_again: bool,
     _pinned: Pinned,
 }
 
@@ -189,6 +191,7 @@ impl Pending {
         }
         let write = state.writes.get_mut(&target).expect("what is due is pending");
         write.phase = Phase::UnderWay;
+        write.is_stored_again = false;
         Ok(Job { number: write.number, target })
     }
 
@@ -199,7 +202,8 @@ impl Pending {
         let is_over = match outcome {
             Outcome::Removed => write.is_withdrawn,
             Outcome::Done | Outcome::Lost | Outcome::Failed if write.is_withdrawn => return Fate::Withdrawn,
-            Outcome::Done | Outcome::Lost => write.number == job.number,
+            Outcome::Done => write.number == job.number,
+            Outcome::Lost => write.number == job.number && !write.is_stored_again,
             Outcome::Failed => false,
         };
         if is_over {
@@ -298,6 +302,7 @@ impl State {
                     write.number = self.next;
                 }
                 write.is_withdrawn = false;
+                write.is_stored_again = true;
                 write.record
             }
             Entry::Vacant(vacant) => {
@@ -308,6 +313,7 @@ impl State {
                     failures: 0,
                     phase,
                     is_withdrawn: false,
+                    is_stored_again: false,
                     _pinned,
                 });
                 self.bytes += record.size;
@@ -350,5 +356,25 @@ impl State {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let age = oldest.map_or(0, |write| now.saturating_sub(write.record.since));
         STORE_PENDING_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_stored_again_while_a_job_looks_for_it_is_not_lost() {
+        let pending = Pending::new(1_000, Pins::default(), Patience::default());
+        let key = Key::Blob(crate::digest::Function::Sha256.hash(b"stored again"));
+        let target = Target { tier: 1, key };
+        pending.insert(&[(target.clone(), 10)]).unwrap();
+        pending.recorded([&target]);
+        let job = pending.next().await;
+        pending.insert(&[(target.clone(), 10)]).unwrap();
+        assert_eq!(pending.finish(&job, Outcome::Lost), Fate::Again);
+        let job = pending.next().await;
+        assert_eq!(pending.finish(&job, Outcome::Lost), Fate::Gone);
+        assert_eq!(pending.len(), 0);
     }
 }

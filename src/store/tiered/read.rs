@@ -11,6 +11,7 @@ use super::flight::{Answer, End, Seat, Step};
 use super::journal::Journal;
 use super::write::target;
 use super::{Shared, WHOLE_MAX, flight, is_mutable, size_of};
+use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 
 /// Fills that a reader waits for before it reads on its own: the first, and the one that takes over when that fails.
@@ -114,9 +115,46 @@ impl Shared {
         }
         let mut walk = Walk::new(self, key);
         match walk.down(self.near..self.tiers.len(), start).await? {
-            Some((_, blob)) => Ok(Some(blob)),
+            Some((at, blob)) => Ok(Some(self.discarding(at, key, blob))),
             None => walk.absent(),
         }
+    }
+
+    /// The blob, whose copy is removed when it turns out to be damaged: else it would count as present for ever.
+    fn discarding(self: &Arc<Self>, at: usize, key: &Key, blob: Blob) -> Blob {
+        let size = blob.size();
+        match blob {
+            Blob::Stream { chunks, .. } => {
+                let (shared, key) = (self.clone(), key.clone());
+                let chunks = chunks.or_else(move |error| {
+                    let (shared, key) = (shared.clone(), key.clone());
+                    async move {
+                        if error.kind() == Kind::Corrupt {
+                            shared.discard(at, &key).await;
+                        }
+                        Err(error)
+                    }
+                });
+                Blob::Stream { size, chunks: chunks.boxed() }
+            }
+            blob @ (Blob::Whole(_) | Blob::File { .. }) => blob,
+        }
+    }
+
+    /// What the fastest tier that knows says. One that fails counts only when no other knows.
+    pub(super) async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let mut failure = None;
+        for tier in &self.tiers {
+            match tier.size_in_time(function, hash, self.patience.stall).await {
+                Ok(Some(size)) => return Ok(Some(size)),
+                Ok(None) => {}
+                Err(error) => {
+                    tier.report("a tier cannot tell a blob's size", &error);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(None), Err)
     }
 
     /// A blob that no faster tier takes is read past them; so is the rest of a large one, which alone would not fill anything.

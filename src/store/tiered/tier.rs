@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt};
 
 use super::super::verified::verified_chunks;
 use super::super::{Blob, Key, Store, Verified};
-use crate::digest::Digest;
+use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{Counter, STORE_PASSED_OVER};
 
@@ -137,6 +137,19 @@ impl Tier {
     /// `Timeout`, and what the store reports.
     pub(super) async fn missing_in_time(&self, keys: &[Key], limit: Duration) -> Result<Vec<Key>> {
         self.within(limit, self.store.missing(keys)).await
+    }
+
+    /// As [`Store::size_of`], within `limit` when the tier is remote.
+    ///
+    /// # Errors
+    /// `Timeout`, and what the store reports.
+    pub(super) async fn size_in_time(
+        &self,
+        function: Function,
+        hash: &[u8],
+        limit: Duration,
+    ) -> Result<Option<u64>> {
+        self.within(limit, self.store.size_of(function, hash)).await
     }
 
     /// A local tier has its own limits.

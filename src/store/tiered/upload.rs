@@ -73,6 +73,11 @@ async fn upload(shared: &Shared, job: &Job) -> Result<bool> {
     let (key, tier) = (&job.target.key, job.target.tier);
     match shared.copy_once(key, tier).await? {
         Copied::Done => Ok(true),
-        Copied::Absent => Ok(false),
+        // It may have arrived before a crash that kept the journal from forgetting it.
+        Copied::Absent => {
+            let asked = [key.clone()];
+            let missing = shared.tiers[tier].missing_in_time(&asked, shared.patience.answer).await?;
+            Ok(missing.is_empty())
+        }
     }
 }

@@ -294,7 +294,10 @@ impl Batch {
         });
         let answers = join_all(puts).await;
         for ((_, places), results) in next.into_iter().zip(answers) {
-            for (place, result) in places.into_iter().zip(results) {
+            let mut results = results.into_iter();
+            for place in places {
+                let none = || Err(Error::bug("a store gave fewer results than blobs"));
+                let result = results.next().unwrap_or_else(none);
                 if self.results[place].is_ok() {
                     self.results[place] = result;
                 }

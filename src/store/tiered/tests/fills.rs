@@ -228,3 +228,21 @@ async fn a_fill_never_replaces_a_newer_result() {
         assert_eq!((fast.holds(&key).unwrap(), slow.holds(&key).unwrap()), (new.clone(), new.clone()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_is_what_any_tier_knows_and_unknown_only_when_all_were_asked() {
+    let Pair { fast, slow, tiered } = pair();
+    let (Key::Blob(digest), bytes) = content(SMALL, 40) else { unreachable!() };
+    let ask = async || tiered.size_of(Function::Sha256, digest.hash()).await;
+    assert_eq!(ask().await.unwrap(), None);
+    slow.set(&Key::Blob(digest), &bytes);
+    assert_eq!(ask().await.unwrap(), Some(SMALL as u64));
+    fast.shut(true);
+    assert_eq!(ask().await.unwrap(), Some(SMALL as u64));
+    slow.shut(true);
+    assert_eq!(ask().await.unwrap_err().kind(), Kind::Unavailable);
+    fast.shut(false);
+    assert_eq!(ask().await.unwrap_err().kind(), Kind::Unavailable);
+    fast.set(&Key::Blob(digest), &bytes);
+    assert_eq!(ask().await.unwrap(), Some(SMALL as u64));
+}

@@ -2,6 +2,7 @@
 
 mod fills;
 mod model;
+mod real;
 mod writes;
 
 use std::collections::HashMap;
@@ -113,6 +114,17 @@ impl Store for Leaf {
         Ok(keys.iter().filter(|key| self.holds(key).is_none()).cloned().collect())
     }
 
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.check()?;
+        let blobs = self.blobs.lock().unwrap();
+        let mut digests = blobs.keys().filter_map(|key| match key {
+            Key::Blob(digest) => Some(digest),
+            Key::Action(_) | Key::Asset(_) => None,
+        });
+        let found = digests.find(|digest| digest.function() == function && digest.hash() == hash);
+        Ok(found.map(|digest| digest.size()))
+    }
+
     async fn remove(&self, key: &Key) -> Result<()> {
         self.check()?;
         self.blobs.lock().unwrap().remove(key);
@@ -172,9 +184,6 @@ async fn crash(tiered: Tiered) {
     until("the tasks of a store end", || left.strong_count() == 0).await;
 }
 
-/// A list of tiers in a directory of its own. Each real list gets its line here.
-type List = fn(&Path) -> Vec<Tier>;
-
 fn disk(name: &str, directory: &Path, traits: Traits) -> Tier {
     let disk = Disk::open(&directory.join(name), DiskOptions::new(SIZE)).unwrap();
     tier(name, Arc::new(disk), traits)
@@ -204,7 +213,8 @@ fn memory_alone(_: &Path) -> Vec<Tier> {
     vec![tier("memory", memory(), CACHE), tier("memory-2", memory(), Traits { blob_max: SIZE, ..CACHE })]
 }
 
-async fn holds(name: &str, list: List, is_back: bool) {
+/// The contract on a list of tiers, which `list` makes anew in a directory for each case.
+async fn holds(name: &str, list: impl Fn(&Path) -> Vec<Tier>, is_back: bool) {
     let fresh = async || {
         let directory = TempDir::new().unwrap();
         let tiers = list(directory.path());
