@@ -55,7 +55,7 @@ pub(super) struct Index {
     has_failed: AtomicBool,
     /// Runs in each commit between visible and durable.
     #[cfg(test)]
-    pub(super) before_sync: std::sync::Mutex<Option<Box<dyn FnMut() + Send>>>,
+    pub(super) before_sync: std::sync::Mutex<Option<Box<dyn FnMut() -> Result<()> + Send>>>,
 }
 
 /// How an index came to be.
@@ -187,7 +187,7 @@ impl Index {
         between();
         #[cfg(test)]
         if let Some(pause) = &mut *self.before_sync.lock().unwrap_or_else(PoisonError::into_inner) {
-            pause();
+            pause()?;
         }
         guarded("flush the index", || database.sled.flush())?;
         database.file.sync_data().context(|| "sync the index")?;

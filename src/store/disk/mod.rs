@@ -117,6 +117,8 @@ struct Shared {
     lease_minutes: u32,
     /// There may be files that the index does not know.
     is_rebuilding: AtomicBool,
+    /// How many rebuildings have begun.
+    rebuildings: AtomicU32,
     clock: Clock,
     /// Held open by who tells that a blob is there, closed by eviction for the moment in which a blob goes.
     gate: RwLock<()>,
@@ -282,12 +284,13 @@ impl Shared {
         let files = Files::open(directory)?;
         let space = Arc::new(Space::new(directory, options.size_bytes, &options.name)?);
         let (ledger, origin) = Ledger::open(&directory.join("index"))?;
-        let (marks, unsettled, is_rebuilding, clock, gate) = Default::default();
+        let (marks, unsettled, is_rebuilding, rebuildings, clock, gate) = Default::default();
         let (pins, lease_minutes, compression) =
             (options.pins.clone(), options.lease_minutes(), options.compression);
         #[rustfmt::skip]
         let shared = Self {
-            files, ledger, space, marks, unsettled, pins, lease_minutes, compression, is_rebuilding, clock, gate, requests,
+            files, ledger, space, marks, unsettled, pins, lease_minutes, compression, is_rebuilding, rebuildings, clock, gate,
+            requests,
         };
         Ok((Arc::new(shared), origin))
     }

@@ -33,8 +33,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Starts the walk on a thread of its own. It ends by itself, early if the store is dropped.
 pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
     shared.is_rebuilding.store(true, Ordering::Release);
+    let number = 1 + shared.rebuildings.fetch_add(1, Ordering::AcqRel);
     let (directory, requests) = (shared.files.directory().to_owned(), shared.requests.clone());
-    let walk = move || match adopt_all(&directory, &requests) {
+    let walk = move || match adopt_all(&directory, &requests, number) {
         Some(Ok(0)) | None => {}
         Some(Ok(files)) => tracing::info!(files, "the index was built from the files"),
         Some(Err(error)) => {
@@ -46,7 +47,7 @@ pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
 }
 
 /// The number of files taken up, or `None` when the store is gone.
-fn adopt_all(directory: &Path, requests: &WeakSender<Request>) -> Option<Result<u64>> {
+fn adopt_all(directory: &Path, requests: &WeakSender<Request>, number: u32) -> Option<Result<u64>> {
     let mut adopted = 0;
     for family in Family::all() {
         for byte in 0..=u8::MAX {
@@ -60,7 +61,7 @@ fn adopt_all(directory: &Path, requests: &WeakSender<Request>) -> Option<Result<
             }
         }
     }
-    requests.upgrade()?.blocking_send(Request::Rebuilt).ok()?;
+    requests.upgrade()?.blocking_send(Request::Rebuilt(number)).ok()?;
     Some(Ok(adopted))
 }
 
