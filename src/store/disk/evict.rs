@@ -23,6 +23,10 @@ const NAMES_MAX: usize = 150;
 /// After a search that found only what is pinned, writes are refused for this long without another search.
 const SEARCH_EVERY: Duration = Duration::from_secs(1);
 
+/// Commits of a search that spares what was used most recently. It may have to write down each use that it comes across, and
+/// whoever waits for the room must not wait for all of a large store: after a second or so the place in the queue decides.
+const SPARING_STEPS_MAX: usize = 128;
+
 /// The log is told of broken leases at most this often.
 const BREAKS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
@@ -135,7 +139,11 @@ impl Writer {
         let mut freed = Freed::default();
         for reach in [Reach::Unleased, Reach::Leased, Reach::Unpinned] {
             if freed.bytes < wanted {
-                freed.add(self.evict_records(wanted - freed.bytes, reach, usize::MAX)?);
+                let steps = match reach {
+                    Reach::Leased => SPARING_STEPS_MAX,
+                    Reach::Unleased | Reach::Unpinned => usize::MAX,
+                };
+                freed.add(self.evict_records(wanted - freed.bytes, reach, steps)?);
             }
         }
         self.evictions.log_breaks();

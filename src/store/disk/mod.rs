@@ -63,7 +63,7 @@ pub use self::scrub::ScrubReport;
 use self::scrub::{Order, Scrubber};
 use self::space::Space;
 pub use self::space::default_size;
-use self::unsettled::Unsettled;
+use self::unsettled::{Patience, Unsettled};
 use self::writer::{CHANGES_BYTES_MAX, CHANGES_MAX, Change, Content, Request, Writer};
 use super::index::Origin;
 use super::name::{Family, Name};
@@ -155,8 +155,9 @@ impl Disk {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (shared, origin) = Shared::open(directory, &options, requests.downgrade())?;
         let totals = shared.ledger.totals()?;
-        shared.space.update(&totals, shared.ledger.index_bytes());
         shared.space.keep_reserve();
+        shared.space.measure_kept();
+        shared.space.update(&totals, shared.ledger.index_bytes());
         let (trash, discarded) = blocking::sync_channel(TRASH_MAX);
         let (marks_rotated, sequence) = (shared.clock.minute(), first_sequence());
         let (held, is_evicting, is_noting, broken_since) = (None, false, false, None);
@@ -237,6 +238,11 @@ impl Disk {
     async fn absent(&self, keys: Vec<Key>) -> Result<Vec<Key>> {
         let shared = self.shared();
         tasks::blocking(move || shared.missing(&keys)).await
+    }
+
+    async fn size(&self, name: Name) -> Result<Option<u64>> {
+        let shared = self.shared();
+        tasks::blocking(move || shared.ledger.size(&name)).await
     }
 
     /// A reader has found that a file is gone. When the writer is busy, the next reader tells it.
@@ -352,7 +358,7 @@ impl Shared {
             return Ok(false);
         };
         let Some(file) = entry.location.file() else { return Ok(false) };
-        if !self.unsettled.is_settled(name) {
+        if !self.unsettled.is_settled(name, &mut Patience::new()) {
             return Ok(false);
         }
         self.mark(name, size);
@@ -361,7 +367,7 @@ impl Shared {
 
     /// The absent ones; the others are marked. Blocks.
     fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let mut missing = Vec::new();
+        let (mut missing, mut patience) = (Vec::new(), Patience::new());
         for some in keys.chunks(LOOKUPS_MAX) {
             let _open = self.open_gate();
             for key in some {
@@ -371,7 +377,7 @@ impl Shared {
                 }
                 // The writer needs no gate while it makes a commit durable, so waiting for that holds up nobody.
                 match self.ledger.size(&name)?.filter(|size| fits(key, *size)) {
-                    Some(size) if self.unsettled.is_settled(&name) => self.mark(&name, size),
+                    Some(size) if self.unsettled.is_settled(&name, &mut patience) => self.mark(&name, size),
                     Some(_) | None => missing.push(key.clone()),
                 }
             }
@@ -395,7 +401,7 @@ impl Store for Disk {
         let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
         let mut found = self.find(key, range.start).await?;
         if is_rebuilding && matches!(found, Found::Nothing) {
-            rebuild::take_up(self, std::slice::from_ref(key)).await?;
+            rebuild::take_up(self, vec![Name::from(key)]).await?;
             found = self.find(key, range.start).await?;
         }
         match found {
@@ -423,7 +429,7 @@ impl Store for Disk {
         if !is_rebuilding || missing.is_empty() {
             return Ok(missing);
         }
-        rebuild::take_up(self, &missing).await?;
+        rebuild::take_up(self, missing.iter().map(Name::from).collect()).await?;
         self.absent(missing).await
     }
 
@@ -434,8 +440,13 @@ impl Store for Disk {
 
     async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
         let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
-        let shared = self.shared();
-        tasks::blocking(move || shared.ledger.size(&name)).await
+        let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
+        let size = self.size(name).await?;
+        if !is_rebuilding || size.is_some() {
+            return Ok(size);
+        }
+        rebuild::take_up(self, vec![name]).await?;
+        self.size(name).await
     }
 
     /// Small blobs go to the writer in groups instead of one by one.

@@ -14,13 +14,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc::WeakSender, oneshot};
 
 use super::compressed::content_size;
-use super::entry::{INLINE_MAX, Location, fits};
+use super::entry::{INLINE_MAX, Location};
 use super::files::Form;
 use super::healing::Found;
 use super::writer::{CHANGES_MAX, Request};
 use super::{Disk, Shared, minutes};
 use crate::error::{Context, Error, Result};
-use crate::store::Key;
 use crate::store::name::{Family, Name};
 use crate::tasks;
 
@@ -131,23 +130,22 @@ fn location(path: &Path, form: Form, stored: u64) -> Option<Location> {
     (location.size() > INLINE_MAX).then_some(location)
 }
 
-/// The file that `key` has, in whatever form.
-fn file_of(shared: &Shared, key: &Key) -> Option<(Name, Location)> {
-    let name = Name::from(key);
+/// The file that `name` has, in whatever form.
+fn file_of(shared: &Shared, name: Name) -> Option<(Name, Location)> {
     let located = |form| {
         let path = shared.files.path(&name, form);
         let stored = fs::metadata(&path).ok()?.len();
-        location(&path, form, stored).filter(|location| fits(key, location.size()))
+        location(&path, form, stored)
     };
     Form::ALL.into_iter().find_map(located).map(|location| (name, location))
 }
 
-/// Has the index know the files of `keys` that it does not know yet, because somebody asks for them.
-pub(super) async fn take_up(disk: &Disk, keys: &[Key]) -> Result<()> {
-    let (shared, keys) = (disk.shared(), keys.to_vec());
+/// Has the index know the files of `names` that it does not know yet, because somebody asks for them.
+pub(super) async fn take_up(disk: &Disk, names: Vec<Name>) -> Result<()> {
+    let shared = disk.shared();
     let minute = shared.clock.minute();
-    let files: Vec<_> =
-        tasks::blocking(move || Ok(keys.iter().filter_map(|key| file_of(&shared, key)).collect())).await?;
+    let files = move || Ok(names.into_iter().filter_map(|name| file_of(&shared, name)).collect::<Vec<_>>());
+    let files = tasks::blocking(files).await?;
     for files in files.chunks(FOUND_MAX) {
         let found = Found { files: files.to_vec(), minute };
         disk.ask(|done| Request::Adopt { found, done }).await??;

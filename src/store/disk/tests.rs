@@ -194,10 +194,7 @@ async fn what_a_failed_commit_brought_stays_absent_until_the_index_is_open_again
         assert_eq!(error.kind(), Kind::Unavailable);
         assert_eq!(disk.missing(&keys).await.unwrap(), keys);
     }
-    eventually("the repair", async || {
-        disk.put(&keys[1], Blob::Whole(failed[1].clone())).await.is_ok()
-    })
-    .await;
+    eventually("the repair", async || disk.put(&keys[1], Blob::Whole(failed[1].clone())).await.is_ok()).await;
     disk.put(&keys[0], Blob::Whole(failed[0].clone())).await.unwrap();
     assert!(disk.missing(&keys).await.unwrap().is_empty());
 }
@@ -273,6 +270,8 @@ async fn a_rebuilding_that_was_interrupted_goes_on_and_meanwhile_nothing_is_miss
     let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     assert!(disk.shared.is_rebuilding.load(Ordering::Acquire), "it was not interrupted");
     assert!(is_there(&disk, &keys[1400]).await);
+    let Key::Blob(last) = keys[1499] else { unreachable!("blobs were put") };
+    assert_eq!(disk.size_of(last.function(), last.hash()).await.unwrap(), Some(5000));
     assert!(disk.missing(&keys).await.unwrap().is_empty());
     eventually("the end of the rebuilding", async || !disk.shared.is_rebuilding.load(Ordering::Acquire))
         .await;

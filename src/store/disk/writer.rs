@@ -168,6 +168,7 @@ impl Writer {
         }
         self.evictions.log_breaks();
         self.shared.space.keep_reserve();
+        self.shared.space.measure_kept();
     }
 
     /// Commits this put and those that wait behind it.
