@@ -55,8 +55,12 @@ pub(super) struct Index {
     has_failed: AtomicBool,
     /// Runs in each commit between visible and durable.
     #[cfg(test)]
-    pub(super) before_sync: std::sync::Mutex<Option<Box<dyn FnMut() + Send>>>,
+    pub(super) before_sync: std::sync::Mutex<Option<BeforeSync>>,
 }
+
+/// May take its time, and may fail as the sync would.
+#[cfg(test)]
+pub(super) type BeforeSync = Box<dyn FnMut() -> Result<()> + Send>;
 
 /// How an index came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +191,7 @@ impl Index {
         between();
         #[cfg(test)]
         if let Some(pause) = &mut *self.before_sync.lock().unwrap_or_else(PoisonError::into_inner) {
-            pause();
+            pause()?;
         }
         guarded("flush the index", || database.sled.flush())?;
         database.file.sync_data().context(|| "sync the index")?;

@@ -178,6 +178,7 @@ impl Store for Memory {
     async fn remove(&self, key: &Key) -> Result<()> {
         let removed = self.shard(key).remove(key);
         self.release(removed);
+        self.used_gauge.set(gauge(self.used_bytes.load(Ordering::Relaxed)));
         Ok(())
     }
 }

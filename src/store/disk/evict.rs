@@ -23,11 +23,25 @@ const NAMES_MAX: usize = 150;
 /// After a search that found only what is pinned, writes are refused for this long without another search.
 const SEARCH_EVERY: Duration = Duration::from_secs(1);
 
+/// Commits of a search that spares what was used most recently. It may have to write down each use that it comes across, and
+/// whoever waits for the room must not wait for all of a large store: after a second or so the place in the queue decides.
+const SPARING_STEPS_MAX: usize = 128;
+
 /// The log is told of broken leases at most this often.
 const BREAKS_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// Evictions for one request for room. Each takes some commits, in which more can come into flight than it has made room for.
-const ATTEMPTS_MAX: u32 = 10;
+/// Bytes of one commit, at least, or there would be too many of them: the index's file does not shrink, so where inlined blobs
+/// are evicted, it has grown in the account as much, and the shortage stays until half of the limit is reached.
+const STEP_BYTES_MIN: u64 = 256 * 1024;
+
+/// When an eviction ends.
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    /// So many bytes are evicted.
+    Bytes(u64),
+    /// All that is in flight fits, and at least so many bytes are evicted.
+    Room { at_least: u64 },
+}
 
 /// How far an eviction goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +108,7 @@ impl Writer {
     /// One step of the way from the high mark to the low one.
     pub(super) fn evict_a_little(&mut self) {
         let wanted = self.shared.space.above_low();
-        match self.evict_records(wanted, Reach::Unleased, 1) {
+        match self.evict_records(Goal::Bytes(wanted), Reach::Unleased, 1) {
             Ok(freed) if freed.is_finished || freed.bytes >= wanted => self.is_evicting = false,
             Ok(_) => {}
             Err(error) => {
@@ -105,23 +119,8 @@ impl Writer {
         self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
     }
 
-    /// Evicts `bytes`, and what else it takes for all that is in flight to fit.
+    /// Evicts `bytes`, and what else it takes for all that is in flight to fit, but no more: each blob more is a lease more.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<()> {
-        let mut wanted = bytes;
-        let mut made = Ok(());
-        for attempt in 1..=ATTEMPTS_MAX {
-            let before = self.totals.bytes();
-            made = self.make_room_once(wanted);
-            if made.is_ok() || (wanted > 0 && self.totals.bytes() == before) {
-                break;
-            }
-            // The index's file does not shrink: where inlined blobs were evicted, it has grown in the account as much.
-            wanted = (self.shared.space.shortage(0)? << attempt).min(self.totals.bytes());
-        }
-        made
-    }
-
-    fn make_room_once(&mut self, bytes: u64) -> Result<()> {
         self.repair()?;
         let wanted = bytes.max(self.shared.space.shortage(0)?);
         if wanted > self.totals.bytes() {
@@ -134,13 +133,16 @@ impl Writer {
         }
         let mut freed = Freed::default();
         for reach in [Reach::Unleased, Reach::Leased, Reach::Unpinned] {
-            if freed.bytes < wanted {
-                freed.add(self.evict_records(wanted - freed.bytes, reach, usize::MAX)?);
-            }
+            let steps = match reach {
+                Reach::Leased => SPARING_STEPS_MAX,
+                Reach::Unleased | Reach::Unpinned => usize::MAX,
+            };
+            let goal = Goal::Room { at_least: bytes.saturating_sub(freed.bytes) };
+            freed.add(self.evict_records(goal, reach, steps)?);
         }
         self.evictions.log_breaks();
-        self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
-        if freed.bytes < wanted && freed.pinned > 0 {
+        let is_short = freed.bytes < bytes || self.shared.space.shortage(0)? > 0;
+        if is_short && freed.pinned > 0 {
             self.evictions.fruitless = Some(Instant::now());
             return Err(all_pinned());
         }
@@ -148,14 +150,28 @@ impl Writer {
         self.shared.space.check()
     }
 
+    /// The bytes to evict in the next commit.
+    fn left(&self, goal: Goal, freed: &Freed) -> Result<u64> {
+        self.shared.space.update(&self.totals, self.shared.ledger.index_bytes());
+        match goal {
+            Goal::Bytes(wanted) => Ok(wanted.saturating_sub(freed.bytes)),
+            Goal::Room { at_least } => {
+                let shortage = self.shared.space.shortage(0)?;
+                let shortage = if shortage > 0 { shortage.max(STEP_BYTES_MIN) } else { 0 };
+                Ok(at_least.saturating_sub(freed.bytes).max(shortage))
+            }
+        }
+    }
+
     /// Works through the queue from its start, `steps` commits at most.
-    fn evict_records(&mut self, wanted: u64, reach: Reach, steps: usize) -> Result<Freed> {
+    fn evict_records(&mut self, goal: Goal, reach: Reach, steps: usize) -> Result<Freed> {
         let mut freed = Freed::default();
         let mut run = Run { reach, lease_end: self.lease_end(), from: QUEUE_START.to_vec(), kept: 0 };
         // Names that this run moves to the end of the queue are not looked at again, or it might never end.
         let before = self.sequence;
         for _ in 0..steps {
-            if freed.bytes >= wanted {
+            let left = self.left(goal, &freed)?;
+            if left == 0 {
                 return Ok(freed);
             }
             let Some(record) = self.shared.ledger.record(&run.from)?.filter(|it| run.reaches(it)) else {
@@ -166,7 +182,7 @@ impl Writer {
                 run.pass(&record);
                 continue;
             }
-            let evicted = self.evict_record(&record, &mut run, wanted - freed.bytes)?;
+            let evicted = self.evict_record(&record, &mut run, left)?;
             self.evictions.note(&evicted);
             freed.add(evicted);
         }

@@ -2,9 +2,10 @@
 
 use tempfile::TempDir;
 
-use super::tests::{MIB, content, digest, eventually, is_there, is_there_unmarked, put};
+use super::tests::{MIB, content, digest, eventually, is_there, is_there_unmarked, put, temporary_files};
 use super::*;
 use crate::metrics;
+use std::fs;
 
 /// Room for about thirty blobs of a MiB.
 const SIZE: u64 = 32 * MIB as u64;
@@ -135,4 +136,69 @@ async fn a_store_full_of_what_is_pinned_refuses_and_recovers() {
     assert!(disk.missing(&keys).await.unwrap().is_empty());
     pinned.clear();
     eventually("room", async || try_put(MIB, 200).await.is_ok()).await;
+}
+
+/// What the metric says is what the directory takes, within a tenth: small blobs, files, and half of all evicted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_accounted_bytes_are_those_on_the_disk() {
+    let directory = TempDir::new().unwrap();
+    let options = Options { name: "accounted".to_owned(), ..Options::new(128 * MIB as u64) };
+    let disk = Disk::open(directory.path(), options).unwrap();
+    let compare = |when: &str| {
+        let accounted = crate::metrics::STORE_SIZE.with_label_values(&["accounted"]).get();
+        let taken = taken_from_disk(directory.path());
+        println!("{when}: {accounted} bytes accounted, {taken} on the disk");
+        let difference = taken.abs_diff(accounted.unsigned_abs());
+        assert!(difference * 10 <= taken, "{when}: {accounted} accounted, {taken} on the disk");
+    };
+    for batch in 0..20 {
+        let blobs = (0..1000).map(|seed| content(1024, batch * 1000 + seed));
+        let blobs = blobs.map(|bytes| (Key::Blob(digest(&bytes)), bytes)).collect();
+        disk.put_all(blobs).await.into_iter().for_each(Result::unwrap);
+    }
+    compare("inlined");
+    for seed in 0..50 {
+        put(&disk, MIB + 100 * seed as usize, 100_000 + seed).await;
+    }
+    compare("with files");
+    disk.shared.clock.ahead.store(60, Ordering::Relaxed);
+    for seed in 0..100 {
+        put(&disk, MIB + 100 * seed as usize, 200_000 + seed).await;
+    }
+    eventually("the end of the deletions", async || temporary_files(&directory) == 0).await;
+    assert!(disk.shared.ledger.totals().unwrap().bytes() < 128 * MIB as u64);
+    compare("after evictions");
+}
+
+/// As `du` counts, without the reserve, which is free space that is kept.
+fn taken_from_disk(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut folders = vec![directory.to_owned()];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.file_name() != "reserve") {
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += 512 * metadata.blocks();
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn what_is_kept_to_be_looked_at_counts() {
+    let directory = TempDir::new().unwrap();
+    for folder in ["quarantine", "index.bad-1"] {
+        fs::create_dir_all(directory.path().join(folder)).unwrap();
+        fs::write(directory.path().join(folder).join("kept"), content(MIB, 1)).unwrap();
+    }
+    let disk = open(&directory, "kept", Duration::ZERO, &Pins::default());
+    put(&disk, 100, 1).await;
+    eventually("the account", async || {
+        crate::metrics::STORE_SIZE.with_label_values(&["kept"]).get() >= 2 * MIB as i64
+    })
+    .await;
+    drop(disk);
 }

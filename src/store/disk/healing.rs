@@ -46,14 +46,27 @@ impl Writer {
         Ok(())
     }
 
+    /// Files that the index does not know go as well, or a rebuilding or a scrub would bring them back.
     pub(super) fn remove(&mut self, name: &Name) -> Result<()> {
         self.repair()?;
-        let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(()) };
-        self.forget(name, &entry)?;
-        if let Some(file) = entry.location.file() {
-            self.discard(name, file.form);
+        if let Some(entry) = self.shared.ledger.entry(name)? {
+            self.forget(name, &entry)?;
         }
+        Form::ALL.into_iter().for_each(|form| self.discard(name, form));
         Ok(())
+    }
+
+    /// Removes the file of `form` while the entry speaks of another place.
+    pub(super) fn remove_superseded(&mut self, name: &Name, form: Form) -> Result<bool> {
+        self.repair()?;
+        let Some(entry) = self.shared.ledger.entry(name)? else { return Ok(false) };
+        if entry.location.file().is_some_and(|file| file.form == form) {
+            return Ok(false);
+        }
+        let discarded = self.shared.files.discard(name, form);
+        let is_discarded = discarded.is_some();
+        discarded.into_iter().for_each(|path| self.delete(path));
+        Ok(is_discarded)
     }
 
     /// Takes the entry and leaves the file, if there is one.
@@ -88,8 +101,12 @@ impl Writer {
         Ok(adopted)
     }
 
-    pub(super) fn finish_index(&mut self) -> Result<()> {
+    /// Ends the rebuilding, unless the index was lost again meanwhile and another one has begun.
+    pub(super) fn finish_index(&mut self, rebuilding: u32) -> Result<()> {
         self.repair()?;
+        if rebuilding != self.shared.rebuildings.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut draft = self.draft();
         draft.finish_index();
         self.commit(draft, || {})?;

@@ -79,7 +79,7 @@ impl Ledger {
 
     /// Has each commit run `pause` between visible and durable.
     #[cfg(test)]
-    pub(super) fn before_sync(&self, pause: Option<Box<dyn FnMut() + Send>>) {
+    pub(super) fn before_sync(&self, pause: Option<crate::store::index::BeforeSync>) {
         *self.index.before_sync.lock().unwrap() = pause;
     }
 

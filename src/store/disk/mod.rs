@@ -63,7 +63,7 @@ pub use self::scrub::ScrubReport;
 use self::scrub::{Order, Scrubber};
 use self::space::Space;
 pub use self::space::default_size;
-use self::unsettled::Unsettled;
+use self::unsettled::{Patience, Unsettled};
 use self::writer::{CHANGES_BYTES_MAX, CHANGES_MAX, Change, Content, Request, Writer};
 use super::index::Origin;
 use super::name::{Family, Name};
@@ -117,6 +117,8 @@ struct Shared {
     lease_minutes: u32,
     /// There may be files that the index does not know.
     is_rebuilding: AtomicBool,
+    /// How many rebuildings have begun.
+    rebuildings: AtomicU32,
     clock: Clock,
     /// Held open by who tells that a blob is there, closed by eviction for the moment in which a blob goes.
     gate: RwLock<()>,
@@ -153,8 +155,9 @@ impl Disk {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (shared, origin) = Shared::open(directory, &options, requests.downgrade())?;
         let totals = shared.ledger.totals()?;
-        shared.space.update(&totals, shared.ledger.index_bytes());
         shared.space.keep_reserve();
+        shared.space.measure_kept();
+        shared.space.update(&totals, shared.ledger.index_bytes());
         let (trash, discarded) = blocking::sync_channel(TRASH_MAX);
         let (marks_rotated, sequence) = (shared.clock.minute(), first_sequence());
         let (held, is_evicting, is_noting, broken_since) = (None, false, false, None);
@@ -237,6 +240,11 @@ impl Disk {
         tasks::blocking(move || shared.missing(&keys)).await
     }
 
+    async fn size(&self, name: Name) -> Result<Option<u64>> {
+        let shared = self.shared();
+        tasks::blocking(move || shared.ledger.size(&name)).await
+    }
+
     /// A reader has found that a file is gone. When the writer is busy, the next reader tells it.
     fn heal(&self, name: Name) {
         if let Some(requests) = &self.requests {
@@ -282,12 +290,13 @@ impl Shared {
         let files = Files::open(directory)?;
         let space = Arc::new(Space::new(directory, options.size_bytes, &options.name)?);
         let (ledger, origin) = Ledger::open(&directory.join("index"))?;
-        let (marks, unsettled, is_rebuilding, clock, gate) = Default::default();
+        let (marks, unsettled, is_rebuilding, rebuildings, clock, gate) = Default::default();
         let (pins, lease_minutes, compression) =
             (options.pins.clone(), options.lease_minutes(), options.compression);
         #[rustfmt::skip]
         let shared = Self {
-            files, ledger, space, marks, unsettled, pins, lease_minutes, compression, is_rebuilding, clock, gate, requests,
+            files, ledger, space, marks, unsettled, pins, lease_minutes, compression, is_rebuilding, rebuildings, clock, gate,
+            requests,
         };
         Ok((Arc::new(shared), origin))
     }
@@ -349,7 +358,7 @@ impl Shared {
             return Ok(false);
         };
         let Some(file) = entry.location.file() else { return Ok(false) };
-        if !self.unsettled.is_settled(name) {
+        if !self.unsettled.is_settled(name, &mut Patience::new()) {
             return Ok(false);
         }
         self.mark(name, size);
@@ -358,7 +367,7 @@ impl Shared {
 
     /// The absent ones; the others are marked. Blocks.
     fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let mut missing = Vec::new();
+        let (mut missing, mut patience) = (Vec::new(), Patience::new());
         for some in keys.chunks(LOOKUPS_MAX) {
             let _open = self.open_gate();
             for key in some {
@@ -368,7 +377,7 @@ impl Shared {
                 }
                 // The writer needs no gate while it makes a commit durable, so waiting for that holds up nobody.
                 match self.ledger.size(&name)?.filter(|size| fits(key, *size)) {
-                    Some(size) if self.unsettled.is_settled(&name) => self.mark(&name, size),
+                    Some(size) if self.unsettled.is_settled(&name, &mut patience) => self.mark(&name, size),
                     Some(_) | None => missing.push(key.clone()),
                 }
             }
@@ -392,7 +401,7 @@ impl Store for Disk {
         let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
         let mut found = self.find(key, range.start).await?;
         if is_rebuilding && matches!(found, Found::Nothing) {
-            rebuild::take_up(self, std::slice::from_ref(key)).await?;
+            rebuild::take_up(self, vec![Name::from(key)]).await?;
             found = self.find(key, range.start).await?;
         }
         match found {
@@ -420,7 +429,7 @@ impl Store for Disk {
         if !is_rebuilding || missing.is_empty() {
             return Ok(missing);
         }
-        rebuild::take_up(self, &missing).await?;
+        rebuild::take_up(self, missing.iter().map(Name::from).collect()).await?;
         self.absent(missing).await
     }
 
@@ -431,8 +440,13 @@ impl Store for Disk {
 
     async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
         let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
-        let shared = self.shared();
-        tasks::blocking(move || shared.ledger.size(&name)).await
+        let is_rebuilding = self.shared.is_rebuilding.load(Ordering::Acquire);
+        let size = self.size(name).await?;
+        if !is_rebuilding || size.is_some() {
+            return Ok(size);
+        }
+        rebuild::take_up(self, vec![name]).await?;
+        self.size(name).await
     }
 
     /// Small blobs go to the writer in groups instead of one by one.

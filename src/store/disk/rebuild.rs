@@ -14,13 +14,12 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc::WeakSender, oneshot};
 
 use super::compressed::content_size;
-use super::entry::{INLINE_MAX, Location, fits};
+use super::entry::{INLINE_MAX, Location};
 use super::files::Form;
 use super::healing::Found;
 use super::writer::{CHANGES_MAX, Request};
 use super::{Disk, Shared, minutes};
 use crate::error::{Context, Error, Result};
-use crate::store::Key;
 use crate::store::name::{Family, Name};
 use crate::tasks;
 
@@ -33,8 +32,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// Starts the walk on a thread of its own. It ends by itself, early if the store is dropped.
 pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
     shared.is_rebuilding.store(true, Ordering::Release);
+    let number = 1 + shared.rebuildings.fetch_add(1, Ordering::AcqRel);
     let (directory, requests) = (shared.files.directory().to_owned(), shared.requests.clone());
-    let walk = move || match adopt_all(&directory, &requests) {
+    let walk = move || match adopt_all(&directory, &requests, number) {
         Some(Ok(0)) | None => {}
         Some(Ok(files)) => tracing::info!(files, "the index was built from the files"),
         Some(Err(error)) => {
@@ -46,7 +46,7 @@ pub(super) fn begin(shared: &Arc<Shared>) -> Result<()> {
 }
 
 /// The number of files taken up, or `None` when the store is gone.
-fn adopt_all(directory: &Path, requests: &WeakSender<Request>) -> Option<Result<u64>> {
+fn adopt_all(directory: &Path, requests: &WeakSender<Request>, number: u32) -> Option<Result<u64>> {
     let mut adopted = 0;
     for family in Family::all() {
         for byte in 0..=u8::MAX {
@@ -60,7 +60,7 @@ fn adopt_all(directory: &Path, requests: &WeakSender<Request>) -> Option<Result<
             }
         }
     }
-    requests.upgrade()?.blocking_send(Request::Rebuilt).ok()?;
+    requests.upgrade()?.blocking_send(Request::Rebuilt(number)).ok()?;
     Some(Ok(adopted))
 }
 
@@ -130,23 +130,22 @@ fn location(path: &Path, form: Form, stored: u64) -> Option<Location> {
     (location.size() > INLINE_MAX).then_some(location)
 }
 
-/// The file that `key` has, in whatever form.
-fn file_of(shared: &Shared, key: &Key) -> Option<(Name, Location)> {
-    let name = Name::from(key);
+/// The file that `name` has, in whatever form.
+fn file_of(shared: &Shared, name: Name) -> Option<(Name, Location)> {
     let located = |form| {
         let path = shared.files.path(&name, form);
         let stored = fs::metadata(&path).ok()?.len();
-        location(&path, form, stored).filter(|location| fits(key, location.size()))
+        location(&path, form, stored)
     };
     Form::ALL.into_iter().find_map(located).map(|location| (name, location))
 }
 
-/// Has the index know the files of `keys` that it does not know yet, because somebody asks for them.
-pub(super) async fn take_up(disk: &Disk, keys: &[Key]) -> Result<()> {
-    let (shared, keys) = (disk.shared(), keys.to_vec());
+/// Has the index know the files of `names` that it does not know yet, because somebody asks for them.
+pub(super) async fn take_up(disk: &Disk, names: Vec<Name>) -> Result<()> {
+    let shared = disk.shared();
     let minute = shared.clock.minute();
-    let files: Vec<_> =
-        tasks::blocking(move || Ok(keys.iter().filter_map(|key| file_of(&shared, key)).collect())).await?;
+    let files = move || Ok(names.into_iter().filter_map(|name| file_of(&shared, name)).collect::<Vec<_>>());
+    let files = tasks::blocking(files).await?;
     for files in files.chunks(FOUND_MAX) {
         let found = Found { files: files.to_vec(), minute };
         disk.ask(|done| Request::Adopt { found, done }).await??;

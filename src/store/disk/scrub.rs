@@ -62,7 +62,7 @@ pub struct ScrubReport {
     pub lost: u64,
     /// Files that the index did not know and now does.
     pub adopted: u64,
-    /// Temporary files that nobody wrote.
+    /// Temporary files that nobody wrote, and files of blobs that the index has in another place.
     pub removed_temporary: u64,
     /// How long it took.
     pub seconds: f64,
@@ -219,7 +219,7 @@ impl Pass<'_> {
         self.entries()?;
         self.files()?;
         let swept = self.shared().files.sweep()?;
-        self.report.removed_temporary = swept;
+        self.report.removed_temporary += swept;
         self.scrubber.count("temporary", swept);
         self.report.seconds = self.started.elapsed().as_secs_f64();
         self.note = Note { ended: now(), place: None };
@@ -262,6 +262,8 @@ impl Pass<'_> {
         };
         match verdict {
             Verdict::Sound | Verdict::Unreadable => Ok(()),
+            // A page takes its time: meanwhile the blob may have been evicted or replaced.
+            Verdict::Lost if self.shared().ledger.entry(&name)?.as_ref() != Some(&entry) => Ok(()),
             Verdict::Lost => {
                 self.report.lost += 1;
                 self.scrubber.count("lost", 1);
@@ -332,11 +334,11 @@ impl Pass<'_> {
     }
 
     fn stray(&mut self, listed: &Listed) -> Result<(), Halt> {
-        self.pace.spend(0)?;
+        self.pace.spend(BLOB_COST)?;
         let Listed { name, location, minute } = listed;
         let (name, minute) = (*name, *minute);
-        if self.shared().ledger.size(&name)?.is_some() {
-            return Ok(());
+        if let Some(known) = self.shared().ledger.entry(&name)? {
+            return self.superseded(name, &known, location);
         }
         match self.in_file(&name, location)? {
             Verdict::Sound => {}
@@ -348,6 +350,17 @@ impl Pass<'_> {
         let adopted = self.ask(|done| Request::Adopt { found, done })?;
         self.report.adopted += adopted;
         self.scrubber.count("adopted", adopted);
+        Ok(())
+    }
+
+    /// A crash came between a commit and the end of the file that it replaced, which had another form.
+    fn superseded(&mut self, name: Name, known: &Entry, listed: &Location) -> Result<(), Halt> {
+        let form = |location: &Location| location.file().map(|file| file.form);
+        if let Some(form) = form(listed).filter(|listed| form(&known.location) != Some(*listed)) {
+            let is_removed = self.ask(|done| Request::RemoveSuperseded { name, form, done })?;
+            self.report.removed_temporary += u64::from(is_removed);
+            self.scrubber.count("temporary", u64::from(is_removed));
+        }
         Ok(())
     }
 

@@ -174,3 +174,35 @@ async fn a_pass_in_the_background_gives_way_to_an_order_goes_on_and_is_not_repea
     assert!(!pass(1, None).await.unwrap(), "a pass that is not due is not begun");
     assert_eq!(note(), ended);
 }
+
+/// A crash may leave a file of the form that a blob had before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_form_than_the_entrys_is_removed_and_the_blob_stays() {
+    let directory = TempDir::new().unwrap();
+    let disk = open(&directory, "forms").await;
+    let (blob, result) = (put(&disk, 10_000, 1).await, Key::Asset([1; 32]));
+    disk.put(&result, Blob::Whole(content(100, 2))).await.unwrap();
+    let frames = |bytes| compressed::Packer::compressing().unwrap().pack(vec![bytes], true).unwrap().concat();
+    let other = disk.shared.files.path(&Name::from(&blob), files::Form::Compressed);
+    fs::write(&other, frames(Bytes::from(vec![7; 10_000]))).unwrap();
+    let old = path_of(&disk, &result);
+    fs::create_dir_all(old.parent().unwrap()).unwrap();
+    fs::write(&old, content(9_000, 3)).unwrap();
+    let report = disk.scrub(None).await.unwrap();
+    assert_eq!((report.removed_temporary, report.adopted, report.damaged, report.lost), (2, 0, 0, 0));
+    assert!(!other.exists() && !old.exists() && path_of(&disk, &blob).exists());
+    assert!(disk.missing(&[blob, result]).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_does_not_come_back_from_a_file_that_the_index_does_not_know() {
+    let directory = TempDir::new().unwrap();
+    let disk = open(&directory, "removed").await;
+    let result = Key::Asset([1; 32]);
+    let stray = path_of(&disk, &result);
+    fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    fs::write(&stray, content(9_000, 3)).unwrap();
+    disk.remove(&result).await.unwrap();
+    assert_eq!(disk.scrub(None).await.unwrap().adopted, 0);
+    assert_eq!(disk.missing(std::slice::from_ref(&result)).await.unwrap(), [result]);
+}

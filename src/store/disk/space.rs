@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,8 @@ pub(super) struct Space {
     used: AtomicU64,
     /// What the index's file has beyond what its entries count for: it never shrinks.
     growth: AtomicU64,
+    /// What is kept beside blobs and index to be looked at: damaged blobs and indexes. The reserve is a part of the floor.
+    kept: AtomicU64,
     in_flight: AtomicU64,
 }
 
@@ -46,9 +49,9 @@ impl Space {
     pub(super) fn new(directory: &Path, limit: u64, tier: &str) -> Result<Self> {
         metrics::STORE_MAX.with_label_values(&[tier]).set(gauge(limit));
         let size_gauge = metrics::STORE_SIZE.with_label_values(&[tier]);
-        let (used, growth, in_flight) = Default::default();
+        let (used, growth, kept, in_flight) = Default::default();
         let floor = (file_system(directory)?.total / 32).clamp(FLOOR_MIN, FLOOR_MAX);
-        Ok(Self { directory: directory.to_owned(), size_gauge, limit, floor, used, growth, in_flight })
+        Ok(Self { directory: directory.to_owned(), size_gauge, limit, floor, used, growth, kept, in_flight })
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -71,8 +74,19 @@ impl Space {
     pub(super) fn update(&self, totals: &Totals, index_bytes: u64) {
         self.used.store(totals.bytes(), Ordering::Relaxed);
         self.growth.store(index_bytes.saturating_sub(totals.inline), Ordering::Relaxed);
-        let held = totals.files + index_bytes.max(totals.inline);
+        let held = totals.files + index_bytes.max(totals.inline) + self.kept.load(Ordering::Relaxed);
         self.size_gauge.set(gauge(held));
+    }
+
+    /// Looks how much is kept beside blobs and index: some dozens of files at most.
+    pub(super) fn measure_kept(&self) {
+        let siblings = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let kept = siblings.map(|sibling| match sibling.file_name().to_str() {
+            Some("quarantine") => allocated_within(&sibling.path()),
+            Some(name) if name.starts_with("index.bad-") => allocated_within(&sibling.path()),
+            Some(_) | None => 0,
+        });
+        self.kept.store(kept.sum(), Ordering::Relaxed);
     }
 
     /// The bytes to evict for what is in flight and `more`: 0 when all fits.
@@ -140,9 +154,11 @@ impl Space {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The index's growth counts, but evicting everything would not make its file smaller: half is always for blobs.
+    /// The index's growth counts, and so does what is kept, but evicting everything would not make that smaller: half is always
+    /// for blobs.
     fn effective_limit(&self) -> u64 {
-        self.limit.saturating_sub(self.growth.load(Ordering::Relaxed)).max(self.limit / 2)
+        let others = self.growth.load(Ordering::Relaxed) + self.kept.load(Ordering::Relaxed);
+        self.limit.saturating_sub(others).max(self.limit / 2)
     }
 }
 
@@ -176,6 +192,15 @@ pub fn default_size(directory: &Path) -> Result<u64> {
 /// No room was to be had on the file system.
 pub(super) fn full() -> Error {
     Error::new(Kind::Exhausted, "the disk is full")
+}
+
+/// The bytes that a file takes from the disk; none if it is gone.
+fn allocated(entry: &fs::DirEntry) -> u64 {
+    entry.metadata().map_or(0, |metadata| 512 * metadata.blocks())
+}
+
+fn allocated_within(folder: &Path) -> u64 {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| allocated(&entry)).sum()
 }
 
 struct FileSystem {

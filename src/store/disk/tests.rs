@@ -154,6 +154,7 @@ async fn presence_is_told_only_when_a_crash_cannot_undo_it() {
         let (release, held) = blocking::channel::<()>();
         disk.shared.ledger.before_sync(Some(Box::new(move || {
             let _ = held.recv_timeout(PATIENCE);
+            Ok(())
         })));
         let bytes = content(size as usize, 1);
         let key = Key::Blob(digest(&bytes));
@@ -170,6 +171,32 @@ async fn presence_is_told_only_when_a_crash_cannot_undo_it() {
         assert!(asked.await.unwrap().unwrap().is_empty());
         assert_eq!(disk.shared.is_present(&Name::from(&key), size).unwrap(), size > INLINE_MAX);
     }
+}
+
+/// A sync fails once. What comes after it must not make its names look durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_commit_brought_stays_absent_until_the_index_is_open_again() {
+    let directory = TempDir::new().unwrap();
+    let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
+    eventually("the end of the rebuilding", async || !disk.shared.is_rebuilding.load(Ordering::Acquire))
+        .await;
+    let mut is_first = true;
+    disk.shared.ledger.before_sync(Some(Box::new(move || match std::mem::take(&mut is_first) {
+        true => Err(Error::new(Kind::Unavailable, "the disk failed")),
+        false => Ok(()),
+    })));
+    let failed = [content(100, 1), content(10_000, 2)];
+    let keys = failed.each_ref().map(|bytes| Key::Blob(digest(bytes)));
+    let error = disk.put(&keys[0], Blob::Whole(failed[0].clone())).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    for _ in 0..3 {
+        let error = disk.put(&keys[1], Blob::Whole(failed[1].clone())).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(disk.missing(&keys).await.unwrap(), keys);
+    }
+    eventually("the repair", async || disk.put(&keys[1], Blob::Whole(failed[1].clone())).await.is_ok()).await;
+    disk.put(&keys[0], Blob::Whole(failed[0].clone())).await.unwrap();
+    assert!(disk.missing(&keys).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -243,6 +270,8 @@ async fn a_rebuilding_that_was_interrupted_goes_on_and_meanwhile_nothing_is_miss
     let disk = Disk::open(directory.path(), Options::new(SIZE)).unwrap();
     assert!(disk.shared.is_rebuilding.load(Ordering::Acquire), "it was not interrupted");
     assert!(is_there(&disk, &keys[1400]).await);
+    let Key::Blob(last) = keys[1499] else { unreachable!("blobs were put") };
+    assert_eq!(disk.size_of(last.function(), last.hash()).await.unwrap(), Some(5000));
     assert!(disk.missing(&keys).await.unwrap().is_empty());
     eventually("the end of the rebuilding", async || !disk.shared.is_rebuilding.load(Ordering::Acquire))
         .await;

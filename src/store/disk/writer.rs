@@ -45,10 +45,12 @@ pub(super) enum Request {
     Heal(Name),
     /// Takes up files that the index does not know, and tells how many there were.
     Adopt { found: Found, done: oneshot::Sender<Result<u64>> },
-    /// The index knows all files.
-    Rebuilt,
+    /// The index knows all files, says the rebuilding of this number.
+    Rebuilt(u32),
     /// Puts a damaged blob into quarantine, and tells whether it was still the same.
     Withdraw { damaged: Box<Damaged>, done: oneshot::Sender<Result<bool>> },
+    /// Removes a file of a blob that the index has in another place, and tells whether there was one.
+    RemoveSuperseded { name: Name, form: Form, done: oneshot::Sender<Result<bool>> },
     /// Writes down what a scrub wants to find again.
     NoteScrub(Vec<u8>),
     /// Time passes.
@@ -142,8 +144,11 @@ impl Writer {
             Request::Remove { name, done } => drop(done.send(self.remove(&name))),
             Request::Adopt { found, done } => drop(done.send(self.adopt(&found))),
             Request::Withdraw { damaged, done } => drop(done.send(self.withdraw(&damaged))),
+            Request::RemoveSuperseded { name, form, done } => {
+                drop(done.send(self.remove_superseded(&name, form)));
+            }
             Request::Heal(name) => self.report("forget a blob whose file is gone", |it| it.heal(&name)),
-            Request::Rebuilt => self.report("finish the index", Self::finish_index),
+            Request::Rebuilt(number) => self.report("finish the index", |it| it.finish_index(number)),
             Request::NoteScrub(note) => self.report("note the place of a scrub", |it| it.note_scrub(note)),
             Request::Tick => self.tick(),
         }
@@ -163,21 +168,21 @@ impl Writer {
         }
         self.evictions.log_breaks();
         self.shared.space.keep_reserve();
+        self.shared.space.measure_kept();
     }
 
     /// Commits this put and those that wait behind it.
     fn put(&mut self, first: Put) {
-        let mut next = Some(first);
-        let ready = self.repair().and_then(|()| self.ensure_room(&next));
+        if let Err(error) = self.repair().and_then(|()| self.ensure_room(&first)) {
+            return refuse(first, &error);
+        }
         // What makes the room changes the totals, which the draft begins with.
         let mut draft = self.draft();
         let mut names = Names::default();
         let mut answers = Vec::new();
+        let mut next = Some(first);
         while let Some((changes, done)) = next.take() {
-            let results = match &ready {
-                Ok(()) => changes.into_iter().map(|it| self.stage(it, &mut draft, &mut names)).collect(),
-                Err(error) => changes.iter().map(|_| Err(refused(error))).collect(),
-            };
+            let results = changes.into_iter().map(|it| self.stage(it, &mut draft, &mut names)).collect();
             answers.push((results, done));
             next = self.next_put(&draft);
         }
@@ -199,8 +204,9 @@ impl Writer {
             | Request::Remove { .. }
             | Request::Heal(_)
             | Request::Adopt { .. }
-            | Request::Rebuilt
+            | Request::Rebuilt(_)
             | Request::Withdraw { .. }
+            | Request::RemoveSuperseded { .. }
             | Request::NoteScrub(_)
             | Request::Tick) => {
                 self.held = Some(request);
@@ -210,10 +216,8 @@ impl Writer {
     }
 
     /// Inlined blobs are not announced, so the room for a group of them is made here.
-    fn ensure_room(&mut self, first: &Option<Put>) -> Result<()> {
-        let is_inline =
-            |(changes, _): &Put| changes.iter().any(|it| matches!(it.content, Content::Inline(_)));
-        if !first.as_ref().is_some_and(is_inline) {
+    fn ensure_room(&mut self, (changes, _): &Put) -> Result<()> {
+        if !changes.iter().any(|it| matches!(it.content, Content::Inline(_))) {
             return Ok(());
         }
         match self.shared.space.shortage(2 * COMMIT_BYTES_MAX as u64)? {
@@ -257,8 +261,12 @@ impl Writer {
         Draft::new(self.totals, minute, self.sequence)
     }
 
-    /// Commits the draft. After a failure nothing more is written until [`Writer::repair`] succeeds.
+    /// Commits the draft. After a failure nothing more is written until [`Writer::repair`] succeeds: a later commit that went
+    /// well would make the names of the failed one look durable.
     pub(super) fn commit(&mut self, draft: Draft, between: impl FnOnce()) -> Result<()> {
+        if self.broken_since.is_some() {
+            return Err(being_repaired());
+        }
         self.shared.unsettled.begin(draft.inserted());
         match self.shared.ledger.commit(draft, between) {
             Ok(totals) => {
@@ -284,7 +292,7 @@ impl Writer {
         }
         let Some(since) = self.broken_since else { return Ok(()) };
         if since.elapsed() < REPAIR_EVERY {
-            return Err(Error::new(Kind::Unavailable, "the store is being repaired"));
+            return Err(being_repaired());
         }
         self.broken_since = Some(Instant::now());
         self.shared.space.give_up_reserve()?;
@@ -358,6 +366,10 @@ fn answer(answers: Vec<(Results, Answer)>, committed: Result<()>) {
     }
 }
 
+fn being_repaired() -> Error {
+    Error::new(Kind::Unavailable, "the store is being repaired")
+}
+
 /// The same error for one more of those that it concerns. What went wrong with the index is no client's fault, and may pass.
 fn again(error: &Error) -> Error {
     if error.kind() == Kind::Exhausted {
@@ -366,7 +378,9 @@ fn again(error: &Error) -> Error {
     Error::new(Kind::Unavailable, "the store cannot write at present")
 }
 
-/// The same error for each of those whom it refuses, before anything was done.
-fn refused(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
+/// Refuses a put before anything was done. Those behind it may have their room already and are asked on their own.
+fn refuse((changes, done): Put, error: &Error) {
+    let results = changes.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect();
+    // Whoever asked and is gone needs no answer.
+    let _ = done.send(results);
 }

@@ -65,6 +65,7 @@ async fn what_was_acknowledged_survives_two_hundred_kills() {
         writer.kill(&mut book);
         book.check(directory.path(), options(round + 1)).await;
     }
+    is_sound_after_a_scrub(directory.path()).await;
     book.report("kills", KILLS);
 }
 
@@ -88,7 +89,27 @@ async fn what_was_acknowledged_survives_twenty_power_cuts() {
         book.check(&power.directory(), options(round + 1)).await;
         image = power.off_cleanly();
     }
+    let power = Power::on(image);
+    is_sound_after_a_scrub(&power.directory()).await;
+    power.off_cleanly();
     book.report("power cuts", POWER_CUTS);
+}
+
+/// A scrub finds nothing damaged and nothing lost, takes up what lost its entry, and leaves nothing for a second one.
+async fn is_sound_after_a_scrub(directory: &Path) {
+    let directory = directory.join("cas");
+    let disk = Disk::open(&directory, options(0)).unwrap();
+    let first = disk.scrub(None).await.unwrap();
+    println!("{first:?}");
+    assert_eq!((first.damaged, first.lost), (0, 0), "{first:?}");
+    assert_eq!(temporary_files(&directory), 0, "temporary files are left");
+    let second = disk.scrub(None).await.unwrap();
+    let findings = (second.damaged, second.lost, second.adopted, second.removed_temporary);
+    assert_eq!(findings, (0, 0, 0, 0), "{second:?}");
+}
+
+fn temporary_files(directory: &Path) -> usize {
+    fs::read_dir(directory.join("tmp")).unwrap().count()
 }
 
 /// A writer at work. Dropping it kills it.
