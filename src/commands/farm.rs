@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bytesize::ByteSize;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -16,15 +17,29 @@ use crate::telemetry;
 /// Threads for work that blocks: files and hashing. More would only queue at the disk, and each is a stack.
 const BLOCKING_THREADS_MAX: usize = 64;
 
+/// Files that the farm opens at most: connections, blobs on their way, and what is mapped.
+const FILES_MAX: u64 = 1 << 18;
+
 pub(super) fn run(file: Option<&Path>) -> Result<()> {
     let config = Config::load_checked(file)?;
     telemetry::start(&config.log)?;
+    allow_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .context(|| "start the runtime")?;
     runtime.block_on(serve(&config))
+}
+
+/// Shells and service managers allow 1,024 files for the sake of old programs; what the process may allow itself is far more.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum.map_or(FILES_MAX, |maximum| maximum.min(FILES_MAX));
+    if limit.current.is_some_and(|allowed| allowed < current) {
+        // Without it the farm serves fewer connections: the listener goes by what is allowed.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
+    }
 }
 
 async fn serve(config: &Config) -> Result<()> {

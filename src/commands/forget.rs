@@ -32,8 +32,11 @@ fn parse(action: &Action<'_>) -> Result<Digest> {
     let malformed = || Error::invalid(format!("`{}` is no digest; one looks like HASH/SIZE", action.digest));
     let (rest, size) = action.digest.rsplit_once('/').ok_or_else(malformed)?;
     let (function, hash) = rest.rsplit_once('/').unwrap_or((action.function, rest));
-    let function = Function::from_name(function)
-        .ok_or_else(|| Error::invalid(format!("there is no digest function `{function}` here")))?;
+    let unknown = || {
+        let names: Vec<&str> = Function::ALL.iter().map(|function| function.name()).collect();
+        Error::invalid(format!("there is no digest function `{function}`; there are {}", names.join(", ")))
+    };
+    let function = Function::from_name(function).ok_or_else(unknown)?;
     Ok(Digest::parse(function, hash, size.parse().map_err(|_| malformed())?)?)
 }
 

@@ -17,10 +17,7 @@ const DAMAGED: u8 = 1;
 pub(super) fn run(address: &str) -> Result<ExitCode> {
     let ask = async { Admin::new(address)?.ask(Method::POST, ["scrub"]).await };
     let hint = "a scrub runs inside the farm that holds the disk";
-    let body = admin::run(ask).map_err(|error| {
-        let message = format!("{hint}: {error}");
-        error.context(message)
-    })?;
+    let body = admin::run(ask).map_err(|error| error.context(hint))?;
     let reports: Vec<ScrubReport> = admin::parse(&body)?;
     std::io::stdout().lock().write_all(render(&reports).as_bytes())?;
     let has_damage = reports.iter().any(ScrubReport::has_damage);

@@ -127,7 +127,7 @@ impl Body for MeasuredBody {
 }
 
 /// The methods that we serve, as they stand in the label; a client can make no series of its own.
-const METHODS: [&str; 22] = [
+const METHODS: [&str; 26] = [
     "ActionCache/GetActionResult",
     "ActionCache/UpdateActionResult",
     "ByteStream/QueryWriteStatus",
@@ -142,6 +142,8 @@ const METHODS: [&str; 22] = [
     "ContentAddressableStorage/SplitBlob",
     "Execution/Execute",
     "Execution/WaitExecution",
+    "Fetch/FetchBlob",
+    "Fetch/FetchDirectory",
     "Health/Check",
     "Health/Watch",
     "Operations/CancelOperation",
@@ -149,6 +151,8 @@ const METHODS: [&str; 22] = [
     "Operations/GetOperation",
     "Operations/ListOperations",
     "Operations/WaitOperation",
+    "Push/PushBlob",
+    "Push/PushDirectory",
     "Workers/Work",
 ];
 

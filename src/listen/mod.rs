@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use crate::error::{Error, Kind, Result};
 use crate::tasks::Shutdown;
 
+mod accept;
 mod measured;
 
 pub use measured::Measured;
@@ -83,21 +84,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    let incoming = TcpListenerStream::new(listener).map(|connection| {
-        let connection = connection?;
-        connection.set_nodelay(true)?;
-        unpace(&connection);
-        Ok(connection)
-    });
-    serve_incoming(incoming, routes, shutdown).await
-}
-
-/// Loopback has no congestion, but BBR, where it is the system's default, paces even there and halves the rate of large reads.
-fn unpace(connection: &TcpStream) {
-    if connection.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()) {
-        // It is a matter of speed only, and every kernel has it.
-        let _ = rustix::net::sockopt::set_tcp_congestion(connection, "reno");
-    }
+    serve_incoming(accept::connections(listener), routes, shutdown).await
 }
 
 /// Serves `routes` on the connections of an in-memory pipe.

@@ -25,6 +25,9 @@ use super::Farm;
 /// Bytes of blobs in one batch: with their digests they stay near the 4 MiB that clients take in one message.
 pub(super) const BATCH_BYTES_MAX: u64 = 4 << 20;
 
+/// Blobs of one batch: each costs an answer with a status, even one that is two bytes of the request.
+const BATCH_BLOBS_MAX: usize = 100_000;
+
 /// Blobs of one batch that are read at a time; each may hold a chunk in memory.
 const BATCH_READS_MAX: usize = 32;
 
@@ -56,6 +59,7 @@ impl ContentAddressableStorage for Farm {
         let request = request.into_inner();
         let first = request.requests.first().and_then(|one| one.digest.as_ref());
         let function = self.function_of(&request.instance_name, request.digest_function, first)?;
+        check_count(request.requests.len())?;
         check_batch(request.requests.iter().map(bytes_of).fold(0, u64::saturating_add))?;
         let responses = self.update(function, request.requests).await?;
         Ok(Response::new(BatchUpdateBlobsResponse { responses }))
@@ -68,6 +72,7 @@ impl ContentAddressableStorage for Farm {
         let request = request.into_inner();
         let function =
             self.function_of(&request.instance_name, request.digest_function, request.digests.first())?;
+        check_count(request.digests.len())?;
         let digests = parse_all(function, &request.digests)?;
         check_batch(digests.iter().fold(0, |sum, digest| sum.saturating_add(digest.size())))?;
         let reads = stream::iter(digests).map(|digest| self.read_one(digest)).buffered(BATCH_READS_MAX);
@@ -225,6 +230,13 @@ async fn compressed(mut responses: Vec<ReadOne>) -> Result<Vec<ReadOne>> {
         Ok(responses)
     })
     .await
+}
+
+fn check_count(count: usize) -> Result<()> {
+    if count > BATCH_BLOBS_MAX {
+        return Err(Error::invalid(format!("the batch has {count} blobs; the limit is {BATCH_BLOBS_MAX}")));
+    }
+    Ok(())
 }
 
 fn check_batch(bytes: u64) -> Result<()> {

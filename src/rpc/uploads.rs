@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::WriteRequest;
@@ -28,6 +28,14 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 /// what a fast connection brings while the store's thread waits some milliseconds for its turn.
 const PIECES_MAX: usize = 16;
 const PIECE_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of all uploads together that wait for the store: a thousand uploads at once must not cost a thousand times the above when
+/// the disk is slower than the network.
+const WAITING_BYTES_MAX: usize = 256 << 20;
+static WAITING: Semaphore = Semaphore::const_new(WAITING_BYTES_MAX);
+
+/// A piece on its way to the store, and its room among those that wait.
+type Piece = (Bytes, SemaphorePermit<'static>);
 
 /// The uploads of all clients.
 #[derive(Debug, Default, Clone)]
@@ -49,7 +57,7 @@ pub struct Upload {
 struct Session {
     /// Bytes that have come, in the form that they have on the wire.
     position: u64,
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Piece>,
     stored: oneshot::Receiver<Result<()>>,
     state: State,
 }
@@ -253,11 +261,21 @@ impl Session {
         self.position += data.len() as u64;
         while !data.is_empty() && self.state == State::Receiving {
             let piece = data.split_to(data.len().min(PIECE_BYTES_MAX));
-            if self.sender.send(piece).await.is_err() {
+            if !self.hand_over(piece).await {
                 self.settled().await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the store wants the piece.
+    async fn hand_over(&self, piece: Bytes) -> bool {
+        let bytes = u32::try_from(piece.len()).expect("a piece is small");
+        let room = tokio::select! {
+            room = WAITING.acquire_many(bytes) => room.expect("nobody closes it"),
+            () = self.sender.closed() => return false,
+        };
+        self.sender.send((piece, room)).await.is_ok()
     }
 
     /// Waits until the store takes no more.
@@ -280,10 +298,10 @@ async fn outcome(stored: impl Future<Output = Result<Result<()>, oneshot::error:
 }
 
 /// The pieces of a channel as a blob's chunks; a client that falls silent ends them with an error, which frees what it held.
-fn chunks(receiver: mpsc::Receiver<Bytes>) -> Chunks {
+fn chunks(receiver: mpsc::Receiver<Piece>) -> Chunks {
     stream::unfold(receiver, |mut receiver| async move {
         match tokio::time::timeout(IDLE_MAX, receiver.recv()).await {
-            Ok(piece) => piece.map(|piece| (Ok(piece), receiver)),
+            Ok(piece) => piece.map(|(bytes, _room)| (Ok(bytes), receiver)),
             Err(_) => {
                 receiver.close();
                 let message = format!("the client sent nothing for {} s", IDLE_MAX.as_secs());

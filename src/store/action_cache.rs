@@ -6,13 +6,16 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::tree::{self, Limits};
-use super::{ActionKey, Blob, Cas, Key, Store};
+use super::{ActionKey, Blob, Cas, Key, Store, weight};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2;
 
 /// The largest action result, in bytes: 100,000 outputs are smaller.
 pub const RESULT_MAX: u64 = 32 * 1024 * 1024;
+
+/// What a result may take in memory: 100,000 outputs take 60 MiB. A client chooses what is stored, and a reader pays for it.
+const RESULT_MEMORY_MAX: u64 = 256 * 1024 * 1024;
 
 /// The bytes of all trees of one result together: whoever asks for a result chooses how much we read to check it.
 const TREES_MAX: u64 = 256 * 1024 * 1024;
@@ -54,7 +57,9 @@ impl ActionCache {
             let message = format!("the result of action {} has {size} bytes, over {RESULT_MAX}", key.digest);
             return Err(Error::invalid(message));
         }
-        self.store.put(&Key::Action(key.clone()), Blob::Whole(Bytes::from(result.encode_to_vec()))).await
+        let bytes = Bytes::from(result.encode_to_vec());
+        check_weight(&bytes)?;
+        self.store.put(&Key::Action(key.clone()), Blob::Whole(bytes)).await
     }
 
     /// The bytes under `key` as they were put, whatever they are; `None` if they are absent.
@@ -86,7 +91,9 @@ impl ActionCache {
 
     async fn complete_result(&self, key: &ActionKey) -> Result<Option<rev2::ActionResult>> {
         let Some(blob) = self.store.get(&Key::Action(key.clone()), 0..).await? else { return Ok(None) };
-        let result = rev2::ActionResult::decode(blob.into_bytes(RESULT_MAX).await?)
+        let bytes = blob.into_bytes(RESULT_MAX).await?;
+        check_weight(&bytes)?;
+        let result = rev2::ActionResult::decode(bytes)
             .map_err(|error| Error::new(Kind::Corrupt, "not an action result").with_source(error))?;
         let absent = absent_outputs(&self.cas, key.digest.function(), &result).await?;
         Ok(absent.is_empty().then_some(result))
@@ -126,6 +133,15 @@ pub async fn absent_outputs(
     }
     absent.extend(cas.missing(&named).await?);
     Ok(absent)
+}
+
+/// # Errors
+/// `Invalid` for a result that takes too much memory when it is decoded.
+fn check_weight(result: &[u8]) -> Result<()> {
+    if weight::of_result(result)? > RESULT_MEMORY_MAX {
+        return Err(Error::invalid("an action result has more outputs than are taken"));
+    }
+    Ok(())
 }
 
 fn outputs(function: Function, result: &rev2::ActionResult) -> Result<Vec<Digest>> {

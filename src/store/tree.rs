@@ -55,7 +55,7 @@ pub async fn directories(cas: &Cas, root: &Digest, limits: &Limits) -> Result<Wa
     let mut level = vec![*root];
     while !level.is_empty() {
         bytes = level.iter().map(Digest::size).fold(bytes, u64::saturating_add);
-        if bytes > limits.bytes_max || seen.len() > limits.directories_max {
+        if bytes > limits.bytes_max {
             return Err(too_large());
         }
         let first = walk.directories.len();
@@ -78,6 +78,10 @@ pub async fn directories(cas: &Cas, root: &Digest, limits: &Limits) -> Result<Wa
             let children =
                 children(digest.function(), directory).map_err(|error| error.context(bad(digest)))?;
             level.extend(children.into_iter().filter(|child| seen.insert(*child)));
+            // One level may name far more than a walk may visit.
+            if seen.len() > limits.directories_max {
+                return Err(too_large());
+            }
         }
     }
     Ok(walk)

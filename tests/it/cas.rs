@@ -126,6 +126,23 @@ async fn a_batch_above_the_limit_is_refused_and_one_at_it_is_taken() {
 }
 
 #[tokio::test]
+async fn a_batch_of_countless_blobs_is_refused_whole() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let requests = vec![Request::default(); 100_001];
+    let update = BatchUpdateBlobsRequest { requests, ..Default::default() };
+    let digest = rev2::Digest { hash: "a".repeat(64), size_bytes: 0 };
+    let read = BatchReadBlobsRequest { digests: vec![digest; 100_001], ..Default::default() };
+    for status in [
+        client.cas.clone().batch_update_blobs(update).await.unwrap_err(),
+        client.cas.clone().batch_read_blobs(read).await.unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("100000"), "{status:?}");
+    }
+}
+
+#[tokio::test]
 async fn get_tree_sends_each_directory_once_in_pages_and_omits_missing_subtrees() {
     let farm = Farm::start();
     let client = Client::new(&farm).await;

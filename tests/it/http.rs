@@ -243,3 +243,20 @@ fn curl_uploads_and_downloads() {
     }
     assert!(std::fs::read(copy).unwrap() == content);
 }
+
+#[tokio::test]
+async fn a_web_page_is_refused() {
+    let farm = Farm::start();
+    let http = Http::new(&farm);
+    let digest = Function::Sha256.hash(b"planted");
+    let put = http.request(Method::PUT, &format!("/cas/{}", digest.hex())).body("planted");
+    let call = http
+        .request(Method::POST, "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult")
+        .header("content-type", "application/grpc")
+        .body(vec![0; 5]);
+    for request in [put, call] {
+        let answer = request.header("origin", "http://evil.example").send().await.unwrap();
+        assert_eq!(answer.status(), 403);
+    }
+    assert_eq!(http.code(&format!("/cas/{}", digest.hex())).await, 404);
+}

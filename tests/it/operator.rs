@@ -74,6 +74,7 @@ async fn status_tells_what_each_tier_holds() {
     assert_eq!((disk.kind.as_str(), disk.errors), ("disk", 0));
     assert!(disk.hits >= 1 && disk.written_bytes >= 100_000 && disk.read_bytes >= 100_000, "{disk:?}");
     assert!(disk.max_bytes > disk.used_bytes, "{disk:?}");
+    assert!(lines[2].contains("evictions") && disk.evictions == Some(0), "{disk:?}");
 }
 
 #[tokio::test]
@@ -142,4 +143,57 @@ async fn a_web_page_cannot_change_anything() {
     let malformed = format!("{}/ac/sha256/abc", address(&farm));
     let request = http.delete(malformed).header("croft-admin", "1").send().await.unwrap();
     assert_eq!(request.status(), StatusCode::BAD_REQUEST);
+}
+
+/// The file of a blob, wherever the disk keeps it.
+fn file_of(directory: &std::path::Path, digest: &croft::digest::Digest) -> Option<std::path::PathBuf> {
+    for entry in std::fs::read_dir(directory).ok()?.map(Result::unwrap) {
+        let path = entry.path();
+        let found = if entry.file_type().unwrap().is_dir() { file_of(&path, digest) } else { None };
+        if found.is_some() {
+            return found;
+        }
+        if entry.file_name().to_string_lossy().contains(&digest.hex()) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+/// Changes bytes and nothing else, as a failing disk does.
+fn damage(path: &std::path::Path) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let size = std::fs::metadata(path).unwrap().len();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"damaged", size / 2).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), size);
+}
+
+#[tokio::test]
+async fn a_scrub_tells_what_is_damaged_and_makes_room_for_it_again() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let content: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(300_000).collect();
+    let (digest, other) = (client.put(content.clone()).await, client.put(vec![7; 200_000]).await);
+    let output = croft(&address(&farm), &["scrub"]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{shown} {}", text(&output.stderr));
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("tier") && lines[1].starts_with("disk"), "{shown}");
+    assert!(shown.contains("All that is stored is what it should be."), "{shown}");
+
+    damage(&file_of(farm.data(), &digest).expect("a blob of this size has a file"));
+    let output = croft(&address(&farm), &["scrub"]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{shown} {}", text(&output.stderr));
+    assert!(shown.contains("out of the way"), "{shown}");
+    assert_eq!(client.missing(&[digest, other]).await, [digest.to_proto()]);
+    assert_eq!(client.read_blob(&digest).await.unwrap_err().code(), Code::NotFound);
+
+    assert_eq!(client.put(content.clone()).await, digest);
+    assert_eq!(client.read_blob(&digest).await.unwrap(), content);
+    let output = croft(&address(&farm), &["scrub"]);
+    assert_eq!(output.status.code(), Some(0), "{} {}", text(&output.stdout), text(&output.stderr));
 }

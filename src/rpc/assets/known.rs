@@ -44,13 +44,25 @@ impl Assets {
 
     /// The blobs of an asset that the CAS does not have; the present ones are marked as used.
     pub(super) async fn absent(&self, kind: AssetKind, digest: &Digest) -> Result<Vec<Digest>> {
+        self.absent_within(kind, digest, &mut Limits::default()).await
+    }
+
+    /// The same within what is `left` of the work for one request, which becomes less by it.
+    pub(super) async fn absent_within(
+        &self,
+        kind: AssetKind,
+        digest: &Digest,
+        left: &mut Limits,
+    ) -> Result<Vec<Digest>> {
         let cas = &self.parts.stored.cas;
         match kind {
             AssetKind::Blob => cas.missing(&[*digest]).await,
             AssetKind::Directory => {
-                let walk = tree::directories(cas, digest, &Limits::default()).await?;
+                let walk = tree::directories(cas, digest, left).await?;
+                left.directories_max = left.directories_max.saturating_sub(walk.directories.len());
                 let mut named = Vec::new();
                 for (digest, directory) in &walk.directories {
+                    left.bytes_max = left.bytes_max.saturating_sub(digest.size());
                     named.extend(tree::files(digest.function(), directory)?);
                 }
                 let mut absent = walk.missing;

@@ -1,5 +1,6 @@
 //! `Push`: clients say what a URI stands for.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use futures_util::TryStreamExt;
@@ -15,6 +16,7 @@ use crate::proto::asset::{
     PushBlobRequest, PushBlobResponse, PushDirectoryRequest, PushDirectoryResponse, Qualifier,
 };
 use crate::proto::rev2;
+use crate::store::tree::Limits;
 use crate::store::{Asset, AssetKind, AssetName};
 
 /// Blobs and directories beside the asset that a push may refer to; each is looked for in the CAS.
@@ -118,10 +120,13 @@ impl Assets {
         let parse = |digests: &[rev2::Digest]| -> Result<Vec<Digest>> {
             digests.iter().map(|one| Ok(Digest::from_proto(digest.function(), Some(one))?)).collect()
         };
-        let mut absent = self.absent(kind, digest).await?;
+        let (mut left, mut walked) = (Limits::default(), HashSet::new());
+        let mut absent = self.absent_within(kind, digest, &mut left).await?;
         absent.extend(self.parts.stored.cas.missing(&parse(&blobs)?).await?);
         for directory in parse(&directories)? {
-            absent.extend(self.absent(AssetKind::Directory, &directory).await?);
+            if walked.insert(directory) {
+                absent.extend(self.absent_within(AssetKind::Directory, &directory, &mut left).await?);
+            }
         }
         if absent.is_empty() { Ok(()) } else { Err(Error::missing_input(absent)) }
     }

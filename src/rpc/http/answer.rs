@@ -15,6 +15,7 @@ use super::range::Range;
 pub(super) enum Refusal {
     NoSuchPath,
     Method,
+    WebPage,
     LengthRequired,
     /// The content may have this many bytes.
     TooLarge(u64),
@@ -39,6 +40,7 @@ pub(super) fn refuse(refusal: Refusal) -> Response {
             (allowed, text(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and PUT are served"))
                 .into_response()
         }
+        Refusal::WebPage => text(StatusCode::FORBIDDEN, "web pages are not served"),
         Refusal::LengthRequired => text(StatusCode::LENGTH_REQUIRED, "the Content-Length must be given"),
         Refusal::TooLarge(limit) => {
             text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the content is over the limit of {limit} bytes"))

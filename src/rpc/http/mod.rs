@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, header};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
@@ -36,7 +37,17 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 /// The services and, for all that is not theirs, plain HTTP.
 pub(super) fn beside(services: Routes, farm: Farm) -> Routes {
     let router = services.into_axum_router();
-    Routes::from(router.fallback(move |request: Request| serve(farm, request)))
+    let router = router.fallback(move |request: Request| serve(farm, request));
+    Routes::from(router.layer(middleware::from_fn(refuse_web_pages)))
+}
+
+/// No client of ours is a web page. One that somebody beside the farm looks at could reach it under a name of its own that leads
+/// here, and then neither the address nor the browser's rule of one origin would keep it out.
+async fn refuse_web_pages(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::ORIGIN) {
+        return answer::refuse(Refusal::WebPage);
+    }
+    next.run(request).await
 }
 
 async fn serve(farm: Farm, request: Request) -> Response {

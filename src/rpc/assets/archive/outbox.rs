@@ -33,8 +33,12 @@ impl Outbox {
     /// Counts bytes of the unpacked archive, before they are read.
     ///
     /// # Errors
-    /// `Exhausted` when the archive holds more than it may.
+    /// `Exhausted` when the archive holds more than it may, `Cancelled` when nobody waits for it any more: an archive of names alone
+    /// hands nothing over for a long time.
     pub(super) fn charge(&mut self, size: u64) -> Result<()> {
+        if self.sender.is_closed() {
+            return Err(abandoned());
+        }
         let left = self.bytes_left.checked_sub(size);
         self.bytes_left = left
             .ok_or_else(|| Error::new(Kind::Exhausted, "the archive unpacks to more bytes than are taken"))?;
@@ -80,9 +84,12 @@ impl Outbox {
     }
 
     fn send(&self, piece: Piece) -> Result<()> {
-        let gone = |_| Error::new(Kind::Cancelled, "nobody waits for the archive any more");
-        self.sender.blocking_send(piece).map_err(gone)
+        self.sender.blocking_send(piece).map_err(|_| abandoned())
     }
+}
+
+fn abandoned() -> Error {
+    Error::new(Kind::Cancelled, "nobody waits for the archive any more")
 }
 
 fn read_small(size: u64, content: impl Read) -> Result<Bytes> {

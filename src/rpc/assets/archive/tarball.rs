@@ -11,6 +11,9 @@ use super::tree::{File, PATH_BYTES_MAX, Tree};
 use super::{broken, refused};
 use crate::error::Result;
 
+/// Bytes of an entry beside its content.
+const HEADER_BYTES: u64 = 512;
+
 /// Bytes of one extension: a path, a target and some attributes.
 const EXTENSION_BYTES_MAX: u64 = 64 * 1024;
 
@@ -33,6 +36,8 @@ pub(super) fn read(source: impl Read, tree: &mut Tree, outbox: &mut Outbox) -> R
     let mut extensions = Extensions::default();
     for entry in archive.entries().map_err(broken)?.raw(true) {
         let mut entry = entry.map_err(broken)?;
+        // Entries without content are not free: a stream of them may be packed into next to nothing.
+        outbox.charge(HEADER_BYTES)?;
         if !extensions.take(&mut entry, outbox)? {
             add(entry, std::mem::take(&mut extensions), (tree, outbox))?;
         }
@@ -52,6 +57,10 @@ fn add<R: Read>(
         let target = extensions.target.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
         target.ok_or_else(|| refused("a link of the archive leads nowhere"))
     };
+    if !matches!(header.entry_type(), EntryType::Regular | EntryType::Continuous) || path.ends_with(b"/") {
+        // What has no content may claim some all the same, which is unpacked to be skipped.
+        outbox.charge(entry.size())?;
+    }
     match header.entry_type() {
         EntryType::Directory => tree.add_folder(&path),
         // Before there was a type for directories, a slash at the end made one.

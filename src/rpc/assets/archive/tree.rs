@@ -11,7 +11,7 @@ use super::refused;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2;
-use crate::store::MESSAGE_MAX;
+use crate::store::tree::DIRECTORY_MAX;
 
 /// Files, directories and links of one archive: several times those of a browser's sources.
 const ENTRIES_MAX: usize = 1_000_000;
@@ -188,7 +188,7 @@ impl Folder {
                 }
             }
         }
-        if message.encoded_len() as u64 > MESSAGE_MAX {
+        if message.encoded_len() as u64 > DIRECTORY_MAX {
             return Err(too_many());
         }
         outbox.message(Bytes::from(message.encode_to_vec()))

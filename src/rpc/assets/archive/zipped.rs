@@ -70,9 +70,14 @@ struct Record {
 /// `Aborted` when the archive is broken, encrypted, packed in a way that we do not know, or holds what is no file, directory or link.
 pub(super) fn read(archive: &Section, tree: &mut Tree, outbox: &mut Outbox) -> Result<()> {
     let directory = locate(archive)?;
-    let mut records = BufReader::new(directory.section);
+    let (mut records, mut packed_left) = (BufReader::new(directory.section), archive.size());
     for _ in 0..directory.entries {
         let record = Record::read(&mut records)?;
+        outbox.charge(RECORD_BYTES as u64)?;
+        // Entries that share their content would have us unpack it for each, all of an archive a million times.
+        packed_left = packed_left
+            .checked_sub(record.packed_size)
+            .ok_or_else(|| refused("the entries of the archive overlap"))?;
         add(archive, &record, (tree, outbox))?;
     }
     Ok(())
