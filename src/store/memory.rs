@@ -22,6 +22,9 @@ const SHARDS: usize = 16;
 /// What an entry costs beside its bytes: key and bookkeeping in two maps, and the allocator's rounding.
 const ENTRY_OVERHEAD: u64 = 256;
 
+/// Blobs of up to this many bytes are copied when they come; larger ones come in messages of their own.
+const COPIED_MAX: usize = 1024 * 1024;
+
 /// Keeps blobs in memory, at most `size_bytes` of them.
 pub struct Memory {
     shards: [Mutex<Shard>; SHARDS],
@@ -142,6 +145,11 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A small blob is often a slice of the message that brought it, which must not stay in memory for its sake.
+fn own(bytes: Bytes) -> Bytes {
+    if bytes.len() <= COPIED_MAX { Bytes::copy_from_slice(&bytes) } else { bytes }
+}
+
 fn charge(size: u64) -> u64 {
     size.saturating_add(ENTRY_OVERHEAD)
 }
@@ -166,7 +174,7 @@ impl Store for Memory {
         if matches!(key, Key::Blob(_)) && self.bytes(key).is_some() {
             return Ok(());
         }
-        let bytes = blob.into_bytes(size).await?;
+        let bytes = own(blob.into_bytes(size).await?);
         self.insert(key, bytes);
         Ok(())
     }
