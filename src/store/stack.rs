@@ -166,6 +166,8 @@ impl Opening<'_> {
         let bytes_max = first_durable.and_then(|(_, leaf)| leaf.size_bytes).map(|size| size / PENDING_PART);
         let journal = self.data.join("journal");
         let write_back = match self.config.write {
+            // What is pending since writes went back goes on; nothing new is queued.
+            Write::Through if journal.is_dir() => Some(WriteBack { journal: &journal, bytes_max: 0 }),
             Write::Through => None,
             Write::Back => {
                 make_private_directory(self.data)?;
@@ -257,6 +259,40 @@ mod tests {
         stack.store.put(&key, Blob::Whole(bytes.clone())).await.unwrap();
         let blob = stack.store.get(&key, 0..).await.unwrap().unwrap();
         assert!(blob.into_bytes(1 << 30).await.unwrap() == bytes);
+    }
+
+    /// What the stack before it still does in the background holds its directories for a moment.
+    async fn reopened(config: &Config, place: &Path) -> Stack {
+        for _ in 0..1000 {
+            match Stack::open(config, place).await {
+                Ok(stack) => return stack,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        panic!("the directories are not let go");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_pending_arrives_although_writes_go_through_now() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let place = directory.path();
+        let bytes = Bytes::from_static(b"written back");
+        let key = Key::Blob(Function::Sha256.hash(&bytes));
+        let tiers = vec![disk(place.join("fast")), disk(place.join("slow"))];
+        for write in [Write::Back, Write::Through] {
+            let config = Config { tiers: tiers.clone(), write, ..Config::default() };
+            let stack = reopened(&config, place).await;
+            if write == Write::Back {
+                stack.store.put(&key, Blob::Whole(bytes.clone())).await.unwrap();
+            } else {
+                let other = Bytes::from_static(b"written through");
+                let other_key = Key::Blob(Function::Sha256.hash(&other));
+                stack.store.put(&other_key, Blob::Whole(other)).await.unwrap();
+                stack.drain(Duration::from_secs(60)).await;
+                let slow = &stack.disks[1].1;
+                assert_eq!(slow.missing(&[key.clone(), other_key]).await.unwrap(), []);
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -261,11 +261,13 @@ impl Writer {
             self.names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
         let (mut from, mut orphans) = (vec![RECORD], 0_u64);
         while let Some((key, value)) = self.index.first(&from, RECORD)? {
-            let target = tier_of(&key).and_then(|name| places.get(name)).zip(decode(&value));
-            match target {
-                Some((tier, (key, record))) => self.pending.restore(&Target { tier: *tier, key }, record),
-                None => {
-                    orphans += 1;
+            match (tier_of(&key).and_then(|name| places.get(name)), decode(&value)) {
+                (Some(tier), Some((key, record))) => {
+                    self.pending.restore(&Target { tier: *tier, key }, record);
+                }
+                // The tier may have another name by mistake, and come back.
+                (None, Some(_)) => orphans += 1,
+                (_, None) => {
                     let mut batch = Batch::default();
                     batch.remove(&key);
                     self.index.commit(batch, || {})?;
@@ -276,7 +278,7 @@ impl Writer {
         if orphans > 0 {
             tracing::warn!(
                 writes = orphans,
-                "pending writes are given up: their tier is not in the configuration"
+                "pending writes wait for a tier that is not in the configuration"
             );
         }
         Ok(())
