@@ -37,7 +37,16 @@ const BASE: &[&str] = &["status", "digest", "error", "proto", "metrics", "tasks"
 const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["src/store/index.rs", "src/store/disk/tests.rs"]),
     ("opendal", &["src/store/object/"]),
-    ("redis", &["src/store/redis/", "src/store/config.rs", "src/store/mod.rs", "src/store/stack.rs", "src/store/tiered/tests/real.rs"]),
+    (
+        "redis",
+        &[
+            "src/store/redis/",
+            "src/store/config.rs",
+            "src/store/mod.rs",
+            "src/store/stack.rs",
+            "src/store/tiered/tests/real.rs",
+        ],
+    ),
     ("zstd", &["src/store/", "src/rpc/assets/archive/"]),
     ("fastcdc", &["src/store/"]),
     ("prometheus", &["src/metrics.rs"]),
