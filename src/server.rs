@@ -13,7 +13,7 @@ use crate::rpc::{Assets, Farm, Instances, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
-use crate::web::{Pages, Readiness, ScrubPass, Storage, Tier};
+use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier};
 use crate::worker::{Worker, link};
 use crate::{listen, rpc, store, web};
 
@@ -161,14 +161,9 @@ fn scrub_pass(stack: &Stack) -> Option<ScrubPass> {
         Box::pin(async move {
             let mut reports = Vec::new();
             for (tier, disk) in disks {
-                reports.push(report(tier, disk.scrub(None).await?));
+                reports.push(ScrubReport { tier, found: disk.scrub(None).await? });
             }
             Ok(reports)
         })
     }))
-}
-
-fn report(tier: String, found: store::ScrubReport) -> web::ScrubReport {
-    let store::ScrubReport { blobs, bytes, damaged, lost, adopted, removed_temporary, seconds } = found;
-    web::ScrubReport { tier, blobs, bytes, damaged, lost, adopted, removed_temporary, seconds }
 }

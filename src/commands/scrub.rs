@@ -30,13 +30,13 @@ fn render(reports: &[ScrubReport]) -> String {
     rows.extend(reports.iter().map(|report| {
         vec![
             report.tier.clone(),
-            report.blobs.to_string(),
-            ByteSize(report.bytes).display().iec().to_string(),
-            format!("{:.1} s", report.seconds),
-            report.damaged.to_string(),
-            report.lost.to_string(),
-            report.adopted.to_string(),
-            report.removed_temporary.to_string(),
+            report.found.blobs.to_string(),
+            ByteSize(report.found.bytes).display().iec().to_string(),
+            format!("{:.1} s", report.found.seconds),
+            report.found.damaged.to_string(),
+            report.found.lost.to_string(),
+            report.found.adopted.to_string(),
+            report.found.removed_temporary.to_string(),
         ]
     }));
     table::align(&rows) + "\n" + verdict(reports) + "\n"
@@ -52,17 +52,19 @@ fn verdict(reports: &[ScrubReport]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ScrubReport as Found;
 
     #[test]
     fn damage_changes_the_verdict() {
-        let clean =
-            ScrubReport { tier: "disk".into(), blobs: 5, bytes: 2048, seconds: 0.25, ..Default::default() };
-        let text = render(std::slice::from_ref(&clean));
+        let report = |lost| {
+            let found = Found { blobs: 5, bytes: 2048, seconds: 0.25, lost, ..Found::default() };
+            ScrubReport { tier: "disk".into(), found }
+        };
+        let text = render(&[report(0)]);
         assert!(
             text.contains("disk  5      2.0 KiB  0.2 s") && text.contains("All that is stored"),
             "{text}"
         );
-        let damaged = ScrubReport { lost: 1, ..clean };
-        assert!(render(&[damaged]).contains("Look at the disk"));
+        assert!(render(&[report(1)]).contains("Look at the disk"));
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
-use crate::store::{ActionCache, ActionKey};
+use crate::store::{self, ActionCache, ActionKey};
 
 /// Verifies all that the tiers on this machine hold; one report a tier. When the future is dropped, the pass ends soon.
 pub type ScrubPass = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<ScrubReport>>> + Send + Sync>;
@@ -60,24 +60,14 @@ pub struct TierStatus {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScrubReport {
     pub tier: String,
-    /// Blobs, results and assets that were looked at, and their bytes.
-    pub blobs: u64,
-    pub bytes: u64,
-    /// Blobs whose content was not what their digest says.
-    pub damaged: u64,
-    /// Blobs that the index had and the disk did not.
-    pub lost: u64,
-    /// Files that the index did not know and now does.
-    pub adopted: u64,
-    /// Temporary files that nobody wrote.
-    pub removed_temporary: u64,
-    pub seconds: f64,
+    #[serde(flatten)]
+    pub found: store::ScrubReport,
 }
 
 impl ScrubReport {
     /// Whether something that was stored is gone.
     pub fn has_damage(&self) -> bool {
-        self.damaged + self.lost > 0
+        self.found.damaged + self.found.lost > 0
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::compressed::Frames;
@@ -50,7 +50,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const BLOB_COST: u64 = 4096;
 
 /// What a scrub found and put right.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScrubReport {
     /// Blobs, results and assets that were looked at.
     pub blobs: u64,
