@@ -58,5 +58,15 @@ pub use bazel_remote_apis::build::bazel::semver::SemVer;
 pub use bazel_remote_apis::google::protobuf::{Any, Duration, Timestamp};
 pub use bazel_remote_apis::google::rpc::Status;
 
+/// The segments that no instance name may contain, since they begin the rest of a resource name (REv2, "instance_name").
+pub const RESERVED: [&str; 7] =
+    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
+
+/// Whether REv2 allows `name` for an instance. The empty name is allowed.
+pub fn is_instance_name(name: &str) -> bool {
+    let mut segments = name.split('/');
+    name.is_empty() || segments.all(|segment| !segment.is_empty() && !RESERVED.contains(&segment))
+}
+
 /// The compiled descriptors of all of the above, for gRPC server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

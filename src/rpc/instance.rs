@@ -1,8 +1,7 @@
 //! Which instance names are served.
 
 use crate::error::{Error, Kind, Result};
-
-use super::resource::RESERVED;
+use crate::proto;
 
 /// Longest instance name in bytes; it is part of keys and of the log.
 const LENGTH_MAX: usize = 256;
@@ -43,10 +42,7 @@ impl Instances {
 }
 
 fn is_valid(name: &str) -> bool {
-    let mut segments = name.split('/');
-    name.is_empty()
-        || (name.len() <= LENGTH_MAX
-            && segments.all(|segment| !segment.is_empty() && !RESERVED.contains(&segment)))
+    name.len() <= LENGTH_MAX && proto::is_instance_name(name)
 }
 
 #[cfg(test)]

@@ -7,10 +7,7 @@
 
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
-
-/// The segments that no instance name may contain (REv2, "instance_name").
-pub const RESERVED: [&str; 7] =
-    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
+use crate::proto::RESERVED;
 
 /// Longest resource name that is looked at, in bytes: hash, uuid and size need under 200; the rest is the instance's name.
 const LENGTH_MAX: usize = 4096;

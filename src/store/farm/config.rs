@@ -6,12 +6,10 @@ use std::time::Duration;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::proto::is_instance_name;
+
 /// Connections to one server that are still worth their sockets.
 const CONNECTIONS_MAX: usize = 64;
-
-/// The segments that REv2 keeps out of instance names, since they begin the rest of a resource name.
-const RESERVED: [&str; 7] =
-    ["blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"];
 
 /// Other REv2 servers as one tier.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -139,11 +137,6 @@ fn endpoint_problem(text: &str) -> Option<String> {
             && uri.query().is_none()
     });
     (!is_right).then(|| format!("a farm tier: endpoint `{text}` is not of the form http://host:port"))
-}
-
-fn is_instance_name(name: &str) -> bool {
-    let mut segments = name.split('/');
-    name.is_empty() || segments.all(|segment| !segment.is_empty() && !RESERVED.contains(&segment))
 }
 
 #[cfg(test)]
