@@ -98,6 +98,12 @@ impl Error {
         Self { kind: self.kind, message: context.into(), missing, source: Some(Box::new(self)) }
     }
 
+    /// The same error for one more of those that it concerns, without its causes.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        Self::new(self.kind, self.message.clone())
+    }
+
     /// The message and all causes, for the log and the terminal.
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();

@@ -65,6 +65,29 @@ pub enum Key {
     Asset([u8; 32]),
 }
 
+impl Key {
+    /// The size in bytes that the key itself tells; a result or an asset may have any.
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::Blob(digest) => Some(digest.size()),
+            Self::Action(_) | Self::Asset(_) => None,
+        }
+    }
+
+    /// Whether what the key names can have `size` bytes.
+    fn fits(&self, size: u64) -> bool {
+        self.size().is_none_or(|own| own == size)
+    }
+
+    /// Whether the bytes under the key may change.
+    fn is_mutable(&self) -> bool {
+        match self {
+            Self::Blob(_) => false,
+            Self::Action(_) | Self::Asset(_) => true,
+        }
+    }
+}
+
 /// Whose result: results of one instance are invisible to the others.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ActionKey {

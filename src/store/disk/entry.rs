@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::super::Key;
 use super::files::{Form, Stored};
 
 /// Blobs of up to this many bytes are kept in the index: one file each would cost a block, an inode and a sync.
@@ -14,14 +13,6 @@ const BLOCK_BYTES: u64 = 4 * 1024;
 /// The index writes each inlined byte about twice (measured: 1.8 times), and each entry has a key and a place in the queue.
 const INLINE_FACTOR: u64 = 2;
 const ENTRY_OVERHEAD: u64 = 128;
-
-/// Whether `size` can be the size of what `key` names.
-pub(super) fn fits(key: &Key, size: u64) -> bool {
-    match key {
-        Key::Blob(digest) => digest.size() == size,
-        Key::Action(_) | Key::Asset(_) => true,
-    }
-}
 
 /// Where the bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]

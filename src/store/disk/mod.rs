@@ -53,7 +53,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::compressed::{Frames, Packer};
 pub use self::entry::INLINE_MAX;
-use self::entry::{Location, fits};
+use self::entry::Location;
 use self::evict::Evictions;
 use self::files::{Files, Form, Stored, Temporary};
 use self::ledger::Ledger;
@@ -215,7 +215,7 @@ impl Disk {
         let count = changes.len();
         match self.ask(|done| Request::Put { changes, done }).await {
             Ok(results) => results,
-            Err(error) => (0..count).map(|_| Err(Error::new(error.kind(), error.to_string()))).collect(),
+            Err(error) => (0..count).map(|_| Err(error.repeated())).collect(),
         }
     }
 
@@ -320,7 +320,7 @@ impl Shared {
     fn look(&self, key: &Key, start: u64) -> Result<Found> {
         let name = Name::from(key);
         let _open = self.open_gate();
-        let Some(entry) = self.ledger.entry(&name)?.filter(|entry| fits(key, entry.size())) else {
+        let Some(entry) = self.ledger.entry(&name)?.filter(|entry| key.fits(entry.size())) else {
             return Ok(Found::Nothing);
         };
         // What is not yet there to stay may be read; it was put a moment ago and needs no mark.
@@ -372,11 +372,11 @@ impl Shared {
             let _open = self.open_gate();
             for key in some {
                 let name = Name::from(key);
-                if self.marks.renew(&name).is_some_and(|size| fits(key, size)) {
+                if self.marks.renew(&name).is_some_and(|size| key.fits(size)) {
                     continue;
                 }
                 // The writer needs no gate while it makes a commit durable, so waiting for that holds up nobody.
-                match self.ledger.size(&name)?.filter(|size| fits(key, *size)) {
+                match self.ledger.size(&name)?.filter(|size| key.fits(*size)) {
                     Some(size) if self.unsettled.is_settled(&name, &mut patience) => self.mark(&name, size),
                     Some(_) | None => missing.push(key.clone()),
                 }

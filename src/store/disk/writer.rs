@@ -380,7 +380,7 @@ fn again(error: &Error) -> Error {
 
 /// Refuses a put before anything was done. Those behind it may have their room already and are asked on their own.
 fn refuse((changes, done): Put, error: &Error) {
-    let results = changes.iter().map(|_| Err(Error::new(error.kind(), error.to_string()))).collect();
+    let results = changes.iter().map(|_| Err(error.repeated())).collect();
     // Whoever asked and is gone needs no answer.
     let _ = done.send(results);
 }

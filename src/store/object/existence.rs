@@ -279,10 +279,7 @@ impl Table {
 }
 
 fn fingerprint(key: &Key) -> Fingerprint {
-    let size = match key {
-        Key::Blob(digest) => digest.size(),
-        Key::Action(_) | Key::Asset(_) => 0,
-    };
+    let size = key.size().unwrap_or(0);
     let named = [Name::from(key).as_bytes(), &size.to_le_bytes()].concat();
     *Function::Blake3.hash(&named).hash().first_chunk().expect("BLAKE3 has 32 bytes")
 }

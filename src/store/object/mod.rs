@@ -87,9 +87,8 @@ impl Object {
     }
 
     fn learn(&self, key: &Key, until: u64) {
-        match key {
-            Key::Blob(_) => self.existence.learn(key, until),
-            Key::Action(_) | Key::Asset(_) => {}
+        if !key.is_mutable() {
+            self.existence.learn(key, until);
         }
     }
 
@@ -109,7 +108,7 @@ impl Object {
     /// Which of `keys` are absent, by one request each.
     async fn ask(&self, keys: Vec<(usize, Key)>) -> Result<Vec<usize>> {
         let asked = stream::iter(keys).map(|(number, key)| async move {
-            let found = self.bucket.find(&Name::from(&key)).await?.filter(|found| is_of(&key, found));
+            let found = self.bucket.find(&Name::from(&key)).await?.filter(|found| key.fits(found.size));
             Ok::<_, Error>((!found.is_some_and(|found| self.found(&key, found))).then_some(number))
         });
         let mut absent: Vec<usize> = asked
@@ -122,21 +121,9 @@ impl Object {
     }
 }
 
-/// Whether the object can be what the key says. The size is no part of its name: a digest with a right hash and a wrong size finds
-/// the right object, which must stay.
-fn is_of(key: &Key, found: &Found) -> bool {
-    match key {
-        Key::Blob(digest) => digest.size() == found.size,
-        Key::Action(_) | Key::Asset(_) => true,
-    }
-}
-
 /// Whether a blob of this key reaches to `start`.
 fn reaches(key: &Key, start: u64) -> bool {
-    match key {
-        Key::Blob(digest) => start <= digest.size(),
-        Key::Action(_) | Key::Asset(_) => false,
-    }
+    key.size().is_some_and(|size| start <= size)
 }
 
 #[async_trait]
@@ -146,7 +133,8 @@ impl Store for Object {
         let found = match self.bucket.get(&name, range.start).await {
             // The object ends where the key says that there is more.
             Err(error) if error.kind() == Kind::OutOfRange && reaches(key, range.start) => None,
-            found => found?.filter(|(_, found)| is_of(key, found)),
+            // The size is no part of its name: a digest with a right hash and a wrong size finds the right object, which must stay.
+            found => found?.filter(|(_, found)| key.fits(found.size)),
         };
         let Some((blob, found)) = found else {
             self.existence.forget(key);

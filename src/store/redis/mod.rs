@@ -71,10 +71,7 @@ impl Redis {
 
     /// Whether a blob of this size may be there at all.
     fn may_hold(&self, key: &Key) -> bool {
-        match key {
-            Key::Blob(digest) => digest.size() <= self.blob_max,
-            Key::Action(_) | Key::Asset(_) => true,
-        }
+        key.size().is_none_or(|size| size <= self.blob_max)
     }
 
     fn set(&self, commands: &mut Pipeline, key: &Key, bytes: &[u8]) {
@@ -194,7 +191,7 @@ impl Redis {
                 places.into_iter().zip(answers.chain(none)).collect()
             }
             Err(error) => {
-                let fail = || Err(Error::new(error.kind(), error.to_string()));
+                let fail = || Err(error.repeated());
                 places.into_iter().map(|place| (place, fail())).collect()
             }
         }
@@ -205,11 +202,7 @@ impl Redis {
 fn is_present(key: &Key, answers: &mut impl Iterator<Item = Result<Value>>) -> Result<bool> {
     let mut next = || number_of(&answers.next().unwrap_or_else(|| Err(not_understood()))?);
     let (renewed, length) = (next()?, next()?);
-    let is_whole = match key {
-        Key::Blob(digest) => digest.size() == length,
-        Key::Action(_) | Key::Asset(_) => true,
-    };
-    Ok(renewed == 1 && is_whole)
+    Ok(renewed == 1 && key.fits(length))
 }
 
 fn bytes_of(value: Value) -> Result<Option<Bytes>> {

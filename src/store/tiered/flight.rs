@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::super::{Blob, Chunks, Key};
 use super::read::Walk;
-use super::{MUTABLE_MAX, Shared, WHOLE_MAX, is_mutable};
+use super::{MUTABLE_MAX, Shared, WHOLE_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::STORE_FILLS;
 use crate::tasks::{self, Shutdown};
@@ -172,10 +172,10 @@ impl Flight {
         let size = blob.size();
         let targets: Vec<usize> = (0..at).filter(|at| self.shared.tiers[*at].admits(size)).collect();
         let local = targets.iter().rev().find(|target| self.shared.tiers[**target].is_local());
-        let whole_max = if is_mutable(&self.key) { MUTABLE_MAX } else { WHOLE_MAX };
+        let whole_max = if self.key.is_mutable() { MUTABLE_MAX } else { WHOLE_MAX };
         let filled = match local.or(targets.last()) {
             _ if size <= whole_max => self.bring_whole(blob, at, (&targets, version)).await,
-            Some(target) if !is_mutable(&self.key) => self.bring_stream(blob, at, *target).await,
+            Some(target) if !self.key.is_mutable() => self.bring_stream(blob, at, *target).await,
             Some(_) | None => return self.answer(Answer::Elsewhere),
         };
         if let Err(error) = &filled {
@@ -213,7 +213,7 @@ impl Flight {
             }
         };
         self.answer(Answer::Whole(bytes.clone()));
-        let _turn = match is_mutable(&self.key) {
+        let _turn = match self.key.is_mutable() {
             true => match self.shared.turns.copy(&self.key, version).await? {
                 Some(turn) => Some(turn),
                 None => return Ok(()),

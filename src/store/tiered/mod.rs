@@ -147,22 +147,6 @@ impl Drop for Tiered {
     }
 }
 
-/// Whether the bytes under the key may change.
-fn is_mutable(key: &Key) -> bool {
-    match key {
-        Key::Blob(_) => false,
-        Key::Action(_) | Key::Asset(_) => true,
-    }
-}
-
-/// The size that the key itself tells.
-fn size_of(key: &Key) -> Option<u64> {
-    match key {
-        Key::Blob(digest) => Some(digest.size()),
-        Key::Action(_) | Key::Asset(_) => None,
-    }
-}
-
 #[async_trait]
 impl Store for Tiered {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {

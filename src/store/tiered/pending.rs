@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::{Key, Pinned, Pins};
-use super::{Patience, is_mutable};
+use super::Patience;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{STORE_PENDING_AGE, STORE_PENDING_BYTES, STORE_PENDING_WRITES};
 
@@ -298,7 +298,7 @@ impl State {
         match self.writes.entry(target.clone()) {
             Entry::Occupied(mut write) => {
                 let write = write.get_mut();
-                if is_mutable(&target.key) || write.is_withdrawn {
+                if target.key.is_mutable() || write.is_withdrawn {
                     write.number = self.next;
                 }
                 write.is_withdrawn = false;

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 
 use super::super::Key;
+use super::Shared;
 use super::write::target;
-use super::{Shared, size_of};
 use crate::error::Result;
 
 /// Blobs that are copied to the tier of record while a client waits for an answer; what is beyond them counts as missing.
@@ -123,7 +123,7 @@ impl<'a> Question<'a> {
 
     /// The last durable tier that can hold the blob, as a place in `durable`.
     fn tier_of_record(&self, key: &Key) -> Option<usize> {
-        let size = size_of(key).unwrap_or(0);
+        let size = key.size().unwrap_or(0);
         self.durable.iter().rposition(|at| self.shared.tiers[*at].admits(size))
     }
 
@@ -148,7 +148,7 @@ impl<'a> Question<'a> {
         }
         if let Some(journal) = &self.shared.journal {
             let targets: Vec<_> =
-                stray.iter().map(|(key, to)| (target(*to, key), size_of(key).unwrap_or(0))).collect();
+                stray.iter().map(|(key, to)| (target(*to, key), key.size().unwrap_or(0))).collect();
             if journal.add(&targets).await.is_ok() {
                 return Vec::new();
             }

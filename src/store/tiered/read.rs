@@ -10,7 +10,7 @@ use super::super::{Blob, Chunks, Key};
 use super::flight::{Answer, End, Seat, Step};
 use super::journal::Journal;
 use super::write::target;
-use super::{Shared, WHOLE_MAX, flight, is_mutable, size_of};
+use super::{Shared, WHOLE_MAX, flight};
 use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 
@@ -160,16 +160,16 @@ impl Shared {
     /// A blob that no faster tier takes is read past them; so is the rest of a large one, which alone would not fill anything.
     fn is_worth_a_fill(&self, key: &Key, start: u64) -> bool {
         let last = self.tiers.len().saturating_sub(1);
-        let is_short = size_of(key).is_none_or(|size| size <= WHOLE_MAX);
+        let is_short = key.size().is_none_or(|size| size <= WHOLE_MAX);
         (start == 0 || is_short)
             && self.near < self.tiers.len()
-            && self.is_admitted(0..last, size_of(key).unwrap_or(0))
+            && self.is_admitted(0..last, key.size().unwrap_or(0))
     }
 
     /// Whether the tier may have an older result than a faster one.
     fn is_outdated(&self, at: usize, key: &Key) -> bool {
         let is_pending = |journal: &Journal| journal.pending().contains(&target(at, key));
-        is_mutable(key) && self.journal.as_ref().is_some_and(is_pending)
+        key.is_mutable() && self.journal.as_ref().is_some_and(is_pending)
     }
 
     pub(super) fn is_admitted(&self, tiers: Range<usize>, size: u64) -> bool {
@@ -186,7 +186,7 @@ impl Shared {
     }
 
     pub(super) async fn remove(self: &Arc<Self>, key: &Key) -> Result<()> {
-        let _turn = if is_mutable(key) { Some(self.turns.change(key).await?) } else { None };
+        let _turn = if key.is_mutable() { Some(self.turns.change(key).await?) } else { None };
         if let Some(journal) = &self.journal {
             journal.withdraw(key).await;
         }

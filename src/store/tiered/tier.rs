@@ -126,9 +126,7 @@ impl Tier {
     pub(super) async fn put_all_in_time(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let (count, size) = (blobs.len(), blobs.iter().map(|(_, bytes)| bytes.len() as u64).sum());
         let put = self.within(time_for(size), async { Ok(self.store.put_all(blobs).await) }).await;
-        put.unwrap_or_else(|error| {
-            (0..count).map(|_| Err(Error::new(error.kind(), error.to_string()))).collect()
-        })
+        put.unwrap_or_else(|error| (0..count).map(|_| Err(error.repeated())).collect())
     }
 
     /// As [`Store::missing`], within `limit` when the tier is remote.

@@ -10,7 +10,7 @@ use super::super::{Blob, Key};
 use super::flight::watched;
 use super::pending::Target;
 use super::read::Walk;
-use super::{MUTABLE_MAX, Shared, WHOLE_MAX, is_mutable};
+use super::{MUTABLE_MAX, Shared, WHOLE_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::STORE_BACK_PRESSURE;
 use crate::tasks;
@@ -34,7 +34,7 @@ struct Route {
 
 impl Shared {
     pub(super) async fn put(self: &Arc<Self>, key: &Key, blob: Blob) -> Result<()> {
-        if is_mutable(key) {
+        if key.is_mutable() {
             let bytes = blob.into_bytes(MUTABLE_MAX).await?;
             let (shared, key) = (self.clone(), key.clone());
             // A result that is only half replaced must not stay behind when whoever wrote it goes.
@@ -60,7 +60,7 @@ impl Shared {
     }
 
     pub(super) async fn put_all(self: &Arc<Self>, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
-        if blobs.iter().any(|(key, _)| is_mutable(key)) {
+        if blobs.iter().any(|(key, _)| key.is_mutable()) {
             return join_all(
                 blobs.into_iter().map(async |(key, bytes)| self.put(&key, Blob::Whole(bytes)).await),
             )
@@ -167,10 +167,11 @@ impl Shared {
     /// What the tiers report; a copy that turns out to be damaged is removed, and the next attempt finds another or none.
     pub(super) async fn copy_once(&self, key: &Key, to: usize) -> Result<Copied> {
         // A cache may have an older result, and so may every tier but the first durable one that answers.
-        let start = if is_mutable(key) { self.tiers.iter().position(|tier| tier.is_durable()) } else { None };
+        let start =
+            if key.is_mutable() { self.tiers.iter().position(|tier| tier.is_durable()) } else { None };
         let mut walk = Walk::new(self, key);
         let found = walk.down(start.unwrap_or(0)..to, 0).await?;
-        let found = found.filter(|_| !(is_mutable(key) && walk.is_in_doubt()));
+        let found = found.filter(|_| !(key.is_mutable() && walk.is_in_doubt()));
         let Some((from, blob)) = found else {
             walk.absent::<()>()?;
             return Ok(Copied::Absent);
