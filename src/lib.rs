@@ -1,12 +1,13 @@
 //! Croft, a reproducible build farm: a cache, a scheduler and hermetic workers that speak the Remote Execution API v2.
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
-//! commands → server, config → rpc, worker, web → listen, store, scheduler → status, digest, error, proto, metrics, tasks, tls.
+//! commands → server, config → rpc, worker, web → listen, store, scheduler → status, digest, error, index, proto, metrics, tasks, tls.
 
 pub mod commands;
 pub mod config;
 pub mod digest;
 pub mod error;
+mod index;
 pub mod listen;
 pub mod metrics;
 pub mod proto;

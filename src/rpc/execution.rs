@@ -84,7 +84,7 @@ impl Farm {
         let (instance, id) = names::parse(name)?;
         self.instances.check(&instance)?;
         let mut watch = self.scheduler.watch(id).await?.ok_or_else(|| names::unknown(name))?;
-        if watch.current().task.instance != instance {
+        if *watch.current().task.instance != *instance {
             return Err(names::unknown(name));
         }
         Ok(watch)
@@ -108,13 +108,17 @@ impl Farm {
             return Err(self.absent_command(command_digest, &root_digest).await);
         };
         Ok(Task {
-            instance: request.instance_name,
+            instance: request.instance_name.into(),
             action_digest: digest,
+            command: command_digest,
+            input_root: root_digest,
+            do_not_cache: action.do_not_cache,
             timeout: self.timeout(&action)?,
-            platform: platform(&action, &command),
-            action,
+            platform: Arc::new(platform(&action, &command)),
             priority: request.execution_policy.map_or(0, |policy| policy.priority),
-            invocation,
+            invocation: invocation.into(),
+            identity: "".into(),
+            neighbours: Box::default(),
         })
     }
 

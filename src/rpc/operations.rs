@@ -48,7 +48,7 @@ impl Operations for Farm {
             _ => String::new(),
         };
         let mut operations = Vec::new();
-        for (id, update) in found.iter().filter(|(_, update)| update.task.instance == instance) {
+        for (id, update) in found.iter().filter(|(_, update)| *update.task.instance == *instance) {
             operations.push(self.operation(*id, update, &Hints::default()).await?);
         }
         Ok(Response::new(ListOperationsResponse { operations, next_page_token, ..Default::default() }))

@@ -1,5 +1,7 @@
 //! The server's own look at what a worker reports: outputs must be in the CAS, and only then the result is cached.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::error::{Error, Kind, Result};
@@ -35,8 +37,8 @@ impl Settle for Settler {
             return Err(Error::new(Kind::Unavailable, message));
         }
         // A failed run may be a flaky one, and a cached failure would never be tried again.
-        if result.exit_code == 0 && !task.action.do_not_cache {
-            let key = ActionKey { instance: task.instance.as_str().into(), digest: task.action_digest };
+        if result.exit_code == 0 && !task.do_not_cache {
+            let key = ActionKey { instance: Arc::clone(&task.instance), digest: task.action_digest };
             // The run was good and its outputs are safe; without an entry it only runs again another time.
             if let Err(error) = self.action_cache.put(&key, result).await {
                 tracing::warn!(action = %key.digest, error = error.chain(), "a result was not cached");

@@ -14,7 +14,9 @@ use crate::proto::worker::scheduler_message::Message as ToWorker;
 use crate::proto::worker::worker_message::Message as FromWorker;
 use crate::proto::worker::workers_server::Workers;
 use crate::proto::{self, worker as wire};
-use crate::scheduler::{Command, ExecutionId, Lease, Offer, Outcome, Task, WorkerSession};
+use crate::scheduler::{
+    Availability, Command, ExecutionId, Lease, Offer, Outcome, Task, WorkerId, WorkerSession,
+};
 use crate::tasks;
 
 use super::Farm;
@@ -58,22 +60,26 @@ async fn greet(incoming: &mut Streaming<wire::WorkerMessage>) -> Result<Offer> {
     let first = tokio::time::timeout(HELLO_MAX, incoming.message().map_err(broken)).await;
     let first = first.map_err(|_| Error::new(Kind::Timeout, "the worker did not say hello"))??;
     match first.and_then(|message| message.message) {
-        Some(FromWorker::Hello(hello)) => Ok(offer(hello)),
+        Some(FromWorker::Hello(hello)) => offer(hello),
         Some(_) | None => Err(Error::invalid("the first message of a worker is hello")),
     }
 }
 
-fn offer(hello: wire::Hello) -> Offer {
+fn offer(hello: wire::Hello) -> Result<Offer> {
+    let worker = <[u8; 16]>::try_from(&hello.worker[..])
+        .map_err(|_| Error::invalid("a worker's identifier is 16 bytes"))?;
+    let leases = hello.leases.into_iter().map(|lease| from_wire(Some(lease))).collect::<Result<_>>()?;
     let mut properties = BTreeMap::<_, Vec<_>>::new();
     for property in hello.properties {
         properties.entry(property.name).or_default().push(property.value);
     }
-    Offer { name: hello.name, slots: hello.slots, properties }
+    let worker = WorkerId::new(u128::from_be_bytes(worker));
+    Ok(Offer { worker, name: hello.name, slots: hello.slots, properties, leases })
 }
 
 type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
 
-/// Carries messages both ways until one end closes. Dropping the session tells the scheduler that the worker is gone.
+/// Carries messages both ways until one end closes. Dropping the session tells the scheduler that the connection is gone.
 async fn converse(
     mut session: WorkerSession,
     mut incoming: Streaming<wire::WorkerMessage>,
@@ -86,6 +92,7 @@ async fn converse(
                 None => return Err(Error::new(Kind::Unavailable, "the scheduler let the worker go")),
             },
             message = incoming.message() => match message.map_err(broken)?.and_then(|message| message.message) {
+                Some(FromWorker::Goodbye(_)) => return session.leave().await,
                 Some(message) => apply(&session, message).await?,
                 None => return Ok(()),
             },
@@ -104,6 +111,9 @@ async fn send(outgoing: &Outgoing, message: ToWorker) -> Result<()> {
 fn translate(command: Command) -> ToWorker {
     match command {
         Command::Start { lease, task } => ToWorker::Start(start(lease, &task)),
+        Command::Acknowledge { lease } => {
+            ToWorker::Acknowledge(wire::Acknowledge { lease: Some(to_wire(lease)) })
+        }
         Command::Kill { lease } => ToWorker::Kill(wire::Kill { lease: Some(to_wire(lease)) }),
     }
 }
@@ -111,16 +121,21 @@ fn translate(command: Command) -> ToWorker {
 fn start(lease: Lease, task: &Task) -> wire::Start {
     wire::Start {
         lease: Some(to_wire(lease)),
-        instance_name: task.instance.clone(),
+        instance_name: task.instance.to_string(),
         digest_function: task.action_digest.function().to_proto().into(),
         action_digest: Some(task.action_digest.to_proto()),
-        action: Some(task.action.clone()),
+        command_digest: Some(task.command.to_proto()),
+        input_root_digest: Some(task.input_root.to_proto()),
         timeout: Some(duration(task.timeout)),
     }
 }
 
 async fn apply(session: &WorkerSession, message: FromWorker) -> Result<()> {
     match message {
+        FromWorker::Draining(draining) => {
+            session.mark(Availability::Draining { reason: draining.reason }).await
+        }
+        FromWorker::Output(_) | FromWorker::Goodbye(_) => Ok(()),
         FromWorker::Hello(_) => Err(Error::invalid("a worker says hello once")),
         FromWorker::Heartbeat(_) => session.heartbeat().await,
         FromWorker::Progress(progress) => {

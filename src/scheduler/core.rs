@@ -11,6 +11,8 @@
 mod clients;
 #[cfg(test)]
 pub(super) mod inspect;
+mod placing;
+mod report;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -23,11 +25,11 @@ use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 use super::answers;
 use super::config::Config;
 use super::event::{Effect, Event};
-use super::execution::{Execution, State};
+use super::execution::Execution;
 use super::fleet::Fleet;
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
 use super::operations::Operations;
-use super::queue::{Entry, Queue, Shape};
+use super::queue::Queue;
 use super::task::{MergeKey, Stage};
 use super::timers::{Timer, Timers};
 
@@ -115,13 +117,18 @@ impl Core {
 
     fn apply(&mut self, event: Event) {
         match event {
+            Event::Restore(records) => self.restore(records),
             Event::Submit(submission) => self.submit(&submission),
             Event::Watched { operation } => self.watched(operation),
             Event::Unwatched { operation } => self.unwatched(operation),
             Event::Cancel { operation } => self.cancel(operation, "the client cancelled the operation"),
             Event::Delete { operation } => self.delete(operation),
-            Event::WorkerJoined { worker, name, capacity } => self.worker_joined(worker, name, capacity),
-            Event::WorkerLost { worker } => self.lose(worker),
+            Event::WorkerJoined { worker, name, capacity, leases } => {
+                self.worker_joined(worker, name, capacity, &leases);
+            }
+            Event::WorkerAway { worker } => self.lose(worker),
+            Event::WorkerLeft { worker } => self.lose(worker),
+            Event::Mark { worker, availability } => self.mark(worker, availability),
             Event::Heartbeat { worker } => self.heard(worker),
             Event::Progress { worker, lease, metadata } => self.progress(worker, lease, metadata),
             Event::Finished { worker, lease, outcome } => self.finished(worker, lease, outcome),
@@ -146,59 +153,6 @@ impl Core {
             Timer::Silence(worker) => self.drop_worker(worker, "it was silent"),
             Timer::Stranded(shape) => self.fail_stranded(&shape),
         }
-    }
-
-    /// Starts a queued execution on an idle worker, or puts it in line.
-    ///
-    /// Where its shape has a line already, no worker has room for it: the one at the head would run there.
-    fn place(&mut self, id: ExecutionId) {
-        let execution = &self.executions[&id];
-        if !self.queue.holds(&execution.shape)
-            && let Some(worker) = self.fleet.best_for(&execution.shape, &execution.failed_on)
-        {
-            return self.start(id, worker);
-        }
-        self.enqueue(id);
-    }
-
-    fn enqueue(&mut self, id: ExecutionId) {
-        let execution = &self.executions[&id];
-        let shape = Arc::clone(&execution.shape);
-        self.queue.insert(&shape, execution.position, Entry { execution: id, since: self.now });
-        self.check_stranded(&shape);
-    }
-
-    /// Takes an execution out of line.
-    fn dequeue(&mut self, id: ExecutionId) {
-        let execution = &self.executions[&id];
-        self.queue.remove(&execution.shape, execution.position);
-        if !self.queue.holds(&execution.shape) {
-            self.timers.clear(Timer::Stranded(Arc::clone(&execution.shape)));
-        }
-    }
-
-    /// Gives a worker that has room whatever is first in line for it.
-    fn fill(&mut self, worker: WorkerId) {
-        while self.fleet.has_free_slot(worker)
-            && let Some(id) = self.queue.first(|shape| self.fleet.fits(worker, shape))
-        {
-            self.dequeue(id);
-            self.start(id, worker);
-        }
-    }
-
-    /// Starts the next attempt of an execution that is in no line.
-    fn start(&mut self, id: ExecutionId, worker: WorkerId) {
-        let execution = self.executions.get_mut(&id).expect("only an execution that exists is started");
-        execution.attempts += 1;
-        let lease = Lease { execution: id, attempt: execution.attempts };
-        execution.state = State::Running { lease, worker };
-        self.fleet.hold(worker, lease, Arc::clone(&execution.shape));
-        let task = Arc::clone(&execution.task);
-        let deadline = self.now + task.timeout.saturating_add(self.config.lease_slack);
-        self.timers.set(Timer::Lease(worker, lease), deadline);
-        self.effects.push(Effect::Start { worker, lease, task });
-        self.enter(id, Stage::Executing);
     }
 
     /// Tells all operations of an execution that it is in another stage.
@@ -236,35 +190,5 @@ impl Core {
             self.mergeable.remove(&key);
         }
         Some(execution)
-    }
-
-    /// Notes anew whether a connected worker could run `shape`, and until when one must come.
-    fn check_stranded(&mut self, shape: &Shape) {
-        let timer = Timer::Stranded(Arc::clone(shape));
-        if self.fleet.could_run(shape) {
-            self.queue.unstrand(shape);
-            return self.timers.clear(timer);
-        }
-        if let Some(at) = self.queue.strand(shape, self.now, self.config.unsatisfiable_after) {
-            self.timers.set(timer, at);
-        }
-    }
-
-    /// Called when a class of workers came or went; a fleet has few classes, so this is rare.
-    fn check_all_stranded(&mut self) {
-        let shapes: Vec<Shape> = self.queue.shapes().cloned().collect();
-        for shape in shapes {
-            self.check_stranded(&shape);
-        }
-    }
-
-    fn fail_stranded(&mut self, shape: &Shape) {
-        let overdue = self.queue.overdue(shape, self.now, self.config.unsatisfiable_after);
-        let response = answers::unsatisfiable(&self.fleet.why_stranded(shape));
-        for id in overdue {
-            self.dequeue(id);
-            self.finish(id, response.clone());
-        }
-        self.check_stranded(shape);
     }
 }

@@ -15,7 +15,8 @@ use super::id::{OperationId, WorkerId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gone {
     Watch(OperationId),
-    Worker(WorkerId),
+    /// The connection of that number of a worker; it may have a newer one.
+    Worker(WorkerId, u64),
 }
 
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ use super::handle::{Message, Watch};
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
 use super::requirements::{Capacity, Requirements};
 use super::session::{Command, WorkerSession};
-use super::task::{Task, Update};
+use super::task::{Offer, Task, Update};
 use super::{Listed, Settle};
 
 /// How many answers are checked and written at once; the rest wait in line, each as one response in memory.
@@ -38,11 +38,19 @@ pub(super) struct Driver {
     core: Core,
     started: Instant,
     operations: BTreeMap<OperationId, watch::Sender<Arc<Update>>>,
-    outboxes: BTreeMap<WorkerId, mpsc::Sender<Command>>,
+    connections: BTreeMap<WorkerId, Connection>,
+    /// How many connections of workers there have been.
+    connected: u64,
     departures: Arc<Departures>,
     /// Why the submission in hand was not accepted.
     refusal: Option<Refusal>,
     settling: Settling,
+}
+
+/// The way to a worker that is connected.
+struct Connection {
+    number: u64,
+    outbox: mpsc::Sender<Command>,
 }
 
 /// What it takes to settle an answer outside of the driver's task.
@@ -61,7 +69,8 @@ impl Driver {
             core: Core::new(Arc::clone(&config)),
             started: Instant::now(),
             operations: BTreeMap::new(),
-            outboxes: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            connected: 0,
             departures: Arc::new(Departures::default()),
             refusal: None,
             settling: Settling { config, settle, permits, messages },
@@ -124,8 +133,17 @@ impl Driver {
             Message::List { after, limit, reply } => {
                 let _ = reply.send(self.list(after, limit));
             }
-            Message::Join { name, capacity, reply } => {
-                let _ = reply.send(self.join(name, capacity));
+            Message::Join { offer, capacity, reply } => {
+                let _ = reply.send(self.join(offer, capacity));
+            }
+            Message::Overview { reply } => {
+                let _ = reply.send(self.core.overview(self.now()));
+            }
+            Message::Why { operation, reply } => {
+                let _ = reply.send(self.core.why(self.now(), operation));
+            }
+            Message::Demand { reply } => {
+                let _ = reply.send(self.core.demand());
             }
             Message::Event(event) => self.feed(event),
         }
@@ -134,9 +152,11 @@ impl Driver {
     fn left(&mut self, gone: Gone) {
         match gone {
             Gone::Watch(operation) => self.feed(Event::Unwatched { operation }),
-            Gone::Worker(worker) => {
-                self.outboxes.remove(&worker);
-                self.feed(Event::WorkerLost { worker });
+            Gone::Worker(worker, number) => {
+                if self.connections.get(&worker).is_some_and(|connection| connection.number == number) {
+                    self.connections.remove(&worker);
+                    self.feed(Event::WorkerAway { worker });
+                }
             }
         }
     }
@@ -180,13 +200,18 @@ impl Driver {
         range.map(|(operation, updates)| (*operation, Arc::clone(&updates.borrow()))).collect()
     }
 
-    fn join(&mut self, name: String, capacity: Capacity) -> WorkerSession {
-        let worker = WorkerId::new(random());
-        // A lease costs two commands at most, and a slot is given again only after the worker has answered both.
-        let (outbox, commands) = mpsc::channel(2 * capacity.slots as usize);
-        self.outboxes.insert(worker, outbox);
-        self.feed(Event::WorkerJoined { worker, name, capacity: Arc::new(capacity) });
-        let guard = self.departures.guard(Gone::Worker(worker));
+    /// A worker that connects again replaces its old connection, whose end means nothing any more.
+    fn join(&mut self, offer: Offer, capacity: Capacity) -> WorkerSession {
+        let worker = offer.worker;
+        // A lease costs three commands at most: start, kill, and thanks for the answer. A slot is given again only after the worker
+        // has answered, so the thanks of one lease and the start of the next are there together.
+        let (outbox, commands) = mpsc::channel(4 * capacity.slots as usize);
+        self.connected += 1;
+        self.connections.insert(worker, Connection { number: self.connected, outbox });
+        let name = offer.name.into();
+        let capacity = Arc::new(capacity);
+        self.feed(Event::WorkerJoined { worker, name, capacity, leases: offer.leases });
+        let guard = self.departures.guard(Gone::Worker(worker, self.connected));
         WorkerSession::new(worker, commands, self.settling.messages.clone(), guard)
     }
 
@@ -194,11 +219,15 @@ impl Driver {
     fn feed(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let now = Time::after_start(self.started.elapsed());
+            let now = self.now();
             for effect in self.core.handle(now, event) {
                 events.extend(self.perform(effect));
             }
         }
+    }
+
+    fn now(&self) -> Time {
+        Time::after_start(self.started.elapsed())
     }
 
     /// Performs one effect. Returns what went wrong with it.
@@ -208,6 +237,10 @@ impl Driver {
                 return self.command(worker, Command::Start { lease, task });
             }
             Effect::Kill { worker, lease } => return self.command(worker, Command::Kill { lease }),
+            Effect::Acknowledge { worker, lease } => {
+                return self.command(worker, Command::Acknowledge { lease });
+            }
+            Effect::Keep(_) | Effect::Erase(_) => {}
             Effect::Settle { lease, task, response } => self.settle(lease, task, response),
             Effect::Report { operation, update } => self.report(operation, update),
             Effect::Refuse(refusal) => self.refusal = Some(refusal),
@@ -216,11 +249,11 @@ impl Driver {
             }
             Effect::Drop { worker, reason } => {
                 tracing::warn!(%worker, reason, "a worker is given up");
-                self.outboxes.remove(&worker);
+                self.connections.remove(&worker);
             }
             Effect::AttemptFailed { lease, worker, sentence } => {
                 metrics::EXECUTION_FAILURES.inc();
-                tracing::warn!(execution = %lease.execution, attempt = lease.attempt, worker, sentence, "an attempt failed");
+                tracing::warn!(execution = %lease.execution, attempt = lease.attempt, %worker, sentence, "an attempt failed");
             }
         }
         None
@@ -228,13 +261,13 @@ impl Driver {
 
     /// Puts a command into a worker's outbox. A worker that does not take its commands is lost.
     fn command(&mut self, worker: WorkerId, command: Command) -> Option<Event> {
-        let outbox = self.outboxes.get(&worker)?;
-        if outbox.try_send(command).is_ok() {
+        let connection = self.connections.get(&worker)?;
+        if connection.outbox.try_send(command).is_ok() {
             return None;
         }
         tracing::warn!(%worker, "a worker does not take its commands");
-        self.outboxes.remove(&worker);
-        Some(Event::WorkerLost { worker })
+        self.connections.remove(&worker);
+        Some(Event::WorkerAway { worker })
     }
 
     fn report(&mut self, operation: OperationId, update: Arc<Update>) {
@@ -279,6 +312,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 fn refused(refusal: Refusal) -> Error {
     let sentence = match refusal {
+        Refusal::TooManyOfIdentity => "this client has as many actions in hand as the farm takes of one",
+        Refusal::TooManyOfInvocation => "this build has as many actions in hand as the farm takes of one",
         Refusal::TooManyOperations => "the farm has as many actions in hand as it takes",
         Refusal::TooManyShapes => {
             "the farm has as many different sets of platform properties queued as it takes"

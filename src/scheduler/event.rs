@@ -6,12 +6,15 @@ use std::time::SystemTime;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 
 use super::id::{ExecutionId, Lease, OperationId, WorkerId};
+use super::record::{Record, RecordKey};
 use super::requirements::{Capacity, Requirements};
-use super::task::{Outcome, Task, Update};
+use super::task::{Availability, Outcome, Task, Update};
 
 /// Something that happened in the world.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
+    /// What the journal held when the scheduler started; the first event, if it comes at all.
+    Restore(Vec<Record>),
     /// A client wants an action run and watches the operation.
     Submit(Box<Submission>),
     /// One more client watches the operation.
@@ -22,10 +25,14 @@ pub(super) enum Event {
     Cancel { operation: OperationId },
     /// No client will ask for the operation again; it still runs to its end.
     Delete { operation: OperationId },
-    /// A worker connected.
-    WorkerJoined { worker: WorkerId, name: String, capacity: Arc<Capacity> },
-    /// A worker's connection ended.
-    WorkerLost { worker: WorkerId },
+    /// A worker connected, perhaps again. `leases` is what it still runs, or has run and not been thanked for.
+    WorkerJoined { worker: WorkerId, name: Arc<str>, capacity: Arc<Capacity>, leases: Vec<Lease> },
+    /// A worker's connection broke. It may run on and come back.
+    WorkerAway { worker: WorkerId },
+    /// A worker said goodbye: nothing of it runs any more.
+    WorkerLeft { worker: WorkerId },
+    /// Whether a worker takes new work is to change: an operator says so, or the worker itself.
+    Mark { worker: WorkerId, availability: Availability },
     /// A worker lives.
     Heartbeat { worker: WorkerId },
     /// A running attempt tells how far it is.
@@ -57,6 +64,12 @@ pub(super) struct Submission {
 pub(super) enum Effect {
     /// Have the worker run the task.
     Start { worker: WorkerId, lease: Lease, task: Arc<Task> },
+    /// Tell the worker that its answer is safe: it need not say it again.
+    Acknowledge { worker: WorkerId, lease: Lease },
+    /// Have the journal keep a record, in place of the one with its key.
+    Keep(Record),
+    /// Have the journal drop a record.
+    Erase(RecordKey),
     /// Have the worker stop the lease; it answers with `Finished`.
     Kill { worker: WorkerId, lease: Lease },
     /// Check the outputs and write the action cache, then report `Settled`.
@@ -70,7 +83,7 @@ pub(super) enum Effect {
     /// End the worker's connection: it is lost already.
     Drop { worker: WorkerId, reason: &'static str },
     /// For the log and the metrics: an attempt ended by the fault of the farm.
-    AttemptFailed { lease: Lease, worker: String, sentence: String },
+    AttemptFailed { lease: Lease, worker: Arc<str>, sentence: String },
 }
 
 /// Why a submission is not accepted.
@@ -78,6 +91,10 @@ pub(super) enum Effect {
 pub(super) enum Refusal {
     /// As many operations are queued or running as may be.
     TooManyOperations,
+    /// As many operations of one identity are queued or running as may be.
+    TooManyOfIdentity,
+    /// As many operations of one invocation are queued or running as may be.
+    TooManyOfInvocation,
     /// As many different sets of platform properties are queued as may be.
     TooManyShapes,
 }

@@ -18,7 +18,7 @@ pub(super) struct Fleet {
 
 #[derive(Debug)]
 pub(super) struct Worker {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     capacity: Arc<Capacity>,
     leases: BTreeMap<Lease, Held>,
     free: Free,
@@ -66,7 +66,7 @@ impl Fleet {
     }
 
     /// Adds a worker. Returns whether it is the first of its class.
-    pub(super) fn join(&mut self, worker: WorkerId, name: String, capacity: Arc<Capacity>) -> bool {
+    pub(super) fn join(&mut self, worker: WorkerId, name: Arc<str>, capacity: Arc<Capacity>) -> bool {
         let class = self.classes.entry(Arc::clone(&capacity)).or_default();
         let is_new_class = class.members.is_empty();
         class.members.insert(worker);

@@ -11,10 +11,11 @@ use super::config::Config;
 use super::departures::Guard;
 use super::driver::Driver;
 use super::event::Event;
-use super::id::OperationId;
+use super::id::{OperationId, WorkerId};
 use super::requirements::{Capacity, Requirements};
 use super::session::WorkerSession;
-use super::task::{Offer, Task, Update};
+use super::task::{Availability, Offer, Task, Update};
+use super::view::{Demand, Overview, Why};
 use super::{Listed, Settle};
 
 /// Messages that may wait for the driver. It handles one in microseconds; whoever sends waits when this is full.
@@ -35,7 +36,10 @@ pub(super) enum Message {
     Cancel { operation: OperationId, reply: oneshot::Sender<bool> },
     Delete { operation: OperationId, reply: oneshot::Sender<bool> },
     List { after: Option<OperationId>, limit: usize, reply: oneshot::Sender<Vec<Listed>> },
-    Join { name: String, capacity: Capacity, reply: oneshot::Sender<WorkerSession> },
+    Join { offer: Offer, capacity: Capacity, reply: oneshot::Sender<WorkerSession> },
+    Overview { reply: oneshot::Sender<Overview> },
+    Why { operation: OperationId, reply: oneshot::Sender<Option<Why>> },
+    Demand { reply: oneshot::Sender<Vec<Demand>> },
     Event(Event),
 }
 
@@ -103,7 +107,40 @@ impl Handle {
     /// scheduler has stopped.
     pub async fn join(&self, offer: Offer) -> Result<WorkerSession> {
         let capacity = Capacity::resolve(&self.config, &offer)?;
-        self.ask(|reply| Message::Join { name: offer.name, capacity, reply }).await
+        self.ask(|reply| Message::Join { offer, capacity, reply }).await
+    }
+
+    /// The whole scheduler at one moment.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn overview(&self) -> Result<Overview> {
+        self.ask(|reply| Message::Overview { reply }).await
+    }
+
+    /// Where an operation stands and why; `None` if it is unknown.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn why(&self, operation: OperationId) -> Result<Option<Why>> {
+        self.ask(|reply| Message::Why { operation, reply }).await
+    }
+
+    /// What each property set asks of the fleet.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn demand(&self) -> Result<Vec<Demand>> {
+        self.ask(|reply| Message::Demand { reply }).await
+    }
+
+    /// Says whether a worker is to take new work. A worker that is not known is let be.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn mark(&self, worker: WorkerId, availability: Availability) -> Result<()> {
+        let event = Event::Mark { worker, availability };
+        self.messages.send(Message::Event(event)).await.map_err(|_| stopped())
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {

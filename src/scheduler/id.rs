@@ -72,7 +72,7 @@ identifier! {
 }
 
 identifier! {
-    /// One connection of a worker. A worker that connects again gets another one.
+    /// One life of a worker process, whatever becomes of its connections. The worker makes it when it starts.
     WorkerId
 }
 

@@ -18,6 +18,7 @@ mod handle;
 mod id;
 mod operations;
 mod queue;
+mod record;
 mod requirements;
 mod session;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod view;
 
 use std::sync::Arc;
 
@@ -38,7 +40,8 @@ pub use config::{Config, PropertyKind};
 pub use handle::{Handle, Watch};
 pub use id::{ExecutionId, Lease, OperationId, WorkerId};
 pub use session::{Command, WorkerSession};
-pub use task::{Offer, Outcome, Platform, Stage, Task, Update};
+pub use task::{Availability, NEIGHBOURS_MAX, Offer, Outcome, Platform, Stage, Task, Update};
+pub use view::{Demand, Overview, QueueView, RunningView, Why, WorkerView};
 
 /// An operation with where it stands.
 pub type Listed = (OperationId, Arc<Update>);

@@ -131,7 +131,9 @@ mod tests {
     fn offered(properties: &[(&str, &[&str])]) -> Result<Capacity> {
         let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
         let properties = properties.iter().map(|(name, values)| ((*name).to_owned(), list(values))).collect();
-        Capacity::resolve(&Config::default(), &Offer { name: "w".into(), slots: 1, properties })
+        let worker = crate::scheduler::WorkerId::new(1);
+        let offer = Offer { worker, name: "w".into(), slots: 1, properties, leases: Vec::new() };
+        Capacity::resolve(&Config::default(), &offer)
     }
 
     #[test]

@@ -11,18 +11,20 @@ use super::departures::Guard;
 use super::event::Event;
 use super::handle::{Message, stopped};
 use super::id::{Lease, WorkerId};
-use super::task::{Outcome, Task};
+use super::task::{Availability, Outcome, Task};
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Run the task.
     Start { lease: Lease, task: Arc<Task> },
+    /// The answer to this lease is safe and need not be said again.
+    Acknowledge { lease: Lease },
     /// Stop the lease and confirm with [`WorkerSession::finished`].
     Kill { lease: Lease },
 }
 
-/// One connection of a worker. Dropping it loses the worker: what it runs is given to others.
+/// One connection of a worker. Dropping it says that the connection broke: the worker may come back, until it is given up.
 #[derive(Debug)]
 pub struct WorkerSession {
     id: WorkerId,
@@ -72,6 +74,22 @@ impl WorkerSession {
     /// As for `heartbeat`.
     pub async fn finished(&self, lease: Lease, outcome: Outcome) -> Result<()> {
         self.send(Event::Finished { worker: self.id, lease, outcome }).await
+    }
+
+    /// Says that the worker takes no new work, or takes it again.
+    ///
+    /// # Errors
+    /// As for `heartbeat`.
+    pub async fn mark(&self, availability: Availability) -> Result<()> {
+        self.send(Event::Mark { worker: self.id, availability }).await
+    }
+
+    /// Says that nothing of the worker runs any more and that it will not be back.
+    ///
+    /// # Errors
+    /// As for `heartbeat`.
+    pub async fn leave(self) -> Result<()> {
+        self.send(Event::WorkerLeft { worker: self.id }).await
     }
 
     async fn send(&self, event: Event) -> Result<()> {

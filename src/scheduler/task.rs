@@ -4,36 +4,54 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
-use crate::proto::rev2::{Action, ExecuteResponse, ExecutedActionMetadata};
+use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
+
+use super::id::{Lease, WorkerId};
 
 /// An action that a client wants run, with everything that the scheduler needs to know of it.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Up to a million of them are queued, so texts that many share are shared, and nothing is in here that nobody asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    pub instance: String,
+    pub instance: Arc<str>,
     pub action_digest: Digest,
-    pub action: Action,
+    /// The digest of the action's command.
+    pub command: Digest,
+    /// The digest of the action's input root.
+    pub input_root: Digest,
+    /// The action must run each time, and its result serves nobody else (REv2, `Action.do_not_cache`).
+    pub do_not_cache: bool,
     /// How long the command may run; the server has already put its own limit in place of an absent one.
     pub timeout: Duration,
-    pub platform: Platform,
+    pub platform: Arc<Platform>,
     /// Lower is sooner (REv2 `ExecutionPolicy.priority`).
     pub priority: i32,
-    /// The client's `tool_invocation_id`, empty when it sent none.
-    pub invocation: String,
+    /// The client's `tool_invocation_id`, empty when it sent none. Invocations of one priority share the workers fairly.
+    pub invocation: Arc<str>,
+    /// Who asks, as far as the listener knows; limits are counted by it.
+    pub identity: Arc<str>,
+    /// Hashes of the trees that the input root is made of, at most [`NEIGHBOURS_MAX`]: a worker that had them is preferred.
+    pub neighbours: Box<[u64]>,
 }
+
+/// The trees of an input root that count when a worker is chosen.
+pub const NEIGHBOURS_MAX: usize = 8;
 
 /// What makes two tasks the same work.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MergeKey {
-    instance: String,
+    instance: Arc<str>,
     action_digest: Digest,
 }
 
 impl Task {
     /// The key under which equal tasks share one execution; `None` for an action that must run each time.
     pub(super) fn merge_key(&self) -> Option<MergeKey> {
-        let key = || MergeKey { instance: self.instance.clone(), action_digest: self.action_digest };
-        (!self.action.do_not_cache).then(key)
+        let key = || MergeKey { instance: Arc::clone(&self.instance), action_digest: self.action_digest };
+        (!self.do_not_cache).then(key)
     }
 }
 
@@ -57,12 +75,28 @@ impl Platform {
 /// What a worker offers when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
+    /// One life of a worker process. It says the same when it connects again, to this scheduler or to the next.
+    pub worker: WorkerId,
     /// A name for people; two workers may share it.
     pub name: String,
     /// How many actions it runs at once.
     pub slots: u32,
     /// The values it offers of each declared property.
     pub properties: BTreeMap<String, Vec<String>>,
+    /// What it still runs, or has run and not been thanked for.
+    pub leases: Vec<Lease>,
+}
+
+/// Whether a worker takes new work, and why not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Availability {
+    #[default]
+    Open,
+    /// An operator, or its own failures, took it out; it stays connected.
+    Cordoned { reason: String },
+    /// It finishes what it runs and leaves.
+    Draining { reason: String },
 }
 
 /// How a lease ended, as the worker tells it.

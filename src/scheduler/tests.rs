@@ -9,11 +9,11 @@ use async_trait::async_trait;
 
 use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
-use crate::proto::rev2::{Action, ActionResult, ExecuteResponse, ExecutedActionMetadata};
+use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 use crate::tasks::Shutdown;
 
 use super::{Command, Config, Handle, Lease, Offer, OperationId, Outcome, Platform, Settle, Stage, Task};
-use super::{Update, Watch, WorkerSession};
+use super::{Update, Watch, WorkerId, WorkerSession};
 
 /// How settling goes.
 enum Settling {
@@ -76,16 +76,21 @@ fn task(action: &str) -> Task {
     Task {
         instance: "main".into(),
         action_digest: Function::Sha256.hash(action.as_bytes()),
-        action: Action::default(),
+        command: Function::Sha256.hash(b"command"),
+        input_root: Function::Sha256.hash(b"root"),
+        do_not_cache: false,
         timeout: Duration::from_secs(60),
-        platform: Platform::default(),
+        platform: Arc::new(Platform::default()),
         priority: 0,
-        invocation: String::new(),
+        invocation: "".into(),
+        identity: "".into(),
+        neighbours: Box::default(),
     }
 }
 
 fn offer() -> Offer {
-    Offer { name: "worker".into(), slots: 1, properties: BTreeMap::new() }
+    let (name, properties) = ("worker".into(), BTreeMap::new());
+    Offer { worker: WorkerId::new(fastrand::u128(..)), name, slots: 1, properties, leases: Vec::new() }
 }
 
 fn answer() -> Outcome {
@@ -239,7 +244,7 @@ async fn operations_are_cancelled_listed_and_deleted_by_name() {
 async fn undeclared_properties_are_refused_at_the_door() {
     let farm = Farm::start(Config::default(), Settling::Works);
     let platform = Platform::new([("foo".to_owned(), "bar".to_owned())]);
-    let error = farm.handle.submit(Task { platform, ..task("a") }).await.unwrap_err();
+    let error = farm.handle.submit(Task { platform: Arc::new(platform), ..task("a") }).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Precondition);
     assert_eq!(error.to_string(), "platform property `foo` is not declared by this farm");
     let properties = BTreeMap::from([("foo".to_owned(), vec!["bar".to_owned()])]);

@@ -14,7 +14,6 @@ mod disk;
 pub mod farm;
 mod faulty;
 mod health;
-mod index;
 mod memory;
 mod metered;
 mod name;

@@ -123,6 +123,8 @@ impl Session {
             name: worker.name().to_owned(),
             slots: worker.shared.config.slots(),
             properties: worker.shared.config.offers(),
+            worker: worker.shared.id.clone(),
+            leases: Vec::new(),
         });
         // The scheduler answers the call only after it has heard from us, so this must be in the queue before.
         outbox.try_send(message(hello)).expect("the queue is empty");
@@ -183,6 +185,7 @@ impl Session {
                 }
                 Ok(())
             }
+            FromScheduler::Acknowledge(_) => Ok(()),
             FromScheduler::Welcome(_) => {
                 Err(Error::new(Kind::Unavailable, "the scheduler welcomes the worker twice"))
             }

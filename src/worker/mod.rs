@@ -16,6 +16,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use config::{Config, Root};
@@ -45,6 +46,8 @@ pub struct Worker {
 struct Shared {
     config: Config,
     name: String,
+    /// What this life of the worker is called: 16 random bytes.
+    id: Bytes,
     cas: Cas,
     launcher: Launcher,
     /// Where the actions' directories are.
@@ -87,6 +90,7 @@ impl Worker {
         let worker = Self {
             shared: Arc::new(Shared {
                 name: config.name(),
+                id: Bytes::copy_from_slice(uuid::Uuid::new_v4().as_bytes()),
                 slots: Arc::new(Semaphore::new(slots as usize)),
                 slots_max: slots as usize,
                 directories: Arc::new(Semaphore::new(slots as usize + DISCARDED_MAX)),

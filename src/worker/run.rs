@@ -241,12 +241,11 @@ impl Job {
     fn check(start: &Start) -> Result<Self> {
         let function = Function::from_proto(start.digest_function)?
             .ok_or_else(|| Error::bug("the scheduler named no digest function"))?;
-        let action = start.action.as_ref().ok_or_else(|| Error::bug("the scheduler sent no action"))?;
         let limit = start.timeout.as_ref().ok_or_else(|| Error::bug("the scheduler sent no timeout"))?;
         Ok(Self {
             function,
-            command: digest(function, action.command_digest.as_ref(), "command digest")?,
-            input_root: digest(function, action.input_root_digest.as_ref(), "input root digest")?,
+            command: digest(function, start.command_digest.as_ref(), "command digest")?,
+            input_root: digest(function, start.input_root_digest.as_ref(), "input root digest")?,
             timeout: duration(limit)?,
         })
     }

@@ -172,11 +172,8 @@ impl Farm {
         let start = Start {
             lease: Some(lease.clone()),
             digest_function: 1,
-            action: Some(rev2::Action {
-                command_digest: Some(command),
-                input_root_digest: Some(root),
-                ..rev2::Action::default()
-            }),
+            command_digest: Some(command),
+            input_root_digest: Some(root),
             timeout: Some(croft::proto::Duration { seconds: timeout, nanos: 0 }),
             ..Start::default()
         };

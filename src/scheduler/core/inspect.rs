@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::scheduler::execution::State;
 use crate::scheduler::fleet::Hold;
 
 /// Fails with the given sentence unless the condition holds.

@@ -5,19 +5,26 @@ use std::sync::Arc;
 use super::*;
 use crate::scheduler::execution::State;
 use crate::scheduler::fleet::{Hold, Worker};
+use crate::scheduler::record::Record;
 use crate::scheduler::requirements::Capacity;
-use crate::scheduler::task::Outcome;
+use crate::scheduler::task::{Availability, Outcome};
 
 /// How an attempt failed.
 struct Fault {
-    worker: String,
+    worker: Arc<str>,
     /// Shown to the client, so it names no worker.
     sentence: String,
     is_lost_worker: bool,
 }
 
 impl Core {
-    pub(super) fn worker_joined(&mut self, worker: WorkerId, name: String, capacity: Arc<Capacity>) {
+    pub(super) fn worker_joined(
+        &mut self,
+        worker: WorkerId,
+        name: Arc<str>,
+        capacity: Arc<Capacity>,
+        _leases: &[Lease],
+    ) {
         #[cfg(test)]
         let capacity = self.misjudged(capacity);
         let is_new_class = self.fleet.join(worker, name, capacity);
@@ -27,6 +34,10 @@ impl Core {
         }
         self.fill(worker);
     }
+
+    pub(super) fn mark(&mut self, _worker: WorkerId, _availability: Availability) {}
+
+    pub(super) fn restore(&mut self, _records: Vec<Record>) {}
 
     /// Any word of a worker says that it lives.
     pub(super) fn heard(&mut self, worker: WorkerId) {
@@ -98,7 +109,7 @@ impl Core {
     }
 
     fn attempt_failed(&mut self, worker: WorkerId, lease: Lease, sentence: String) {
-        let name = self.fleet.get(worker).map(|worker| worker.name.clone()).unwrap_or_default();
+        let name = self.fleet.get(worker).map_or_else(|| Arc::from(""), |worker| Arc::clone(&worker.name));
         if let Some(execution) = self.executions.get_mut(&lease.execution) {
             execution.failed_on.insert(worker);
         }
@@ -164,7 +175,7 @@ impl Core {
         leases.sort_by_key(|lease| self.executions[&lease.execution].position);
         for lease in leases {
             let sentence = "a worker was lost while it ran the action".to_owned();
-            self.retry(lease, Fault { worker: worker.name.clone(), sentence, is_lost_worker: true });
+            self.retry(lease, Fault { worker: Arc::clone(&worker.name), sentence, is_lost_worker: true });
         }
     }
 

@@ -75,6 +75,9 @@ fn kind(effect: &Effect) -> &'static str {
         Effect::Drop { reason, .. } if reason.contains("kill") => "not confirmed",
         Effect::Drop { .. } => "silent",
         Effect::AttemptFailed { .. } => "fault",
+        Effect::Acknowledge { .. } => "acknowledge",
+        Effect::Keep(_) => "keep",
+        Effect::Erase(_) => "erase",
     }
 }
 
@@ -123,7 +126,7 @@ impl Books {
             Event::WorkerJoined { worker, capacity, .. } => {
                 self.workers.insert(*worker, Arc::clone(capacity));
             }
-            Event::WorkerLost { worker } => self.lose(*worker),
+            Event::WorkerAway { worker } | Event::WorkerLeft { worker } => self.lose(*worker),
             Event::Settled { lease, result: Ok(_) } if self.settling.contains(lease) => {
                 self.completed.insert(lease.execution);
             }
@@ -131,6 +134,7 @@ impl Books {
             Event::Watched { .. } | Event::Unwatched { .. } | Event::Cancel { .. } | Event::Delete { .. } => {
             }
             Event::Heartbeat { .. } | Event::Progress { .. } => {}
+            Event::Restore(_) | Event::Mark { .. } => {}
         }
     }
 
@@ -171,6 +175,7 @@ impl Books {
                 Ok(())
             }
             Effect::Refuse(_) | Effect::AttemptFailed { .. } => Ok(()),
+            Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => Ok(()),
         }
     }
 

@@ -77,7 +77,7 @@ fn end_world(world: &mut World) -> Result<(), String> {
     let workers: Vec<WorkerId> = world.workers.keys().copied().collect();
     for worker in workers {
         world.workers.remove(&worker);
-        world.feed(Event::WorkerLost { worker })?;
+        world.feed(Event::WorkerLeft { worker })?;
     }
     let end = world.now + PEACE;
     while world.step(end)? {}

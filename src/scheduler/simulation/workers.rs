@@ -67,11 +67,12 @@ impl World {
             ("memory".to_owned(), vec!["8".to_owned()]),
         ]);
         let slots = 1 + u32::try_from(self.random.below(3)).unwrap();
-        let offer = Offer { name: format!("worker {id}"), slots, properties };
+        let name = format!("worker {id}");
+        let offer = Offer { worker: id, name, slots, properties, leases: Vec::new() };
         let capacity = Arc::new(Capacity::resolve(&self.config, &offer).unwrap());
         self.workers.insert(id, Worker { running: BTreeMap::new(), cut_off_until: self.now });
         self.schedule(self.config.heartbeat_interval, Happening::Heartbeat { worker: id });
-        self.feed(Event::WorkerJoined { worker: id, name: offer.name, capacity })
+        self.feed(Event::WorkerJoined { worker: id, name: offer.name.into(), capacity, leases: Vec::new() })
     }
 
     pub(super) fn told(&mut self, id: WorkerId, lease: Lease, order: Order) {
@@ -158,7 +159,7 @@ impl World {
         self.workers.remove(&id);
         if self.random.chance(70) {
             let delay = self.random.millis(1, 200);
-            self.schedule(delay, Happening::Arrives(Event::WorkerLost { worker: id }));
+            self.schedule(delay, Happening::Arrives(Event::WorkerLeft { worker: id }));
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::digest::{Digest, Function};
-use crate::proto::rev2::{Action, ActionResult, ExecuteResponse};
+use crate::proto::rev2::{ActionResult, ExecuteResponse};
 
 use super::books::Books;
 use super::random::Random;
@@ -174,6 +174,7 @@ impl World {
             }
             Effect::Drop { worker, .. } => self.dropped(worker),
             Effect::Report { .. } | Effect::Refuse(_) | Effect::AttemptFailed { .. } => {}
+            Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => {}
         }
     }
 
@@ -226,13 +227,17 @@ pub(super) fn task(number: u64, priority: i32) -> Task {
     let mut hash = [0; 32];
     hash[..8].copy_from_slice(&number.to_be_bytes());
     Task {
-        instance: if number.is_multiple_of(3) { "main" } else { "other" }.to_owned(),
+        instance: if number.is_multiple_of(3) { "main" } else { "other" }.into(),
         action_digest: Digest::new(Function::Sha256, &hash, 1),
-        action: Action { do_not_cache: number.is_multiple_of(5), ..Action::default() },
+        command: Digest::new(Function::Sha256, &hash, 2),
+        input_root: Digest::new(Function::Sha256, &hash, 3),
+        do_not_cache: number.is_multiple_of(5),
         timeout: Duration::from_secs(2),
-        platform: Platform::new(platform.iter().map(property)),
+        platform: Arc::new(Platform::new(platform.iter().map(property))),
         priority,
-        invocation: String::new(),
+        invocation: "".into(),
+        identity: "".into(),
+        neighbours: Box::default(),
     }
 }
 
@@ -254,6 +259,7 @@ pub(super) fn some_wall_time() -> SystemTime {
 fn describe(event: &Event) -> String {
     match event {
         Event::Submit(one) => format!("Submit {:?} action {}", one.operation, action_number(&one.task)),
+        Event::Restore(records) => format!("Restore {} records", records.len()),
         Event::WorkerJoined { worker, capacity, .. } => format!("WorkerJoined {worker:?} {capacity:?}"),
         Event::Finished { worker, lease, outcome } => match outcome {
             Outcome::Response(_) => format!("Finished {worker:?} {lease:?} with a response"),
@@ -264,7 +270,12 @@ fn describe(event: &Event) -> String {
         Event::Watched { .. } | Event::Unwatched { .. } | Event::Cancel { .. } | Event::Delete { .. } => {
             format!("{event:?}")
         }
-        Event::WorkerLost { .. } | Event::Heartbeat { .. } | Event::Tick | Event::Stop => {
+        Event::WorkerAway { .. }
+        | Event::WorkerLeft { .. }
+        | Event::Mark { .. }
+        | Event::Heartbeat { .. }
+        | Event::Tick
+        | Event::Stop => {
             format!("{event:?}")
         }
     }
@@ -279,5 +290,7 @@ fn describe_effect(effect: &Effect) -> String {
         Effect::Report { operation, update } => format!("Report {operation:?} {:?}", update.stage),
         Effect::Kill { .. } | Effect::Refuse(_) | Effect::Forget { .. } => format!("{effect:?}"),
         Effect::Drop { .. } | Effect::AttemptFailed { .. } => format!("{effect:?}"),
+        Effect::Acknowledge { .. } | Effect::Erase(_) => format!("{effect:?}"),
+        Effect::Keep(record) => format!("Keep {:?}", record.key()),
     }
 }

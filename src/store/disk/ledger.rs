@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::entry::{Entry, HEADER_BYTES, Location};
 use crate::error::Result;
-use crate::store::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
+use crate::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
 use crate::store::name::Name;
 
 const ENTRY: u8 = b'e';
@@ -79,7 +79,7 @@ impl Ledger {
 
     /// Has each commit run `pause` between visible and durable.
     #[cfg(test)]
-    pub(super) fn before_sync(&self, pause: Option<crate::store::index::BeforeSync>) {
+    pub(super) fn before_sync(&self, pause: Option<crate::index::BeforeSync>) {
         *self.index.before_sync.lock().unwrap() = pause;
     }
 

@@ -65,11 +65,11 @@ use self::space::Space;
 pub use self::space::default_size;
 use self::unsettled::{Patience, Unsettled};
 use self::writer::{CHANGES_BYTES_MAX, CHANGES_MAX, Change, Content, Request, Writer};
-use super::index::Origin;
 use super::name::{Family, Name};
 use super::{Blob, Key, Pins, Store};
 use crate::digest::Function;
 use crate::error::{Context, Error, Kind, Result};
+use crate::index::Origin;
 use crate::tasks;
 
 /// Requests that wait for the writer, of at most a commit's size each: 16 MiB in all.

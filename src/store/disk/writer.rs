@@ -23,7 +23,7 @@ use super::ledger::{Draft, Totals};
 use super::rebuild;
 use super::space::full;
 use crate::error::{Error, Kind, Result};
-use crate::store::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Origin};
+use crate::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Origin};
 use crate::store::name::Name;
 
 /// Inlined blobs of one request: they must fit into one commit, each with its entry, beside the totals and the queue.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::digest::Function;
 use crate::error::{Context, Error, Result};
+use crate::index::{Batch, COMMIT_OPERATIONS_MAX, Index};
 use crate::store::Key;
-use crate::store::index::{Batch, COMMIT_OPERATIONS_MAX, Index};
 use crate::store::name::Name;
 use crate::tasks;
 

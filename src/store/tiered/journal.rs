@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
 use super::super::name::Name;
 use super::super::{ActionKey, Key};
 use super::pending::{Fate, Job, Outcome, Pending, Record, Target};
 use super::{Tier, WriteBack};
 use crate::digest::{Digest, Function};
 use crate::error::{Context, Error, Kind, Result};
+use crate::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
 use crate::tasks;
 
 /// Requests that wait for the thread.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::digest::{Digest, Function};
-use crate::proto::rev2::Action;
 
 use super::patient;
 use crate::scheduler::core::*;
@@ -23,10 +22,16 @@ impl Bench {
     fn new(workers: u128, slots: u32) -> Self {
         let mut bench = Self { core: Core::new(Arc::new(patient())), running: VecDeque::new(), submitted: 0 };
         for number in 0..workers {
-            let offer = Offer { name: String::new(), slots, properties: Default::default() };
-            let capacity = Arc::new(Capacity::resolve(&patient(), &offer).unwrap());
             let worker = WorkerId::new(number);
-            bench.feed(Event::WorkerJoined { worker, name: offer.name, capacity });
+            let offer = Offer {
+                worker,
+                name: String::new(),
+                slots,
+                properties: Default::default(),
+                leases: Vec::new(),
+            };
+            let capacity = Arc::new(Capacity::resolve(&patient(), &offer).unwrap());
+            bench.feed(Event::WorkerJoined { worker, name: "".into(), capacity, leases: Vec::new() });
         }
         bench
     }
@@ -38,11 +43,15 @@ impl Bench {
         let task = Task {
             instance: "main".into(),
             action_digest: Digest::new(Function::Sha256, &hash, 1),
-            action: Action::default(),
+            command: Digest::new(Function::Sha256, &hash, 2),
+            input_root: Digest::new(Function::Sha256, &hash, 3),
+            do_not_cache: false,
             timeout: Duration::from_secs(60),
-            platform: Platform::default(),
+            platform: Arc::new(Platform::default()),
             priority: 0,
-            invocation: String::new(),
+            invocation: "".into(),
+            identity: "".into(),
+            neighbours: Box::default(),
         };
         self.feed(Event::Submit(Box::new(Submission {
             operation: OperationId::new(self.submitted),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::digest::Function;
-use crate::proto::rev2::{Action, ActionResult, ExecuteResponse, ExecutedActionMetadata};
+use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 
 use crate::scheduler::core::*;
 use crate::scheduler::event::Submission;
@@ -67,7 +67,7 @@ impl Stage {
             ["cancel", operation] => Event::Cancel { operation: self::operation(operation) },
             ["delete", operation] => Event::Delete { operation: self::operation(operation) },
             ["join", worker, slots, properties @ ..] => self.join(worker, slots, properties),
-            ["lost", worker] => Event::WorkerLost { worker: self::worker(worker) },
+            ["lost", worker] => Event::WorkerLeft { worker: self::worker(worker) },
             ["heartbeat", worker] => Event::Heartbeat { worker: self::worker(worker) },
             ["settled", lease] => {
                 Event::Settled { lease: self::lease(lease), result: Ok(Box::new(response())) }
@@ -92,11 +92,17 @@ impl Stage {
         let task = Task {
             instance: "main".into(),
             action_digest: Function::Sha256.hash(action.as_bytes()),
-            action: Action { do_not_cache: rest.contains(&"uncached"), ..Action::default() },
+            command: Function::Sha256.hash(format!("command {action}").as_bytes()),
+            input_root: Function::Sha256.hash(format!("root {action}").as_bytes()),
+            do_not_cache: rest.contains(&"uncached"),
             timeout: Duration::from_secs(60),
-            platform: Platform::new(properties.map(|(name, value)| (name.to_owned(), value.to_owned()))),
+            platform: Arc::new(Platform::new(
+                properties.map(|(name, value)| (name.to_owned(), value.to_owned())),
+            )),
             priority: priority.map_or(0, |text| text.parse().unwrap()),
-            invocation: String::new(),
+            invocation: "".into(),
+            identity: "".into(),
+            neighbours: Box::default(),
         };
         Event::Submit(Box::new(Submission {
             operation: self::operation(operation),
@@ -112,9 +118,20 @@ impl Stage {
         for (name, value) in properties.iter().filter_map(|word| word.split_once('=')) {
             offered.entry(name.to_owned()).or_default().push(value.to_owned());
         }
-        let offer = Offer { name: worker.to_owned(), slots: slots.parse().unwrap(), properties: offered };
+        let offer = Offer {
+            worker: self::worker(worker),
+            name: worker.to_owned(),
+            slots: slots.parse().unwrap(),
+            properties: offered,
+            leases: Vec::new(),
+        };
         let capacity = Arc::new(Capacity::resolve(&self.config, &offer).unwrap());
-        Event::WorkerJoined { worker: self::worker(worker), name: offer.name, capacity }
+        Event::WorkerJoined {
+            worker: self::worker(worker),
+            name: worker.into(),
+            capacity,
+            leases: Vec::new(),
+        }
     }
 }
 
@@ -166,6 +183,7 @@ fn say(effect: &Effect) -> String {
         }
         Effect::Refuse(refusal) => format!("refuse {refusal:?}"),
         Effect::Forget { operation } => format!("forget {}", operation.number()),
+        Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => String::new(),
         Effect::Drop { worker: id, reason } => format!("drop {}: {reason}", worker(id)),
         Effect::AttemptFailed { lease: one, worker, sentence } => {
             format!("{} failed on {worker}: {sentence}", lease(one))

@@ -18,8 +18,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 
 /// Operations and bytes of one commit. Larger ones have lost data in power cuts.
-pub(super) const COMMIT_OPERATIONS_MAX: usize = 500;
-pub(super) const COMMIT_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const COMMIT_OPERATIONS_MAX: usize = 500;
+pub(crate) const COMMIT_BYTES_MAX: usize = 128 * 1024;
 
 /// An index that is not open after this is taken to hang; 0.6 s per million entries is usual.
 const OPEN_MAX: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ const SCHEMA: &[u8] = b"croft index 3";
 const UNFINISHED_KEY: &[u8] = b"munfinished";
 
 /// An embedded database that answers errors where sled would panic, hang, or lose data.
-pub(super) struct Index {
+pub(crate) struct Index {
     path: PathBuf,
     /// `None` only while it is being opened again.
     database: RwLock<Option<Arc<Database>>>,
@@ -55,16 +55,16 @@ pub(super) struct Index {
     has_failed: AtomicBool,
     /// Runs in each commit between visible and durable.
     #[cfg(test)]
-    pub(super) before_sync: std::sync::Mutex<Option<BeforeSync>>,
+    pub(crate) before_sync: std::sync::Mutex<Option<BeforeSync>>,
 }
 
 /// May take its time, and may fail as the sync would.
 #[cfg(test)]
-pub(super) type BeforeSync = Box<dyn FnMut() -> Result<()> + Send>;
+pub(crate) type BeforeSync = Box<dyn FnMut() -> Result<()> + Send>;
 
 /// How an index came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     Existing,
     /// It does not know, or not completely, of what may be there beside it. So it stays, from start to start, until a commit with
     /// [`Batch::finish_index`].
@@ -79,24 +79,24 @@ struct Database {
 
 /// Changes that become visible and durable together.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     batch: sled::Batch,
     operations: usize,
 }
 
 impl Batch {
-    pub(super) fn insert(&mut self, key: &[u8], value: Vec<u8>) {
+    pub(crate) fn insert(&mut self, key: &[u8], value: Vec<u8>) {
         self.batch.insert(key, value);
         self.operations += 1;
     }
 
-    pub(super) fn remove(&mut self, key: &[u8]) {
+    pub(crate) fn remove(&mut self, key: &[u8]) {
         self.batch.remove(key);
         self.operations += 1;
     }
 
     /// The index knows all that a new one has to be told: the next start finds [`Origin::Existing`].
-    pub(super) fn finish_index(&mut self) {
+    pub(crate) fn finish_index(&mut self) {
         self.remove(UNFINISHED_KEY);
     }
 }
@@ -106,7 +106,7 @@ impl Index {
     ///
     /// # Errors
     /// `Exhausted` when the disk is full, `Unavailable` when not even a new index can be opened.
-    pub(super) fn open(path: &Path) -> Result<(Self, Origin)> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Origin)> {
         let (database, origin) = match Database::open_within_limit(path) {
             Ok(opened) => opened,
             Err(error) if error.kind() == Kind::Corrupt => {
@@ -131,7 +131,7 @@ impl Index {
     ///
     /// # Errors
     /// `Unavailable`, whatever is wrong with the index: what cannot be read is neither absent nor damaged.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
         let database = self.database()?;
         self.noticed(guarded("read the index", || database.sled.get(key)))
     }
@@ -140,7 +140,7 @@ impl Index {
     ///
     /// # Errors
     /// As [`Index::get`].
-    pub(super) fn first(&self, from: &[u8], prefix: u8) -> Result<Option<(sled::IVec, sled::IVec)>> {
+    pub(crate) fn first(&self, from: &[u8], prefix: u8) -> Result<Option<(sled::IVec, sled::IVec)>> {
         Ok(self.page(Bound::Included(from), prefix, 1)?.pop())
     }
 
@@ -148,7 +148,7 @@ impl Index {
     ///
     /// # Errors
     /// As [`Index::get`].
-    pub(super) fn page(
+    pub(crate) fn page(
         &self,
         from: Bound<&[u8]>,
         prefix: u8,
@@ -163,7 +163,7 @@ impl Index {
     }
 
     /// Whether a read went wrong, so that the index should be opened again.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
 
@@ -181,7 +181,7 @@ impl Index {
     ///
     /// # Errors
     /// The changes may be visible or not, and durable or not; nothing can be committed until [`Index::reopen`] succeeds.
-    pub(super) fn commit(&self, batch: Batch, between: impl FnOnce()) -> Result<()> {
+    pub(crate) fn commit(&self, batch: Batch, between: impl FnOnce()) -> Result<()> {
         if batch.operations == 0 {
             between();
             return Ok(());
@@ -203,7 +203,7 @@ impl Index {
     ///
     /// # Errors
     /// As [`Index::open`]; readers get an error until another attempt succeeds.
-    pub(super) fn reopen(&self) -> Result<Origin> {
+    pub(crate) fn reopen(&self) -> Result<Origin> {
         let old = self.write().take();
         if let Some(old) = old {
             release(old);
@@ -215,7 +215,7 @@ impl Index {
     }
 
     /// The bytes that the index takes from the disk.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let length = |database: Arc<Database>| database.file.metadata().map_or(0, |metadata| metadata.len());
         self.database().map_or(0, length)
     }
