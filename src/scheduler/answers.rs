@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 use crate::proto::{Status, Timestamp};
 
+use super::execution::FailedAttempt;
+
 /// Codes of `google.rpc.Code`. They travel inside a response, not as the status of a call.
 const CANCELLED: i32 = 1;
 const FAILED_PRECONDITION: i32 = 9;
@@ -20,17 +22,37 @@ pub(super) fn unsatisfiable(reason: &str) -> ExecuteResponse {
     answer(FAILED_PRECONDITION, format!("the action cannot run: {reason}"))
 }
 
+/// The longest text of another process that is passed on, in characters.
+const SENTENCE_MAX: usize = 200;
+
 /// Workers were lost while they ran the action.
 ///
 /// The code is one that clients do not retry by themselves: each retry could cost the farm another worker.
-pub(super) fn quarantined(workers: u32) -> ExecuteResponse {
-    let sentence = format!("the action is quarantined: {workers} workers were lost while they ran it");
+pub(super) fn quarantined(workers: u32, failed: &[FailedAttempt]) -> ExecuteResponse {
+    let attempts = listed(failed);
+    let sentence =
+        format!("the action is quarantined: {workers} workers were lost while they ran it ({attempts})");
     answer(FAILED_PRECONDITION, sentence)
 }
 
 /// Every attempt failed by the fault of the farm.
-pub(super) fn out_of_attempts(attempts: u32, last: &str) -> ExecuteResponse {
-    answer(UNAVAILABLE, format!("the farm failed to run the action {attempts} times, at last: {last}"))
+pub(super) fn out_of_attempts(attempts: u32, failed: &[FailedAttempt]) -> ExecuteResponse {
+    let sentence = format!("the farm failed to run the action in {attempts} attempts ({})", listed(failed));
+    answer(UNAVAILABLE, sentence)
+}
+
+/// What is known of the failed attempts; those before a restart of the farm, and all but the last few, are not.
+fn listed(failed: &[FailedAttempt]) -> String {
+    let attempts = failed.iter().map(|one| format!("attempt {}: {}", one.attempt, one.sentence));
+    attempts.collect::<Vec<_>>().join("; ")
+}
+
+/// The beginning of a text that another process or a person wrote, for a message that is passed on.
+pub(super) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SENTENCE_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn answer(code: i32, message: String) -> ExecuteResponse {

@@ -44,6 +44,17 @@ pub struct Config {
     /// How long checking the outputs and writing the action cache may take before the attempt counts as failed.
     #[serde(with = "humantime_serde")]
     pub settle_timeout: Duration,
+    /// A worker whose connection broke is lost if it is not back within this time. What it runs goes on meanwhile.
+    #[serde(with = "humantime_serde")]
+    pub reconnect_within: Duration,
+    /// How long clients have after a restart of the farm to ask for their operations again, before those are cancelled.
+    #[serde(with = "humantime_serde")]
+    pub recover_within: Duration,
+    /// A worker that fails this many different actions in a row for its own reasons is taken out.
+    pub health_failures_max: u32,
+    /// After this time it gets another chance; each time it fails again at once the time doubles, up to an hour.
+    #[serde(with = "humantime_serde")]
+    pub health_probation: Duration,
     /// An operation that no client has watched for this time is cancelled. Clients reconnect within it.
     #[serde(with = "humantime_serde")]
     pub abandon_after: Duration,
@@ -57,6 +68,12 @@ pub struct Config {
     pub finished_max: usize,
     /// How many operations may be queued or running at once; more are refused.
     pub operations_max: usize,
+    /// How many of them may be of one identity. Clients whose identity is not known count together only in `operations_max`.
+    pub operations_per_identity_max: usize,
+    /// How many of them may be of one invocation, if the client names it.
+    pub operations_per_invocation_max: usize,
+    /// Whether operations survive a restart of the farm.
+    pub journal: bool,
 }
 
 impl Default for Config {
@@ -70,11 +87,18 @@ impl Default for Config {
             heartbeat_interval: Duration::from_secs(5),
             heartbeat_timeout: Duration::from_secs(30),
             settle_timeout: Duration::from_secs(300),
+            reconnect_within: Duration::from_secs(20),
+            recover_within: Duration::from_secs(60),
+            health_failures_max: 3,
+            health_probation: Duration::from_secs(300),
             abandon_after: Duration::from_secs(10),
             unsatisfiable_after: Duration::from_secs(30),
             retention: Duration::from_secs(120),
             finished_max: 10_000,
             operations_max: 1_000_000,
+            operations_per_identity_max: 500_000,
+            operations_per_invocation_max: 200_000,
+            journal: true,
         }
     }
 }
@@ -115,11 +139,16 @@ impl Config {
             ("quarantine_after", u64::from(self.quarantine_after)),
             ("finished_max", self.finished_max as u64),
             ("operations_max", self.operations_max as u64),
+            ("operations_per_identity_max", self.operations_per_identity_max as u64),
+            ("operations_per_invocation_max", self.operations_per_invocation_max as u64),
         ];
         let times = [
             ("kill_timeout", self.kill_timeout),
             ("heartbeat_interval", self.heartbeat_interval),
             ("settle_timeout", self.settle_timeout),
+            ("reconnect_within", self.reconnect_within),
+            ("recover_within", self.recover_within),
+            ("health_probation", self.health_probation),
             ("abandon_after", self.abandon_after),
             ("retention", self.retention),
         ];
@@ -134,6 +163,11 @@ impl Config {
         );
         if self.heartbeat_timeout < self.heartbeat_interval * 2 {
             problems.push("heartbeat_timeout must be at least twice heartbeat_interval, or one late heartbeat loses a worker".into());
+        }
+        if self.health_failures_max < 2 {
+            problems.push(
+                "health_failures_max must be at least 2, or one bad action takes every worker out".into(),
+            );
         }
         if self.properties.contains_key("") {
             problems.push("properties must not contain an empty name".into());
@@ -179,8 +213,24 @@ mod tests {
 
     #[test]
     fn every_problem_is_named() {
-        let config = Config { attempts_max: 0, heartbeat_timeout: Duration::ZERO, ..Config::default() };
+        let config = Config {
+            attempts_max: 0,
+            heartbeat_timeout: Duration::ZERO,
+            reconnect_within: Duration::ZERO,
+            health_failures_max: 1,
+            operations_per_identity_max: 0,
+            ..Config::default()
+        };
         let problems = config.check().join("\n");
-        assert!(problems.contains("attempts_max") && problems.contains("heartbeat_timeout"), "{problems}");
+        let keys = [
+            "attempts_max",
+            "heartbeat_timeout",
+            "reconnect_within",
+            "health_failures_max",
+            "operations_per_identity_max",
+        ];
+        for key in keys {
+            assert!(problems.contains(key), "{key} is not named: {problems}");
+        }
     }
 }

@@ -4,15 +4,20 @@
 //! its events. What holds after every event:
 //!
 //! * an execution is in one state, and it is in the queue if and only if that state is `Queued`;
-//! * a lease is on one worker, and a worker holds no more than it offers;
+//! * a lease runs on one worker, and a worker is given no more than it offers;
 //! * equal actions that may merge have one execution;
-//! * nothing queued would fit a connected worker as it stands.
+//! * nothing queued would fit a connected worker that takes work, as it stands.
 
+mod attempts;
+mod availability;
 mod clients;
 #[cfg(test)]
 pub(super) mod inspect;
 mod placing;
+mod records;
 mod report;
+mod restore;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -28,8 +33,9 @@ use super::event::{Effect, Event};
 use super::execution::Execution;
 use super::fleet::Fleet;
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
-use super::operations::Operations;
+use super::operations::{Live, Operations};
 use super::queue::Queue;
+use super::standing::Standings;
 use super::task::{MergeKey, Stage};
 use super::timers::{Timer, Timers};
 
@@ -42,6 +48,7 @@ pub(super) struct Core {
     mergeable: BTreeMap<MergeKey, ExecutionId>,
     queue: Queue,
     fleet: Fleet,
+    standings: Standings,
     timers: Timers,
     /// How many executions have arrived.
     arrivals: u64,
@@ -81,6 +88,7 @@ impl Core {
             mergeable: BTreeMap::new(),
             queue: Queue::default(),
             fleet: Fleet::default(),
+            standings: Standings::default(),
             timers: Timers::default(),
             arrivals: 0,
             now: Time::START,
@@ -112,7 +120,7 @@ impl Core {
 
     /// How many workers are connected.
     pub(super) fn workers(&self) -> usize {
-        self.fleet.len()
+        self.standings.connected_count()
     }
 
     fn apply(&mut self, event: Event) {
@@ -126,9 +134,9 @@ impl Core {
             Event::WorkerJoined { worker, name, capacity, leases } => {
                 self.worker_joined(worker, name, capacity, &leases);
             }
-            Event::WorkerAway { worker } => self.lose(worker),
-            Event::WorkerLeft { worker } => self.lose(worker),
-            Event::Mark { worker, availability } => self.mark(worker, availability),
+            Event::WorkerAway { worker } => self.worker_away(worker),
+            Event::WorkerLeft { worker } => self.worker_left(worker),
+            Event::Mark { worker, availability, by_operator } => self.mark(worker, availability, by_operator),
             Event::Heartbeat { worker } => self.heard(worker),
             Event::Progress { worker, lease, metadata } => self.progress(worker, lease, metadata),
             Event::Finished { worker, lease, outcome } => self.finished(worker, lease, outcome),
@@ -149,7 +157,9 @@ impl Core {
             Timer::Abandon(operation) => self.cancel(operation, "no client watched the operation"),
             Timer::Forget(operation) => self.forget(operation),
             Timer::Lease(worker, lease) => self.overran(worker, lease),
-            Timer::Kill(worker, _) => self.drop_worker(worker, "it did not confirm a kill"),
+            Timer::Kill(worker, lease) => self.kill_not_confirmed(worker, lease),
+            Timer::Away(worker) => self.drop_worker(worker, "it did not come back"),
+            Timer::Probation(worker) => self.try_again(worker),
             Timer::Silence(worker) => self.drop_worker(worker, "it was silent"),
             Timer::Stranded(shape) => self.fail_stranded(&shape),
         }
@@ -175,10 +185,10 @@ impl Core {
     fn finish(&mut self, id: ExecutionId, response: ExecuteResponse) {
         let Some(execution) = self.remove_execution(id) else { return };
         let update = execution.last_word(Arc::new(response));
-        for operation in execution.operations {
-            self.effects.push(Effect::Report { operation, update: Arc::clone(&update) });
-            self.finish_operation(operation);
+        for operation in &execution.operations {
+            self.finish_operation(*operation, &update);
         }
+        self.erase_execution(id, &execution);
     }
 
     /// Takes an execution that is neither in line nor running out of the books.

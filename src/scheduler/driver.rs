@@ -251,6 +251,9 @@ impl Driver {
                 tracing::warn!(%worker, reason, "a worker is given up");
                 self.connections.remove(&worker);
             }
+            Effect::Judged { worker, name, availability } => {
+                tracing::warn!(%worker, %name, ?availability, "a worker was judged by its failures");
+            }
             Effect::AttemptFailed { lease, worker, sentence } => {
                 metrics::EXECUTION_FAILURES.inc();
                 tracing::warn!(execution = %lease.execution, attempt = lease.attempt, %worker, sentence, "an attempt failed");

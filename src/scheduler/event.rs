@@ -31,8 +31,9 @@ pub(super) enum Event {
     WorkerAway { worker: WorkerId },
     /// A worker said goodbye: nothing of it runs any more.
     WorkerLeft { worker: WorkerId },
-    /// Whether a worker takes new work is to change: an operator says so, or the worker itself.
-    Mark { worker: WorkerId, availability: Availability },
+    /// Whether a worker takes new work is to change. What an operator says holds for all lives of all workers of its name, and
+    /// above what the worker says of itself, which holds for this life.
+    Mark { worker: WorkerId, availability: Availability, by_operator: bool },
     /// A worker lives.
     Heartbeat { worker: WorkerId },
     /// A running attempt tells how far it is.
@@ -84,6 +85,8 @@ pub(super) enum Effect {
     Drop { worker: WorkerId, reason: &'static str },
     /// For the log and the metrics: an attempt ended by the fault of the farm.
     AttemptFailed { lease: Lease, worker: Arc<str>, sentence: String },
+    /// For the log: the scheduler itself takes a worker out for its failures, or gives it another chance.
+    Judged { worker: WorkerId, name: Arc<str>, availability: Availability },
 }
 
 /// Why a submission is not accepted.

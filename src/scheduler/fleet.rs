@@ -22,6 +22,8 @@ pub(super) struct Worker {
     capacity: Arc<Capacity>,
     leases: BTreeMap<Lease, Held>,
     free: Free,
+    /// It is connected, and nobody says that it is to rest.
+    takes_work: bool,
 }
 
 /// A lease on a worker. A killed one holds its share until the worker says that nothing of it runs.
@@ -72,8 +74,41 @@ impl Fleet {
         class.members.insert(worker);
         class.idle.insert((capacity.slots, worker));
         let free = Free { slots: capacity.slots, amounts: capacity.amounts.clone() };
-        self.workers.insert(worker, Worker { name, capacity, leases: BTreeMap::new(), free });
+        self.workers
+            .insert(worker, Worker { name, capacity, leases: BTreeMap::new(), free, takes_work: true });
         is_new_class
+    }
+
+    /// Says whether a worker gets new leases. What it would be able to run does not depend on it.
+    pub(super) fn set_takes_work(&mut self, id: WorkerId, takes_work: bool) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.takes_work = takes_work;
+        self.change(id, |_| ());
+    }
+
+    #[cfg(test)]
+    pub(super) fn takes_work(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| worker.takes_work)
+    }
+
+    /// A worker offers something else than before; its leases stay. Returns whether a class came or went.
+    pub(super) fn change_capacity(&mut self, id: WorkerId, capacity: Arc<Capacity>) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return false };
+        if worker.capacity == capacity {
+            return false;
+        }
+        let old = std::mem::replace(&mut worker.capacity, Arc::clone(&capacity));
+        let slots = worker.free.slots;
+        if let Some(class) = self.classes.get_mut(&old) {
+            class.members.remove(&id);
+            class.idle.remove(&(slots, id));
+            if class.members.is_empty() {
+                self.classes.remove(&old);
+            }
+        }
+        self.classes.entry(capacity).or_default().members.insert(id);
+        self.change(id, |_| ());
+        true
     }
 
     /// Removes a worker. Returns what it was, and whether it was the last of its class.
@@ -91,12 +126,12 @@ impl Fleet {
     }
 
     pub(super) fn has_free_slot(&self, worker: WorkerId) -> bool {
-        self.workers.get(&worker).is_some_and(|worker| worker.free.slots > 0)
+        self.workers.get(&worker).is_some_and(|worker| worker.takes_work && worker.free.slots > 0)
     }
 
     /// Whether the worker has room for the requirements right now.
     pub(super) fn fits(&self, worker: WorkerId, requirements: &Requirements) -> bool {
-        self.workers.get(&worker).is_some_and(|worker| worker.fits(requirements))
+        self.workers.get(&worker).is_some_and(|worker| worker.takes_work && worker.fits(requirements))
     }
 
     /// The worker with the most free slots among those that have room, if possible none of `avoided`.
@@ -170,7 +205,7 @@ impl Fleet {
         class.idle.remove(&(worker.free.slots, id));
         change(&mut worker.leases);
         worker.free = worker.compute_free();
-        if worker.free.slots > 0 {
+        if worker.takes_work && worker.free.slots > 0 {
             class.idle.insert((worker.free.slots, id));
         }
     }
@@ -197,14 +232,15 @@ impl Worker {
         self.free.slots > 0 && requirements.amounts().iter().all(|(name, amount)| has(name, amount))
     }
 
+    /// A worker may hold more than it offers: when it comes back with less, or before it has said what it offers.
     fn compute_free(&self) -> Free {
-        let held =
-            u32::try_from(self.leases.len()).expect("a worker holds at most as many leases as it has slots");
-        let slots = self.capacity.slots.checked_sub(held).expect("a worker holds at most what it offers");
+        let held = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
+        let slots = self.capacity.slots.saturating_sub(held);
         let mut amounts = self.capacity.amounts.clone();
         for (name, amount) in self.leases.values().flat_map(|held| held.requirements.amounts()) {
-            let free = amounts.get_mut(name).expect("a worker holds only what it offers");
-            *free = free.checked_sub(*amount).expect("a worker holds at most what it offers");
+            if let Some(free) = amounts.get_mut(name) {
+                *free = free.saturating_sub(*amount);
+            }
         }
         Free { slots, amounts }
     }

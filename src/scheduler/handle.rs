@@ -134,12 +134,12 @@ impl Handle {
         self.ask(|reply| Message::Demand { reply }).await
     }
 
-    /// Says whether a worker is to take new work. A worker that is not known is let be.
+    /// Says whether a worker, and whoever else has its name, is to take new work. A worker that is not known is let be.
     ///
     /// # Errors
     /// As for `watch`.
     pub async fn mark(&self, worker: WorkerId, availability: Availability) -> Result<()> {
-        let event = Event::Mark { worker, availability };
+        let event = Event::Mark { worker, availability, by_operator: true };
         self.messages.send(Message::Event(event)).await.map_err(|_| stopped())
     }
 

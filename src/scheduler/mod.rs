@@ -15,6 +15,7 @@ mod event;
 mod execution;
 mod fleet;
 mod handle;
+mod health;
 mod id;
 mod operations;
 mod queue;
@@ -23,6 +24,7 @@ mod requirements;
 mod session;
 #[cfg(test)]
 mod simulation;
+mod standing;
 mod task;
 #[cfg(test)]
 mod tests;

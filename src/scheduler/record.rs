@@ -18,8 +18,8 @@ pub(super) enum Record {
     Live { operation: OperationId, execution: ExecutionId },
     /// An operation is finished and can still be asked for.
     Finished { operation: OperationId, update: Arc<Update> },
-    /// A worker was given a lease and has not answered.
-    Leased { lease: Lease, worker: WorkerId },
+    /// A worker was given a lease, and no answer to it is safe.
+    Leased { lease: Lease, worker: WorkerId, name: Arc<str> },
     /// A worker takes no new work. Kept under its name, so that it holds for its next life as well.
     Worker { name: Arc<str>, availability: Availability },
 }
@@ -33,8 +33,12 @@ pub(super) struct Pending {
     pub(super) arrival: u64,
     /// When it was first queued, by the wall clock.
     pub(super) queued_at: SystemTime,
-    /// How many attempts have failed, and how many workers were lost in them.
+    /// Lower is sooner: that of the most urgent operation that has joined it.
+    pub(super) priority: i32,
+    /// The number of the last attempt that was over when this was written.
     pub(super) attempts: u32,
+    /// How many attempts count against it, and how many workers were lost in them.
+    pub(super) failures: u32,
     pub(super) losses: u32,
 }
 

@@ -76,12 +76,12 @@ impl WorkerSession {
         self.send(Event::Finished { worker: self.id, lease, outcome }).await
     }
 
-    /// Says that the worker takes no new work, or takes it again.
+    /// Says that the worker takes no new work, or takes it again. It holds until the worker leaves or is given up.
     ///
     /// # Errors
     /// As for `heartbeat`.
     pub async fn mark(&self, availability: Availability) -> Result<()> {
-        self.send(Event::Mark { worker: self.id, availability }).await
+        self.send(Event::Mark { worker: self.id, availability, by_operator: false }).await
     }
 
     /// Says that nothing of the worker runs any more and that it will not be back.

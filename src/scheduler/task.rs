@@ -125,6 +125,8 @@ pub struct Update {
     pub task: Arc<Task>,
     /// When the execution was first queued, by the wall clock.
     pub queued_at: SystemTime,
+    /// The number of the attempt that runs or was last; 0 before the first.
+    pub attempt: u32,
     /// What is known so far of the running attempt.
     pub metadata: Option<Box<ExecutedActionMetadata>>,
     /// Set if and only if the stage is `Completed`.

@@ -19,6 +19,10 @@ pub(super) enum Timer {
     Kill(WorkerId, Lease),
     /// The worker is silent.
     Silence(WorkerId),
+    /// The worker is without a connection.
+    Away(WorkerId),
+    /// The worker's failures are held against it.
+    Probation(WorkerId),
     /// No connected worker could ever run what is queued with these requirements.
     Stranded(Arc<Requirements>),
 }
@@ -46,6 +50,11 @@ impl Timers {
 
     pub(super) fn next(&self) -> Option<Time> {
         self.order.first().map(|(at, _)| *at)
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds(&self, timer: &Timer) -> bool {
+        self.due.contains_key(timer)
     }
 
     /// Takes out the first deadline that has passed.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::scheduler::event::{Refusal, Submission};
 use crate::scheduler::execution::{Execution, State};
+use crate::scheduler::record::{Record, RecordKey};
+use crate::scheduler::task::{Task, Update};
 
 /// How many different sets of requirements may be queued: what it costs at most to look through the heads of the lines.
 const SHAPES_MAX: usize = 10_000;
@@ -28,21 +30,38 @@ impl Core {
         if self.operations.live_count() >= self.config.operations_max {
             return Some(Refusal::TooManyOperations);
         }
+        if let Some(refusal) = self.refusal_of_one(&submission.task) {
+            return Some(refusal);
+        }
         let shapes = self.queue.shapes().len();
         let is_new_shape = is_new && !self.queue.holds(&submission.requirements);
         (is_new_shape && shapes >= SHAPES_MAX).then_some(Refusal::TooManyShapes)
     }
 
+    /// Whether one client or one build has its share already. Who does not say its name is not counted by it.
+    fn refusal_of_one(&self, task: &Task) -> Option<Refusal> {
+        let of_identity = self.operations.count_of_identity(&task.identity);
+        let of_invocation = self.operations.count_of_invocation(&task.invocation);
+        if !task.identity.is_empty() && of_identity >= self.config.operations_per_identity_max {
+            return Some(Refusal::TooManyOfIdentity);
+        }
+        let is_full =
+            !task.invocation.is_empty() && of_invocation >= self.config.operations_per_invocation_max;
+        is_full.then_some(Refusal::TooManyOfInvocation)
+    }
+
     fn begin_execution(&mut self, submission: &Submission) {
         let (operation, id) = (submission.operation, submission.execution);
         self.arrivals += 1;
-        self.operations.insert(operation, id);
+        self.operations.insert(operation, Live::new(id, &submission.task, 1));
         self.executions.insert(id, Execution::new(submission, self.arrivals));
         #[cfg(test)]
         self.misplace(id);
         if let Some(key) = submission.task.merge_key() {
             self.mergeable.insert(key, id);
         }
+        self.keep_execution(id);
+        self.keep(Record::Live { operation, execution: id });
         self.report(id);
         self.place(id);
     }
@@ -57,7 +76,8 @@ impl Core {
     /// The operation waits for an equal action that is in flight; the more urgent of both decides its place in line.
     fn join_execution(&mut self, id: ExecutionId, submission: &Submission) {
         let operation = submission.operation;
-        self.operations.insert(operation, id);
+        self.operations.insert(operation, Live::new(id, &submission.task, 1));
+        self.keep(Record::Live { operation, execution: id });
         let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
         execution.operations.insert(operation);
         let update = Arc::clone(&execution.update);
@@ -74,6 +94,7 @@ impl Core {
         if execution.state == State::Queued {
             self.queue.reposition(&execution.shape, old, execution.position);
         }
+        self.keep_execution(id);
     }
 
     pub(super) fn watched(&mut self, operation: OperationId) {
@@ -99,8 +120,7 @@ impl Core {
         execution.operations.remove(&operation);
         let is_last = execution.operations.is_empty();
         let update = execution.last_word(Arc::new(answers::cancelled(sentence)));
-        self.effects.push(Effect::Report { operation, update });
-        self.finish_operation(operation);
+        self.finish_operation(operation, &update);
         if is_last {
             self.abort(id);
         }
@@ -113,7 +133,11 @@ impl Core {
             State::Running { lease, worker } => self.kill(worker, lease),
             State::Settling { .. } => {}
         }
-        self.remove_execution(id);
+        let Some(execution) = self.remove_execution(id) else { return };
+        self.erase_execution(id, &execution);
+        if let State::Settling { lease, worker } = execution.state {
+            self.acknowledge(worker, lease);
+        }
     }
 
     pub(super) fn delete(&mut self, operation: OperationId) {
@@ -123,13 +147,22 @@ impl Core {
         }
     }
 
-    /// Moves an operation, whose execution is over for it, to the finished ones.
-    pub(super) fn finish_operation(&mut self, operation: OperationId) {
+    /// Moves an operation, whose execution is over for it, to the finished ones, and tells its watchers the last word.
+    pub(super) fn finish_operation(&mut self, operation: OperationId, update: &Arc<Update>) {
         let Some(live) = self.operations.finish(operation, self.now) else { return };
         self.timers.clear(Timer::Abandon(operation));
+        if !live.is_deleted {
+            self.keep(Record::Finished { operation, update: Arc::clone(update) });
+        }
+        self.effects.push(Effect::Report { operation, update: Arc::clone(update) });
         if live.is_deleted {
             return self.forget(operation);
         }
+        self.retain_finished(operation);
+    }
+
+    /// A finished operation can be asked for for a while; the oldest makes room if there are too many.
+    pub(super) fn retain_finished(&mut self, operation: OperationId) {
         self.timers.set(Timer::Forget(operation), self.now + self.config.retention);
         if self.operations.finished_count() > self.config.finished_max
             && let Some(oldest) = self.operations.oldest_finished()
@@ -141,6 +174,7 @@ impl Core {
     pub(super) fn forget(&mut self, operation: OperationId) {
         if self.operations.forget(operation) {
             self.timers.clear(Timer::Forget(operation));
+            self.erase(RecordKey::Operation(operation));
             self.effects.push(Effect::Forget { operation });
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::scheduler::execution::State;
 use crate::scheduler::fleet::Hold;
+use crate::scheduler::record::RecordKey;
 
 /// Fails with the given sentence unless the condition holds.
 macro_rules! ensure {
@@ -24,6 +25,7 @@ impl Core {
             self.check_execution(*id, execution)?;
         }
         self.check_fleet()?;
+        self.check_standings()?;
         let queued = self.executions.values().filter(|execution| execution.state == State::Queued).count();
         ensure!(
             queued == self.queue.len(),
@@ -35,11 +37,22 @@ impl Core {
 
     fn check_operations(&self) -> Result<(), String> {
         let held: usize = self.executions.values().map(|execution| execution.operations.len()).sum();
-        ensure!(
-            held == self.operations.live_count(),
-            "{held} operations wait, {} live",
-            self.operations.live_count()
-        );
+        let live = self.operations.live_count();
+        ensure!(held == live, "{held} operations wait, {live} live");
+        for (operation, one) in self.operations.iter_live() {
+            let is_timed = self.timers.holds(&Timer::Abandon(operation));
+            ensure!(is_timed == (one.watchers == 0), "{operation:?} has {} watchers", one.watchers);
+        }
+        for operation in self.operations.iter_finished() {
+            ensure!(self.operations.live(operation).is_none(), "{operation:?} is live and finished");
+            ensure!(self.timers.holds(&Timer::Forget(operation)), "{operation:?} is never forgotten");
+        }
+        for (names, sum) in self.operations.counted() {
+            ensure!(
+                sum == live && names <= live,
+                "{sum} operations of {names} names are counted, {live} live"
+            );
+        }
         Ok(())
     }
 
@@ -52,10 +65,21 @@ impl Core {
         if let Some(key) = execution.task.merge_key() {
             ensure!(self.mergeable.get(&key) == Some(&id), "{id:?} cannot be joined");
         }
-        if let State::Running { lease, worker } = execution.state {
-            let is_held = self.fleet.holding(worker, lease) == Some(Hold::Running);
-            ensure!(is_held, "{lease:?} runs, but {worker:?} does not hold it");
-            ensure!(lease.attempt == execution.attempts, "{lease:?} is not the last attempt");
+        ensure!(execution.position.arrival <= self.arrivals, "{id:?} has not arrived yet");
+        match execution.state {
+            State::Queued => {}
+            State::Running { lease, worker } => {
+                let is_held = self.fleet.holding(worker, lease) == Some(Hold::Running);
+                ensure!(is_held, "{lease:?} runs, but {worker:?} does not hold it");
+                ensure!(self.timers.holds(&Timer::Lease(worker, lease)), "{lease:?} may run for ever");
+                ensure!(execution.unrecorded.is_none(), "{lease:?} runs, and another may too");
+            }
+            State::Settling { lease, worker } => {
+                ensure!(self.fleet.holding(worker, lease).is_none(), "{lease:?} is answered and held");
+            }
+        }
+        if let Some((lease, _)) = execution.state.lease() {
+            ensure!(lease.attempt <= execution.attempts, "{lease:?} is of the future");
         }
         Ok(())
     }
@@ -64,14 +88,34 @@ impl Core {
         let mut seen = BTreeSet::new();
         for (id, worker) in self.fleet.iter() {
             for (lease, hold) in worker.leases() {
-                ensure!(seen.insert(lease), "{lease:?} is on two workers");
                 let state = self.executions.get(&lease.execution).map(|execution| execution.state);
                 let is_running = state == Some(State::Running { lease, worker: id });
                 ensure!(
                     is_running == (hold == Hold::Running),
                     "{id:?} holds {lease:?}: {hold:?}, but it is {state:?}"
                 );
+                ensure!(!is_running || seen.insert(lease), "{lease:?} runs on two workers");
+                let is_being_killed = hold == Hold::Dying && self.standings.is_connected(id);
+                let is_timed = self.timers.holds(&Timer::Kill(id, lease));
+                ensure!(is_timed == is_being_killed, "{lease:?} on {id:?} is {hold:?}, timed: {is_timed}");
             }
+        }
+        Ok(())
+    }
+
+    fn check_standings(&self) -> Result<(), String> {
+        let known: Vec<WorkerId> = self.standings.workers().collect();
+        let held: Vec<WorkerId> = self.fleet.iter().map(|(id, _)| id).collect();
+        ensure!(known == held, "{known:?} are known, {held:?} are in the fleet");
+        for worker in known {
+            let is_connected = self.standings.is_connected(worker);
+            let timers = [Timer::Silence(worker), Timer::Away(worker)].map(|timer| self.timers.holds(&timer));
+            ensure!(timers == [is_connected, !is_connected], "{worker:?} is watched wrongly: {timers:?}");
+            let takes_work = self.fleet.takes_work(worker);
+            ensure!(takes_work == self.standings.takes_work(worker), "{worker:?} takes work: {takes_work}");
+            let is_out = self.standings.health(worker).is_some_and(|health| health.reason().is_some());
+            let is_timed = self.timers.holds(&Timer::Probation(worker));
+            ensure!(!is_out || is_timed, "{worker:?} is out for ever");
         }
         Ok(())
     }
@@ -80,8 +124,21 @@ impl Core {
         for shape in self.queue.shapes() {
             let worker = self.fleet.best_for(shape, &BTreeSet::new());
             ensure!(worker.is_none(), "{shape:?} is queued beside idle {worker:?}");
+            let is_timed = self.timers.holds(&Timer::Stranded(Arc::clone(shape)));
+            ensure!(is_timed != self.fleet.could_run(shape), "{shape:?} is stranded: {is_timed}");
         }
         Ok(())
+    }
+
+    /// The keys of everything that the journal must hold.
+    pub(in crate::scheduler) fn record_keys(&self) -> BTreeSet<RecordKey> {
+        let executions = self.executions.keys().map(|id| RecordKey::Execution(*id));
+        let live = self.operations.iter_live().map(|(operation, _)| operation);
+        let operations = live.chain(self.operations.iter_finished()).map(RecordKey::Operation);
+        let leases = self.executions.values().filter_map(|execution| execution.state.lease());
+        let leases = leases.map(|(lease, _)| RecordKey::Lease(lease));
+        let marks = self.standings.marked().map(|name| RecordKey::Worker(Arc::clone(name)));
+        executions.chain(operations).chain(leases).chain(marks).collect()
     }
 
     /// Whether nothing is left: no operation, no worker, no deadline.
@@ -91,6 +148,7 @@ impl Core {
             && self.queue.len() == 0
             && self.queue.shapes().len() == 0
             && self.fleet.len() == 0
+            && self.standings.is_empty()
             && self.operations.live_count() + self.operations.finished_count() == 0
             && self.timers.next().is_none()
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::scheduler::execution::State;
 use crate::scheduler::queue::{Entry, Shape};
 
 impl Core {
@@ -48,14 +47,11 @@ impl Core {
 
     /// Starts the next attempt of an execution that is in no line.
     pub(super) fn start(&mut self, id: ExecutionId, worker: WorkerId) {
-        let execution = self.executions.get_mut(&id).expect("only an execution that exists is started");
-        execution.attempts += 1;
-        let lease = Lease { execution: id, attempt: execution.attempts };
-        execution.state = State::Running { lease, worker };
-        self.fleet.hold(worker, lease, Arc::clone(&execution.shape));
+        let execution = &self.executions[&id];
+        let lease = Lease { execution: id, attempt: execution.attempts + 1 };
         let task = Arc::clone(&execution.task);
-        let deadline = self.now + task.timeout.saturating_add(self.config.lease_slack);
-        self.timers.set(Timer::Lease(worker, lease), deadline);
+        self.begin_lease(worker, lease);
+        self.keep_lease(worker, lease);
         self.effects.push(Effect::Start { worker, lease, task });
         self.enter(id, Stage::Executing);
     }

@@ -7,6 +7,8 @@ use crate::scheduler::config::Config;
 use script::{patient, play, play_with};
 
 const LOST: &str = "a worker was lost while it ran the action";
+const LEFT: &str = "the worker left before the action had ended";
+const GONE: &str = "it did not come back";
 
 #[test]
 fn an_action_runs_is_settled_and_is_forgotten_in_the_end() {
@@ -205,7 +207,8 @@ fn the_oldest_finished_operation_makes_room() {
 
 #[test]
 fn a_fault_is_tried_again_elsewhere_three_times_in_all() {
-    let last = "1 ends 14: the farm failed to run the action 3 times, at last: the disk is full";
+    let each = [1, 2, 3].map(|number| format!("attempt {number}: the disk is full")).join("; ");
+    let last = format!("1 ends 14: the farm failed to run the action in 3 attempts ({each})");
     play(&[
         ("join w1 1", ""),
         ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
@@ -241,15 +244,19 @@ fn an_answer_that_cannot_be_settled_is_tried_again() {
 
 #[test]
 fn an_action_that_loses_three_workers_is_quarantined() {
-    let end = "1 ends 9: the action is quarantined: 3 workers were lost while they ran it";
+    let each = [1, 2, 3].map(|number| format!("attempt {number}: {LOST}")).join("; ");
+    let end = format!("1 ends 9: the action is quarantined: 3 workers were lost while they ran it ({each})");
     play(&[
         ("submit 1 a", "1 Queued"),
         ("join w1 1", "w1 starts 1/1; 1 Executing"),
-        ("lost w1", &format!("1/1 failed on w1: {LOST}; 1 Queued")),
+        ("away w1", ""),
+        ("wait 20", &format!("drop w1: {GONE}; 1/1 failed on w1: {LOST}; 1 Queued")),
         ("join w2 1", "w2 starts 1/2; 1 Executing"),
-        ("lost w2", &format!("1/2 failed on w2: {LOST}; 1 Queued")),
+        ("away w2", ""),
+        ("wait 20", &format!("drop w2: {GONE}; 1/2 failed on w2: {LOST}; 1 Queued")),
         ("join w3 1", "w3 starts 1/3; 1 Executing"),
-        ("lost w3", &format!("1/3 failed on w3: {LOST}; {end}")),
+        ("away w3", ""),
+        ("wait 20", &format!("drop w3: {GONE}; 1/3 failed on w3: {LOST}; {end}")),
     ]);
 }
 
@@ -258,7 +265,8 @@ fn a_late_answer_is_ignored() {
     play(&[
         ("join w1 1", ""),
         ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
-        ("lost w1", &format!("1/1 failed on w1: {LOST}; 1 Queued")),
+        ("away w1", ""),
+        ("wait 20", &format!("drop w1: {GONE}; 1/1 failed on w1: {LOST}; 1 Queued")),
         ("w1 1/1 answers", ""),
         ("join w2 1", "w2 starts 1/2; 1 Executing"),
         ("w2 1/1 answers", ""),
@@ -341,7 +349,7 @@ fn a_busy_worker_is_waited_for_and_one_that_left_for_a_while() {
         ("wait 600", ""),
         ("w1 1/1 answers", "settle 1/1; w1 starts 2/1; 2 Executing"),
         ("submit 3 c", "3 Queued"),
-        ("lost w1", &format!("2/1 failed on w1: {LOST}; 2 Queued")),
+        ("leaves w1", &format!("2/1 failed on w1: {LEFT}; 2 Queued")),
         ("wait 29", ""),
         ("join w2 1", "w2 starts 2/2; 2 Executing"),
         ("wait 600", ""),
@@ -355,11 +363,13 @@ fn a_full_scheduler_refuses() {
 }
 
 #[test]
-fn stopping_kills_what_runs() {
-    play(&[
+fn stopping_kills_what_runs_unless_it_is_taken_over_at_the_next_start() {
+    let lines = [
         ("join w1 2", ""),
         ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
         ("submit 2 b", "2 Queued; w1 starts 2/1; 2 Executing"),
-        ("stop", "w1 kills 1/1; w1 kills 2/1"),
-    ]);
+    ];
+    let stop = |said| [lines[0], lines[1], lines[2], ("stop", said)];
+    play_with(Config { journal: false, ..patient() }, &stop("w1 kills 1/1; w1 kills 2/1"));
+    play_with(patient(), &stop(""));
 }

@@ -75,6 +75,7 @@ fn kind(effect: &Effect) -> &'static str {
         Effect::Drop { reason, .. } if reason.contains("kill") => "not confirmed",
         Effect::Drop { .. } => "silent",
         Effect::AttemptFailed { .. } => "fault",
+        Effect::Judged { .. } => "judged",
         Effect::Acknowledge { .. } => "acknowledge",
         Effect::Keep(_) => "keep",
         Effect::Erase(_) => "erase",
@@ -174,7 +175,7 @@ impl Books {
                 self.lose(*worker);
                 Ok(())
             }
-            Effect::Refuse(_) | Effect::AttemptFailed { .. } => Ok(()),
+            Effect::Refuse(_) | Effect::AttemptFailed { .. } | Effect::Judged { .. } => Ok(()),
             Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => Ok(()),
         }
     }

@@ -159,7 +159,7 @@ impl World {
         self.workers.remove(&id);
         if self.random.chance(70) {
             let delay = self.random.millis(1, 200);
-            self.schedule(delay, Happening::Arrives(Event::WorkerLeft { worker: id }));
+            self.schedule(delay, Happening::Arrives(Event::WorkerAway { worker: id }));
         }
     }
 

@@ -173,7 +173,8 @@ impl World {
                 self.watches.remove(&operation);
             }
             Effect::Drop { worker, .. } => self.dropped(worker),
-            Effect::Report { .. } | Effect::Refuse(_) | Effect::AttemptFailed { .. } => {}
+            Effect::Report { .. } | Effect::Refuse(_) => {}
+            Effect::AttemptFailed { .. } | Effect::Judged { .. } => {}
             Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => {}
         }
     }
@@ -201,6 +202,8 @@ fn config() -> Config {
         kill_timeout: Duration::from_secs(4),
         heartbeat_interval: Duration::from_secs(1),
         heartbeat_timeout: Duration::from_secs(4),
+        reconnect_within: Duration::from_secs(3),
+        health_failures_max: u32::MAX,
         abandon_after: Duration::from_secs(3),
         unsatisfiable_after: Duration::from_secs(6),
         retention: Duration::from_secs(10),
@@ -289,7 +292,7 @@ fn describe_effect(effect: &Effect) -> String {
         Effect::Settle { lease, .. } => format!("Settle {lease:?}"),
         Effect::Report { operation, update } => format!("Report {operation:?} {:?}", update.stage),
         Effect::Kill { .. } | Effect::Refuse(_) | Effect::Forget { .. } => format!("{effect:?}"),
-        Effect::Drop { .. } | Effect::AttemptFailed { .. } => format!("{effect:?}"),
+        Effect::Drop { .. } | Effect::AttemptFailed { .. } | Effect::Judged { .. } => format!("{effect:?}"),
         Effect::Acknowledge { .. } | Effect::Erase(_) => format!("{effect:?}"),
         Effect::Keep(record) => format!("Keep {:?}", record.key()),
     }

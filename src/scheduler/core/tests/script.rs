@@ -1,7 +1,10 @@
 //! A small language for scenarios: each line is one event, answered by what the core says.
 //!
 //! `1`, `2` … are operations, `w1` … workers, `a`, `b` … actions, and `1/2` is the second attempt at the execution that
-//! operation 1 began.
+//! operation 1 began. `join w1 2 ISA=x name=n holds=1/1` is a worker with two slots, and what it says that it holds.
+//!
+//! After every line the core's invariants are checked; and the journal is kept, with every state that it is in after any of the
+//! records, and from each of these a core is restored whose invariants hold as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +15,9 @@ use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 
 use crate::scheduler::core::*;
 use crate::scheduler::event::Submission;
+use crate::scheduler::record::{Record, RecordKey};
 use crate::scheduler::requirements::{Capacity, Requirements};
-use crate::scheduler::task::{Offer, Outcome, Platform, Task};
+use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
 
 /// An event, and what the core must say to it.
 pub(super) type Line<'a> = (&'a str, &'a str);
@@ -22,6 +26,17 @@ struct Stage {
     core: Core,
     config: Arc<Config>,
     now: Time,
+    journal: BTreeMap<RecordKey, Record>,
+    shown: Shown,
+}
+
+/// Which effects a scenario is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// All but what the journal is told and which answers are acknowledged.
+    Most,
+    Acknowledgements,
+    Records,
 }
 
 /// Plays `lines` with the default configuration, but with workers that need no heartbeat.
@@ -37,7 +52,21 @@ pub(super) fn patient() -> Config {
 }
 
 pub(super) fn play_with(config: Config, lines: &[Line<'_>]) {
-    let mut stage = Stage::new(config);
+    play_shown(config, Shown::Most, lines);
+}
+
+/// Plays `lines` and shows, beside the rest, which answers are acknowledged.
+pub(super) fn play_acknowledged(lines: &[Line<'_>]) {
+    play_shown(patient(), Shown::Acknowledgements, lines);
+}
+
+/// Plays `lines` and shows, beside the rest, what the journal is told and which answers are acknowledged.
+pub(super) fn play_recorded(lines: &[Line<'_>]) {
+    play_shown(patient(), Shown::Records, lines);
+}
+
+fn play_shown(config: Config, shown: Shown, lines: &[Line<'_>]) {
+    let mut stage = Stage::new(config, shown);
     for (number, (line, expected)) in lines.iter().enumerate() {
         let said = stage.play(line).join("; ");
         assert_eq!(said, *expected, "line {}: {line}", number + 1);
@@ -45,9 +74,10 @@ pub(super) fn play_with(config: Config, lines: &[Line<'_>]) {
 }
 
 impl Stage {
-    fn new(config: Config) -> Self {
+    fn new(config: Config, shown: Shown) -> Self {
         let config = Arc::new(config);
-        Self { core: Core::new(Arc::clone(&config)), config, now: Time::START }
+        let (core, journal) = (Core::new(Arc::clone(&config)), BTreeMap::new());
+        Self { core, config, now: Time::START, journal, shown }
     }
 
     /// Plays one line and checks the core's invariants. Returns what it said.
@@ -56,18 +86,59 @@ impl Stage {
         let event = self.event(&words);
         let effects = self.core.handle(self.now, event);
         self.core.check().unwrap();
-        effects.iter().map(say).collect()
+        self.record(&effects);
+        effects.iter().filter(|effect| self.shows(effect)).map(say).collect()
+    }
+
+    fn shows(&self, effect: &Effect) -> bool {
+        match effect {
+            Effect::Keep(_) | Effect::Erase(_) => self.shown == Shown::Records,
+            Effect::Acknowledge { .. } => self.shown != Shown::Most,
+            Effect::Start { .. } | Effect::Kill { .. } | Effect::Settle { .. } | Effect::Report { .. } => {
+                true
+            }
+            Effect::Refuse(_) | Effect::Forget { .. } | Effect::Drop { .. } => true,
+            Effect::AttemptFailed { .. } | Effect::Judged { .. } => true,
+        }
+    }
+
+    /// Does what the journal is told, and starts from each of its states.
+    fn record(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            if tell(&mut self.journal, effect) {
+                restored(&self.config, self.now, &self.journal);
+            }
+        }
+        assert!(!self.config.journal || self.journal.keys().eq(self.core.record_keys().iter()));
+    }
+
+    /// What the next scheduler is told first.
+    fn restart(&mut self) -> Event {
+        self.core = Core::new(Arc::clone(&self.config));
+        Event::Restore(self.journal.values().cloned().collect())
     }
 
     fn event(&mut self, words: &[&str]) -> Event {
         match words {
+            ["restart"] => self.restart(),
+            ["away", worker] => Event::WorkerAway { worker: self::worker(worker) },
+            ["leaves", worker] => Event::WorkerLeft { worker: self::worker(worker) },
+            ["cordon", worker, reason @ ..] => {
+                mark(worker, Availability::Cordoned { reason: reason.join(" ") }, true)
+            }
+            ["drain", worker, reason @ ..] => {
+                mark(worker, Availability::Draining { reason: reason.join(" ") }, true)
+            }
+            ["open", worker] => mark(worker, Availability::Open, true),
+            [worker, "drains"] => {
+                mark(worker, Availability::Draining { reason: "it was told to".into() }, false)
+            }
             ["submit", operation, action, rest @ ..] => self.submit(operation, action, rest),
             ["watch", operation] => Event::Watched { operation: self::operation(operation) },
             ["leave", operation] => Event::Unwatched { operation: self::operation(operation) },
             ["cancel", operation] => Event::Cancel { operation: self::operation(operation) },
             ["delete", operation] => Event::Delete { operation: self::operation(operation) },
             ["join", worker, slots, properties @ ..] => self.join(worker, slots, properties),
-            ["lost", worker] => Event::WorkerLeft { worker: self::worker(worker) },
             ["heartbeat", worker] => Event::Heartbeat { worker: self::worker(worker) },
             ["settled", lease] => {
                 Event::Settled { lease: self::lease(lease), result: Ok(Box::new(response())) }
@@ -86,9 +157,9 @@ impl Stage {
     }
 
     fn submit(&self, operation: &str, action: &str, rest: &[&str]) -> Event {
-        let properties =
-            rest.iter().filter_map(|word| word.split_once('=')).filter(|(name, _)| *name != "priority");
-        let priority = rest.iter().find_map(|word| word.strip_prefix("priority="));
+        let words = rest.iter().filter_map(|word| word.split_once('='));
+        let properties = words.filter(|(name, _)| !["priority", "identity", "invocation"].contains(name));
+        let priority = option(rest, "priority=");
         let task = Task {
             instance: "main".into(),
             action_digest: Function::Sha256.hash(action.as_bytes()),
@@ -100,8 +171,8 @@ impl Stage {
                 properties.map(|(name, value)| (name.to_owned(), value.to_owned())),
             )),
             priority: priority.map_or(0, |text| text.parse().unwrap()),
-            invocation: "".into(),
-            identity: "".into(),
+            invocation: option(rest, "invocation=").unwrap_or_default().into(),
+            identity: option(rest, "identity=").unwrap_or_default().into(),
             neighbours: Box::default(),
         };
         Event::Submit(Box::new(Submission {
@@ -115,24 +186,56 @@ impl Stage {
 
     fn join(&self, worker: &str, slots: &str, properties: &[&str]) -> Event {
         let mut offered: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, value) in properties.iter().filter_map(|word| word.split_once('=')) {
+        let words = properties.iter().filter_map(|word| word.split_once('='));
+        for (name, value) in words.filter(|(name, _)| !["name", "holds"].contains(name)) {
             offered.entry(name.to_owned()).or_default().push(value.to_owned());
         }
         let offer = Offer {
             worker: self::worker(worker),
-            name: worker.to_owned(),
+            name: option(properties, "name=").unwrap_or(worker).to_owned(),
             slots: slots.parse().unwrap(),
             properties: offered,
-            leases: Vec::new(),
+            leases: properties.iter().filter_map(|word| word.strip_prefix("holds=")).map(lease).collect(),
         };
         let capacity = Arc::new(Capacity::resolve(&self.config, &offer).unwrap());
         Event::WorkerJoined {
             worker: self::worker(worker),
-            name: worker.into(),
+            name: offer.name.into(),
             capacity,
-            leases: Vec::new(),
+            leases: offer.leases,
         }
     }
+}
+
+/// Does one thing that a journal is told. Returns whether that was what the effect is about.
+pub(super) fn tell(journal: &mut BTreeMap<RecordKey, Record>, effect: &Effect) -> bool {
+    match effect {
+        Effect::Keep(record) => drop(journal.insert(record.key(), record.clone())),
+        Effect::Erase(key) => drop(journal.remove(key)),
+        _ => return false,
+    }
+    true
+}
+
+/// A core that starts from this journal, in a state that is sound and that the journal holds.
+pub(super) fn restored(config: &Arc<Config>, now: Time, journal: &BTreeMap<RecordKey, Record>) -> Core {
+    let mut core = Core::new(Arc::clone(config));
+    let effects = core.handle(now, Event::Restore(journal.values().cloned().collect()));
+    core.check().unwrap();
+    let mut after = journal.clone();
+    for effect in &effects {
+        tell(&mut after, effect);
+    }
+    assert!(after.keys().eq(core.record_keys().iter()), "{:?} is not {:?}", after.keys(), core.record_keys());
+    core
+}
+
+fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
+    words.iter().find_map(|word| word.strip_prefix(name))
+}
+
+fn mark(worker: &str, availability: Availability, by_operator: bool) -> Event {
+    Event::Mark { worker: self::worker(worker), availability, by_operator }
 }
 
 fn told(worker: WorkerId, lease: Lease, said: &str) -> Event {
@@ -183,10 +286,28 @@ fn say(effect: &Effect) -> String {
         }
         Effect::Refuse(refusal) => format!("refuse {refusal:?}"),
         Effect::Forget { operation } => format!("forget {}", operation.number()),
-        Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => String::new(),
+        Effect::Acknowledge { worker: id, lease: one } => format!("{} may forget {}", worker(id), lease(one)),
+        Effect::Keep(record @ Record::Finished { .. }) => format!("keep finished {}", say_key(&record.key())),
+        Effect::Keep(record) => format!("keep {}", say_key(&record.key())),
+        Effect::Erase(key) => format!("erase {}", say_key(key)),
         Effect::Drop { worker: id, reason } => format!("drop {}: {reason}", worker(id)),
+        Effect::Judged { worker: id, availability, .. } => match availability {
+            Availability::Open => format!("{} opens", worker(id)),
+            Availability::Cordoned { reason } | Availability::Draining { reason } => {
+                format!("{} is taken out: {reason}", worker(id))
+            }
+        },
         Effect::AttemptFailed { lease: one, worker, sentence } => {
             format!("{} failed on {worker}: {sentence}", lease(one))
         }
+    }
+}
+
+fn say_key(key: &RecordKey) -> String {
+    match key {
+        RecordKey::Execution(id) => format!("execution {}", id.number()),
+        RecordKey::Operation(id) => format!("operation {}", id.number()),
+        RecordKey::Lease(lease) => format!("lease {}/{}", lease.execution.number(), lease.attempt),
+        RecordKey::Worker(name) => format!("worker {name}"),
     }
 }
