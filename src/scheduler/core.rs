@@ -6,7 +6,7 @@
 //! * an execution is in one state, and it is in the queue if and only if that state is `Queued`;
 //! * a lease runs on one worker, and a worker is given no more than it offers;
 //! * equal actions that may merge have one execution;
-//! * nothing queued would fit a connected worker that takes work, as it stands.
+//! * nothing queued would fit a connected worker that takes work, as it stands, unless that is reserved for what has waited longer.
 
 mod attempts;
 mod availability;
@@ -22,7 +22,6 @@ mod sessions;
 mod tests;
 mod workers;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
@@ -31,21 +30,22 @@ use super::answers;
 use super::config::Config;
 use super::event::{Effect, Event};
 use super::execution::Execution;
+use super::executions::{Executions, Mergeable};
 use super::fleet::Fleet;
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
-use super::operations::{Live, Operations};
+use super::operations::Operations;
 use super::queue::Queue;
 use super::standing::Standings;
-use super::task::{MergeKey, Stage};
+use super::task::Stage;
 use super::timers::{Timer, Timers};
 
 #[derive(Debug)]
 pub(super) struct Core {
     config: Arc<Config>,
     operations: Operations,
-    executions: BTreeMap<ExecutionId, Execution>,
+    executions: Executions,
     /// The executions that equal tasks join.
-    mergeable: BTreeMap<MergeKey, ExecutionId>,
+    mergeable: Mergeable,
     queue: Queue,
     fleet: Fleet,
     standings: Standings,
@@ -84,8 +84,8 @@ impl Core {
         Self {
             config,
             operations: Operations::default(),
-            executions: BTreeMap::new(),
-            mergeable: BTreeMap::new(),
+            executions: Executions::default(),
+            mergeable: Mergeable::default(),
             queue: Queue::default(),
             fleet: Fleet::default(),
             standings: Standings::default(),
@@ -105,6 +105,7 @@ impl Core {
     pub(super) fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
         self.apply(event);
+        self.fill_released();
         std::mem::take(&mut self.effects)
     }
 
@@ -185,7 +186,7 @@ impl Core {
     fn finish(&mut self, id: ExecutionId, response: ExecuteResponse) {
         let Some(execution) = self.remove_execution(id) else { return };
         let update = execution.last_word(Arc::new(response));
-        for operation in &execution.operations {
+        for operation in execution.operations.iter() {
             self.finish_operation(*operation, &update);
         }
         self.erase_execution(id, &execution);

@@ -23,7 +23,7 @@ use super::departures::{Departures, Gone};
 use super::event::{Effect, Event, Refusal, Submission};
 use super::handle::{Message, Watch};
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
-use super::requirements::{Capacity, Requirements};
+use super::requirements::{Capacity, Requirements, SoftSize};
 use super::session::{Command, WorkerSession};
 use super::task::{Offer, Task, Update};
 use super::{Listed, Settle};
@@ -161,13 +161,14 @@ impl Driver {
         }
     }
 
-    fn submit(&mut self, task: Task, requirements: Requirements) -> Result<Watch> {
+    fn submit(&mut self, task: Task, requirements: Arc<Requirements>) -> Result<Watch> {
         let operation = OperationId::new(random());
         let submission = Submission {
             operation,
             execution: ExecutionId::new(random()),
             task: Arc::new(task),
-            requirements: Arc::new(requirements),
+            requirements,
+            soft: SoftSize::default(),
             at: SystemTime::now(),
         };
         self.feed(Event::Submit(Box::new(submission)));

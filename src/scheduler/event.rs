@@ -7,7 +7,7 @@ use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 
 use super::id::{ExecutionId, Lease, OperationId, WorkerId};
 use super::record::{Record, RecordKey};
-use super::requirements::{Capacity, Requirements};
+use super::requirements::{Capacity, Requirements, Shape, SoftSize};
 use super::task::{Availability, Outcome, Task, Update};
 
 /// Something that happened in the world.
@@ -56,8 +56,17 @@ pub(super) struct Submission {
     pub(super) execution: ExecutionId,
     pub(super) task: Arc<Task>,
     pub(super) requirements: Arc<Requirements>,
+    /// What it is expected to use.
+    pub(super) soft: SoftSize,
     /// The wall clock, for the client's eyes only: nothing is decided by it.
     pub(super) at: SystemTime,
+}
+
+impl Submission {
+    /// The line that it waits in.
+    pub(super) fn shape(&self) -> Shape {
+        Shape { requirements: Arc::clone(&self.requirements), soft: self.soft }
+    }
 }
 
 /// Something that must be done in the world.

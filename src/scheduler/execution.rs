@@ -9,8 +9,10 @@ use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 use super::answers;
 use super::event::Submission;
 use super::id::{ExecutionId, Lease, OperationId, WorkerId};
-use super::queue::{Position, Shape};
+use super::operations::Waiters;
+use super::queue::{Place, Position};
 use super::record::Pending;
+use super::requirements::Shape;
 use super::task::{Stage, Task, Update};
 
 #[derive(Debug)]
@@ -18,8 +20,10 @@ pub(super) struct Execution {
     pub(super) task: Arc<Task>,
     pub(super) shape: Shape,
     pub(super) position: Position,
+    /// Set while it is in line.
+    pub(super) place: Option<Place>,
     /// Never empty while the execution exists.
-    pub(super) operations: BTreeSet<OperationId>,
+    pub(super) operations: Waiters,
     pub(super) state: State,
     /// The number of the last attempt that was given out, or may have been.
     pub(super) attempts: u32,
@@ -93,9 +97,10 @@ impl Execution {
     pub(super) fn new(submission: &Submission, arrival: u64) -> Self {
         let task = Arc::clone(&submission.task);
         Self {
-            shape: Arc::clone(&submission.requirements),
+            shape: submission.shape(),
             position: Position { priority: task.priority, arrival },
-            operations: BTreeSet::from([submission.operation]),
+            place: None,
+            operations: Waiters::One(submission.operation),
             state: State::Queued,
             attempts: 0,
             unrecorded: None,
@@ -116,7 +121,8 @@ impl Execution {
         Self {
             shape,
             position: Position { priority: pending.priority, arrival: pending.arrival },
-            operations: BTreeSet::from_iter(operations),
+            place: None,
+            operations: Waiters::from_iter(operations),
             state: State::Queued,
             attempts: first,
             unrecorded: Some(first),

@@ -31,7 +31,7 @@ pub struct Handle {
 /// What the driver is sent.
 #[derive(Debug)]
 pub(super) enum Message {
-    Submit { task: Box<Task>, requirements: Requirements, reply: oneshot::Sender<Result<Watch>> },
+    Submit { task: Box<Task>, requirements: Arc<Requirements>, reply: oneshot::Sender<Result<Watch>> },
     Watch { operation: OperationId, reply: oneshot::Sender<Option<Watch>> },
     Cancel { operation: OperationId, reply: oneshot::Sender<bool> },
     Delete { operation: OperationId, reply: oneshot::Sender<bool> },
@@ -64,7 +64,7 @@ impl Handle {
     /// `Precondition` for a platform property that is not declared, `Invalid` for a malformed amount, `Exhausted` when the
     /// scheduler is full, `Unavailable` when it has stopped.
     pub async fn submit(&self, task: Task) -> Result<Watch> {
-        let requirements = Requirements::resolve(&self.config, &task.platform)?;
+        let requirements = Arc::new(Requirements::resolve(&self.config, &task.platform)?);
         self.ask(|reply| Message::Submit { task: Box::new(task), requirements, reply }).await?
     }
 

@@ -1,19 +1,23 @@
 //! What clients hold: live operations, each waiting for one execution, and finished ones that can still be asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::id::{ExecutionId, OperationId, Time};
+use super::id::{ExecutionId, OperationId};
+use super::lookup::Lookup;
 use super::task::Task;
 
 #[derive(Debug, Default)]
 pub(super) struct Operations {
-    live: BTreeMap<OperationId, Live>,
-    finished: BTreeMap<OperationId, Time>,
-    /// The finished ones, the oldest first.
-    by_age: BTreeSet<(Time, OperationId)>,
-    of_identity: Counts,
-    of_invocation: Counts,
+    live: Lookup<OperationId, Live>,
+    identities: Tally,
+    invocations: Tally,
+    /// The finished ones, by the number of their finish.
+    finished: Lookup<OperationId, u64>,
+    /// The same, the oldest first; the first one is always there still, others may have been forgotten.
+    by_age: VecDeque<(u64, OperationId)>,
+    /// How many have finished.
+    finishes: u64,
 }
 
 /// An operation that waits for its execution.
@@ -24,37 +28,8 @@ pub(super) struct Live {
     pub(super) watchers: u32,
     /// No client will ask for it once it is finished.
     pub(super) is_deleted: bool,
-    identity: Arc<str>,
-    invocation: Arc<str>,
-}
-
-/// How many live operations there are of each.
-#[derive(Debug, Default)]
-struct Counts(BTreeMap<Arc<str>, usize>);
-
-impl Live {
-    pub(super) fn new(execution: ExecutionId, task: &Task, watchers: u32) -> Self {
-        let (identity, invocation) = (Arc::clone(&task.identity), Arc::clone(&task.invocation));
-        Self { execution, watchers, is_deleted: false, identity, invocation }
-    }
-}
-
-impl Counts {
-    fn of(&self, name: &str) -> usize {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    fn add(&mut self, name: &Arc<str>) {
-        *self.0.entry(Arc::clone(name)).or_default() += 1;
-    }
-
-    fn remove(&mut self, name: &Arc<str>) {
-        let Some(count) = self.0.get_mut(name) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.0.remove(name);
-        }
-    }
+    identity: u32,
+    invocation: u32,
 }
 
 impl Operations {
@@ -66,19 +41,26 @@ impl Operations {
         self.finished.len()
     }
 
-    /// How many live operations are of one identity.
+    /// How many live operations one identity has.
     pub(super) fn count_of_identity(&self, identity: &str) -> usize {
-        self.of_identity.of(identity)
+        self.identities.count(identity)
     }
 
-    /// How many live operations are of one invocation.
+    /// How many live operations one invocation has.
     pub(super) fn count_of_invocation(&self, invocation: &str) -> usize {
-        self.of_invocation.of(invocation)
+        self.invocations.count(invocation)
     }
 
-    pub(super) fn insert(&mut self, operation: OperationId, live: Live) {
-        self.of_identity.add(&live.identity);
-        self.of_invocation.add(&live.invocation);
+    /// Begins an operation of `task`, for an execution and so many clients that follow it.
+    pub(super) fn insert(
+        &mut self,
+        operation: OperationId,
+        (execution, watchers): (ExecutionId, u32),
+        task: &Task,
+    ) {
+        let identity = self.identities.add(&task.identity);
+        let invocation = self.invocations.add(&task.invocation);
+        let live = Live { execution, watchers, is_deleted: false, identity, invocation };
         self.live.insert(operation, live);
     }
 
@@ -91,44 +73,195 @@ impl Operations {
     }
 
     /// Moves a live operation to the finished ones. Returns what it was.
-    pub(super) fn finish(&mut self, operation: OperationId, now: Time) -> Option<Live> {
+    pub(super) fn finish(&mut self, operation: OperationId) -> Option<Live> {
         let live = self.live.remove(&operation)?;
-        self.of_identity.remove(&live.identity);
-        self.of_invocation.remove(&live.invocation);
-        self.insert_finished(operation, now);
+        self.identities.subtract(live.identity);
+        self.invocations.subtract(live.invocation);
+        self.insert_finished(operation);
         Some(live)
     }
 
-    /// Adds an operation that was finished before.
-    pub(super) fn insert_finished(&mut self, operation: OperationId, now: Time) {
-        self.finished.insert(operation, now);
-        self.by_age.insert((now, operation));
+    /// Adds an operation that finished after all that are there.
+    pub(super) fn insert_finished(&mut self, operation: OperationId) {
+        self.finishes += 1;
+        self.finished.insert(operation, self.finishes);
+        self.by_age.push_back((self.finishes, operation));
     }
 
     /// Drops a finished operation. Returns whether there was one.
     pub(super) fn forget(&mut self, operation: OperationId) -> bool {
-        let at = self.finished.remove(&operation);
-        at.is_some_and(|at| self.by_age.remove(&(at, operation)))
+        let is_known = self.finished.remove(&operation).is_some();
+        if is_known {
+            self.tidy();
+        }
+        is_known
     }
 
     /// The operation that finished first.
     pub(super) fn oldest_finished(&self) -> Option<OperationId> {
-        self.by_age.first().map(|(_, operation)| *operation)
+        self.by_age.front().map(|(_, operation)| *operation)
     }
 
-    #[cfg(test)]
+    /// Keeps the first in line a finished one, and the line at most twice as long as what is in it.
+    fn tidy(&mut self) {
+        let finished = &self.finished;
+        let is_kept = |(number, operation): &(u64, OperationId)| finished.get(operation) == Some(number);
+        while self.by_age.front().is_some_and(|first| !is_kept(first)) {
+            self.by_age.pop_front();
+        }
+        if self.by_age.len() > 2 * finished.len() + 16 {
+            self.by_age.retain(is_kept);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Operations {
     pub(super) fn iter_live(&self) -> impl Iterator<Item = (OperationId, &Live)> {
-        self.live.iter().map(|(operation, live)| (*operation, live))
+        self.live
+            .sorted_keys()
+            .into_iter()
+            .map(|operation| (*operation, self.live.get(operation).expect("it is listed")))
     }
 
-    #[cfg(test)]
     pub(super) fn iter_finished(&self) -> impl Iterator<Item = OperationId> {
-        self.finished.keys().copied()
+        self.finished.sorted_keys().into_iter().copied()
     }
 
     /// How many names are counted, and the sum of their counts.
-    #[cfg(test)]
     pub(super) fn counted(&self) -> [(usize, usize); 2] {
-        [&self.of_identity, &self.of_invocation].map(|counts| (counts.0.len(), counts.0.values().sum()))
+        let sum = |tally: &Tally| tally.counts.iter().map(|(_, count)| count).sum();
+        [&self.identities, &self.invocations].map(|tally| (tally.numbers.len(), sum(tally)))
+    }
+}
+
+/// How many live operations each name has. A name without any is not kept.
+#[derive(Debug, Default)]
+struct Tally {
+    numbers: Lookup<Arc<str>, u32>,
+    counts: Vec<(Arc<str>, usize)>,
+    unused: Vec<u32>,
+}
+
+impl Tally {
+    fn count(&self, name: &str) -> usize {
+        self.numbers.get(name).map_or(0, |number| self.counts[*number as usize].1)
+    }
+
+    /// Counts one more. Returns the name's number.
+    fn add(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            self.counts[*number as usize].1 += 1;
+            return *number;
+        }
+        let number = self.unused.pop().unwrap_or_else(|| {
+            self.counts.push((Arc::from(""), 0));
+            u32::try_from(self.counts.len() - 1).expect("there are fewer names than operations")
+        });
+        self.counts[number as usize] = (Arc::clone(name), 1);
+        self.numbers.insert(Arc::clone(name), number);
+        number
+    }
+
+    fn subtract(&mut self, number: u32) {
+        let (name, count) = &mut self.counts[number as usize];
+        *count -= 1;
+        if *count == 0 {
+            self.numbers.remove(name);
+            *name = Arc::from("");
+            self.unused.push(number);
+        }
+    }
+}
+
+/// The operations that wait for one execution: nearly always a single one, so that costs no memory of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Waiters {
+    #[default]
+    Nobody,
+    One(OperationId),
+    Many(Box<BTreeSet<OperationId>>),
+}
+
+impl FromIterator<OperationId> for Waiters {
+    fn from_iter<I: IntoIterator<Item = OperationId>>(operations: I) -> Self {
+        let mut waiters = Self::default();
+        operations.into_iter().for_each(|operation| waiters.insert(operation));
+        waiters
+    }
+}
+
+impl Waiters {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Nobody => 0,
+            Self::One(_) => 1,
+            Self::Many(all) => all.len(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn insert(&mut self, operation: OperationId) {
+        match self {
+            Self::Nobody => *self = Self::One(operation),
+            Self::One(first) => *self = Self::Many(Box::new(BTreeSet::from([*first, operation]))),
+            Self::Many(all) => {
+                all.insert(operation);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, operation: &OperationId) {
+        match self {
+            Self::Nobody => {}
+            Self::One(first) if first == operation => *self = Self::Nobody,
+            Self::One(_) => {}
+            Self::Many(all) => {
+                all.remove(operation);
+            }
+        }
+    }
+
+    /// The operations in the order of their identifiers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &OperationId> {
+        let (one, many) = match self {
+            Self::Nobody => (None, None),
+            Self::One(first) => (Some(first), None),
+            Self::Many(all) => (None, Some(all)),
+        };
+        one.into_iter().chain(many.into_iter().flat_map(|all| all.iter()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_counted_as_long_as_it_has_operations() {
+        let mut tally = Tally::default();
+        let (a, b) = (tally.add(&"a".into()), tally.add(&"b".into()));
+        tally.add(&"a".into());
+        assert_eq!((tally.count("a"), tally.count("b"), tally.count("c")), (2, 1, 0));
+        tally.subtract(a);
+        tally.subtract(b);
+        assert_eq!((tally.count("a"), tally.count("b"), tally.numbers.len()), (1, 0, 1));
+        assert_eq!(tally.add(&"c".into()), b);
+        assert_eq!(tally.count("c"), 1);
+    }
+
+    #[test]
+    fn waiters_come_and_go() {
+        let [one, two] = [1, 2].map(OperationId::new);
+        let mut waiters = Waiters::One(two);
+        waiters.remove(&one);
+        waiters.insert(one);
+        assert_eq!(waiters.iter().copied().collect::<Vec<_>>(), [one, two]);
+        waiters.remove(&one);
+        waiters.remove(&two);
+        assert!(waiters.is_empty());
     }
 }

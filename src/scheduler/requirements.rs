@@ -1,20 +1,29 @@
 //! Platform properties, resolved against their declarations: what an action requires and what a worker can give.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 
 use super::config::{Config, PropertyKind};
+use super::lookup::fingerprint;
 use super::task::{Offer, Platform};
 
 /// Amounts of `minimum` properties, by name.
 pub(super) type Amounts = BTreeMap<String, u64>;
 
-/// What a worker must have to run an action. Actions with equal requirements share a queue.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// The `minimum` properties of the default configuration that a soft size is measured in.
+const CORES: &str = "cores";
+const MEMORY: &str = "memory";
+
+/// What a worker must have to run an action.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Requirements {
     exact: BTreeSet<(String, String)>,
     amounts: Amounts,
+    /// A hash of the rest, so that finding equal ones does not read texts.
+    fingerprint: u64,
 }
 
 /// What a worker has, whether in use or not. Workers with equal capacity form a class.
@@ -23,6 +32,38 @@ pub(super) struct Capacity {
     pub(super) slots: u32,
     exact: BTreeSet<(String, String)>,
     pub(super) amounts: Amounts,
+}
+
+/// What actions in one line have in common: requirements, and how big a share of a worker they are known to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape {
+    pub(super) requirements: Arc<Requirements>,
+    pub(super) soft: SoftSize,
+}
+
+/// What an action is expected to use, in coarse steps, so that actions of about one size share a line. 0 means that nothing is known.
+///
+/// It binds only beside something else: a worker that runs nothing takes whatever it could run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SoftSize {
+    memory_class: u8,
+    cores_class: u8,
+}
+
+/// Cores and memory as soft sizes count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Share {
+    pub(super) millicores: u64,
+    pub(super) memory_bytes: u64,
+}
+
+/// What actions of one shape take from a worker of one class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// In the order of the class's amounts.
+    pub(super) hard: Box<[u64]>,
+    /// What is expected, and what is demanded where that is more.
+    pub(super) soft: Share,
 }
 
 /// The slots a worker may offer: far above any machine, it bounds what one worker can make us hold.
@@ -34,21 +75,26 @@ impl Requirements {
     /// # Errors
     /// `Precondition` for a property that is not declared; `Invalid` for an amount that is not a whole number.
     pub(super) fn resolve(config: &Config, platform: &Platform) -> Result<Self> {
-        let mut requirements = Self::default();
+        let (mut exact, mut amounts) = (BTreeSet::new(), Amounts::new());
         for (name, value) in platform.properties() {
             match config.properties.get(name) {
                 None => return Err(undeclared(name)),
                 Some(PropertyKind::Any) => {}
                 Some(PropertyKind::Exact) => {
-                    requirements.exact.insert((name.clone(), value.clone()));
+                    exact.insert((name.clone(), value.clone()));
                 }
                 Some(PropertyKind::Minimum) => {
-                    let amount = requirements.amounts.entry(name.clone()).or_default();
+                    let amount = amounts.entry(name.clone()).or_default();
                     *amount = (*amount).max(parse_amount(name, value)?);
                 }
             }
         }
-        Ok(requirements)
+        Ok(Self::new(exact, amounts))
+    }
+
+    fn new(exact: BTreeSet<(String, String)>, amounts: Amounts) -> Self {
+        let fingerprint = fingerprint(&(&exact, &amounts));
+        Self { exact, amounts, fingerprint }
     }
 
     pub(super) fn amounts(&self) -> &Amounts {
@@ -62,7 +108,91 @@ impl Requirements {
     }
 }
 
+impl Default for Requirements {
+    fn default() -> Self {
+        Self::new(BTreeSet::new(), Amounts::new())
+    }
+}
+
+impl Hash for Shape {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.requirements.fingerprint);
+        self.soft.hash(state);
+    }
+}
+
+impl SoftSize {
+    /// The step that holds an action which uses so many cores and bytes; 0 of either means that nothing is known of it.
+    pub(super) fn of(cores: f64, memory_bytes: u64) -> Self {
+        let millicores = (cores.max(0.0) * 1000.0).ceil() as u64;
+        Self { memory_class: class(memory_bytes, MEMORY_STEP), cores_class: class(millicores, CORES_STEP) }
+    }
+
+    pub(super) fn share(self) -> Share {
+        Share {
+            millicores: size(self.cores_class, CORES_STEP),
+            memory_bytes: size(self.memory_class, MEMORY_STEP),
+        }
+    }
+}
+
+/// The smallest soft sizes: a tenth of a core, 64 MiB.
+const CORES_STEP: u64 = 100;
+const MEMORY_STEP: u64 = 64 << 20;
+
+/// The first class whose size holds `amount`. There are two classes to an octave.
+fn class(amount: u64, step: u64) -> u8 {
+    if amount == 0 {
+        return 0;
+    }
+    (1..CLASS_MAX).find(|class| size(*class, step) >= amount).unwrap_or(CLASS_MAX)
+}
+
+/// 2^20 steps, which is more than any machine has.
+const CLASS_MAX: u8 = 41;
+
+/// 1, 1.5, 2, 3, 4, 6 … steps, and none for class 0.
+fn size(class: u8, step: u64) -> u64 {
+    let Some(octaves) = class.checked_sub(1) else { return 0 };
+    let whole = step << (octaves / 2);
+    if octaves.is_multiple_of(2) { whole } else { whole + whole / 2 }
+}
+
+impl Share {
+    /// What is left when a share is taken; never less than nothing, because a worker that runs nothing takes what does not fit.
+    pub(super) fn less(self, taken: Self) -> Self {
+        Self {
+            millicores: self.millicores.saturating_sub(taken.millicores),
+            memory_bytes: self.memory_bytes.saturating_sub(taken.memory_bytes),
+        }
+    }
+
+    pub(super) fn holds(self, needed: Self) -> bool {
+        needed.millicores <= self.millicores && needed.memory_bytes <= self.memory_bytes
+    }
+}
+
 impl Capacity {
+    /// Cores and memory, as far as they are offered; what is not offered has no end.
+    pub(super) fn share(&self) -> Share {
+        share_of(&self.amounts, u64::MAX)
+    }
+
+    /// What a shape takes from a worker of this class; `None` if such a worker cannot run it.
+    pub(super) fn needs(&self, shape: &Shape) -> Option<Needs> {
+        if !self.could_run(&shape.requirements) {
+            return None;
+        }
+        let demanded = &shape.requirements.amounts;
+        let hard = self.amounts.keys().map(|name| demanded.get(name).copied().unwrap_or(0)).collect();
+        let (least, expected) = (share_of(demanded, 0), shape.soft.share());
+        let soft = Share {
+            millicores: least.millicores.max(expected.millicores),
+            memory_bytes: least.memory_bytes.max(expected.memory_bytes),
+        };
+        Some(Needs { hard, soft })
+    }
+
     /// Resolves `offer` against the declared properties.
     ///
     /// # Errors
@@ -106,6 +236,13 @@ impl Capacity {
 
     fn has(&self, name: &str, amount: u64) -> bool {
         self.amounts.get(name).is_some_and(|offered| amount <= *offered)
+    }
+}
+
+fn share_of(amounts: &Amounts, absent: u64) -> Share {
+    Share {
+        millicores: amounts.get(CORES).map_or(absent, |cores| cores.saturating_mul(1000)),
+        memory_bytes: amounts.get(MEMORY).copied().unwrap_or(absent),
     }
 }
 
@@ -167,6 +304,21 @@ mod tests {
         assert_eq!(required(&[("cores", "many")]).unwrap_err().kind(), Kind::Invalid);
         assert_eq!(offered(&[("cores", &["1", "2"])]).unwrap_err().kind(), Kind::Invalid);
         assert_eq!(required(&[("cores", "2"), ("cores", "3")]).unwrap().amounts()["cores"], 3);
+    }
+
+    #[test]
+    fn a_soft_size_is_at_most_half_as_much_again() {
+        assert_eq!(SoftSize::of(0.0, 0), SoftSize::default());
+        for (cores, bytes) in [(0.01, 1), (1.0, 1 << 30), (3.3, 5 << 30), (100.0, 700 << 30)] {
+            let share = SoftSize::of(cores, bytes).share();
+            let (millicores, memory) = (share.millicores as f64, share.memory_bytes as f64);
+            assert!(
+                (cores * 1000.0..=(cores * 1500.0).max(100.0)).contains(&millicores),
+                "{cores}: {share:?}"
+            );
+            let most = (bytes as f64 * 1.5).max((64 << 20) as f64);
+            assert!((bytes as f64..=most).contains(&memory), "{bytes}: {share:?}");
+        }
     }
 
     #[test]

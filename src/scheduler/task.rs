@@ -1,6 +1,8 @@
 //! What is to be run, what a worker offers, how a run ends and what a client sees of it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +12,7 @@ use crate::digest::Digest;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 
 use super::id::{Lease, WorkerId};
+use super::lookup::fingerprint;
 
 /// An action that a client wants run, with everything that the scheduler needs to know of it.
 ///
@@ -40,23 +43,53 @@ pub struct Task {
 /// The trees of an input root that count when a worker is chosen.
 pub const NEIGHBOURS_MAX: usize = 8;
 
-/// What makes two tasks the same work.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// What makes two tasks the same work: instance and action. It points at a task instead of repeating it.
+#[derive(Debug, Clone)]
 pub(super) struct MergeKey {
-    instance: Arc<str>,
-    action_digest: Digest,
+    hash: u64,
+    task: Arc<Task>,
 }
 
 impl Task {
     /// The key under which equal tasks share one execution; `None` for an action that must run each time.
-    pub(super) fn merge_key(&self) -> Option<MergeKey> {
-        let key = || MergeKey { instance: Arc::clone(&self.instance), action_digest: self.action_digest };
+    pub(super) fn merge_key(self: &Arc<Self>) -> Option<MergeKey> {
+        let key = || MergeKey { hash: fingerprint(&self.same_work()), task: Arc::clone(self) };
         (!self.do_not_cache).then(key)
+    }
+
+    fn same_work(&self) -> (&Digest, &str) {
+        (&self.action_digest, &self.instance)
+    }
+}
+
+impl PartialEq for MergeKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.task.same_work() == other.task.same_work()
+    }
+}
+
+impl Eq for MergeKey {}
+
+impl Ord for MergeKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.task.same_work().cmp(&other.task.same_work())
+    }
+}
+
+impl PartialOrd for MergeKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for MergeKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
 /// The platform properties that an action demands, in order. A name may repeat: every value is demanded.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform(Vec<(String, String)>);
 
 impl Platform {

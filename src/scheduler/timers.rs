@@ -1,13 +1,13 @@
 //! Deadlines by what they are for. Each is held once, so a deadline that was met leaves nothing behind.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use super::id::{Lease, OperationId, Time, WorkerId};
-use super::requirements::Requirements;
+use super::lookup::Lookup;
+use super::requirements::Shape;
 
 /// What happens when time passes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Timer {
     /// Nobody watches the operation.
     Abandon(OperationId),
@@ -23,46 +23,73 @@ pub(super) enum Timer {
     Away(WorkerId),
     /// The worker's failures are held against it.
     Probation(WorkerId),
-    /// No connected worker could ever run what is queued with these requirements.
-    Stranded(Arc<Requirements>),
+    /// No connected worker could ever run what is queued in this shape.
+    Stranded(Shape),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    due: BTreeMap<Timer, Time>,
+    due: Lookup<Timer, Due>,
+    /// Where each deadline is filed.
     order: BTreeSet<(Time, Timer)>,
+}
+
+/// A deadline that moves away stays filed where it was, and is filed anew only when that time has come: a worker's deadline moves
+/// with every word of it, but is looked at once in a heartbeat's time.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    at: Time,
+    /// Not after `at`.
+    filed: Time,
 }
 
 impl Timers {
     /// Sets or moves a deadline.
     pub(super) fn set(&mut self, timer: Timer, at: Time) {
-        if let Some(old) = self.due.insert(timer.clone(), at) {
-            self.order.remove(&(old, timer.clone()));
+        match self.due.get_mut(&timer) {
+            Some(due) if due.filed <= at => due.at = at,
+            Some(due) => {
+                let old = std::mem::replace(due, Due { at, filed: at });
+                self.order.remove(&(old.filed, timer.clone()));
+                self.order.insert((at, timer));
+            }
+            None => {
+                self.due.insert(timer.clone(), Due { at, filed: at });
+                self.order.insert((at, timer));
+            }
         }
-        self.order.insert((at, timer));
     }
 
     pub(super) fn clear(&mut self, timer: Timer) {
-        if let Some(at) = self.due.remove(&timer) {
-            self.order.remove(&(at, timer));
+        if let Some(due) = self.due.remove(&timer) {
+            self.order.remove(&(due.filed, timer));
         }
     }
 
+    /// When to look again: not after the first deadline, and perhaps before it.
     pub(super) fn next(&self) -> Option<Time> {
         self.order.first().map(|(at, _)| *at)
     }
 
     #[cfg(test)]
     pub(super) fn holds(&self, timer: &Timer) -> bool {
-        self.due.contains_key(timer)
+        self.due.get(timer).is_some()
     }
 
     /// Takes out the first deadline that has passed.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<Timer> {
-        self.next().filter(|at| *at <= now)?;
-        let (_, timer) = self.order.pop_first()?;
-        self.due.remove(&timer);
-        Some(timer)
+        loop {
+            self.next().filter(|at| *at <= now)?;
+            let (_, timer) = self.order.pop_first()?;
+            let due = self.due.get_mut(&timer).expect("what is filed is due");
+            if due.at <= now {
+                self.due.remove(&timer);
+                return Some(timer);
+            }
+            due.filed = due.at;
+            let at = due.at;
+            self.order.insert((at, timer));
+        }
     }
 }
 
@@ -84,6 +111,16 @@ mod tests {
         assert_eq!(timers.pop_due(at(8)), None);
         assert_eq!(timers.pop_due(at(9)), Some(timer));
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_deadline_that_comes_nearer_is_due_at_its_new_time() {
+        let mut timers = Timers::default();
+        let timer = Timer::Silence(WorkerId::new(1));
+        timers.set(timer.clone(), at(9));
+        timers.set(timer.clone(), at(5));
+        assert_eq!(timers.pop_due(at(5)), Some(timer));
+        assert_eq!(timers.pop_due(at(9)), None);
     }
 
     #[test]

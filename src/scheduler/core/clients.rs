@@ -33,8 +33,8 @@ impl Core {
         if let Some(refusal) = self.refusal_of_one(&submission.task) {
             return Some(refusal);
         }
-        let shapes = self.queue.shapes().len();
-        let is_new_shape = is_new && !self.queue.holds(&submission.requirements);
+        let shapes = self.queue.shape_count();
+        let is_new_shape = is_new && !self.queue.holds(&submission.shape());
         (is_new_shape && shapes >= SHAPES_MAX).then_some(Refusal::TooManyShapes)
     }
 
@@ -53,7 +53,7 @@ impl Core {
     fn begin_execution(&mut self, submission: &Submission) {
         let (operation, id) = (submission.operation, submission.execution);
         self.arrivals += 1;
-        self.operations.insert(operation, Live::new(id, &submission.task, 1));
+        self.operations.insert(operation, (id, 1), &submission.task);
         self.executions.insert(id, Execution::new(submission, self.arrivals));
         #[cfg(test)]
         self.misplace(id);
@@ -76,23 +76,14 @@ impl Core {
     /// The operation waits for an equal action that is in flight; the more urgent of both decides its place in line.
     fn join_execution(&mut self, id: ExecutionId, submission: &Submission) {
         let operation = submission.operation;
-        self.operations.insert(operation, Live::new(id, &submission.task, 1));
+        self.operations.insert(operation, (id, 1), &submission.task);
         self.keep(Record::Live { operation, execution: id });
         let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
         execution.operations.insert(operation);
         let update = Arc::clone(&execution.update);
         self.effects.push(Effect::Report { operation, update });
         if submission.task.priority < execution.position.priority {
-            self.hasten(id, submission.task.priority);
-        }
-    }
-
-    fn hasten(&mut self, id: ExecutionId, priority: i32) {
-        let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
-        let old = execution.position;
-        execution.position.priority = priority;
-        if execution.state == State::Queued {
-            self.queue.reposition(&execution.shape, old, execution.position);
+            self.reprioritize(id, submission.task.priority);
         }
         self.keep_execution(id);
     }
@@ -149,7 +140,7 @@ impl Core {
 
     /// Moves an operation, whose execution is over for it, to the finished ones, and tells its watchers the last word.
     pub(super) fn finish_operation(&mut self, operation: OperationId, update: &Arc<Update>) {
-        let Some(live) = self.operations.finish(operation, self.now) else { return };
+        let Some(live) = self.operations.finish(operation) else { return };
         self.timers.clear(Timer::Abandon(operation));
         if !live.is_deleted {
             self.keep(Record::Finished { operation, update: Arc::clone(update) });

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::scheduler::execution::State;
-use crate::scheduler::fleet::Hold;
+use crate::scheduler::fleet::{Hold, Preference};
+use crate::scheduler::queue::LineId;
 use crate::scheduler::record::RecordKey;
 
 /// Fails with the given sentence unless the condition holds.
@@ -21,12 +22,12 @@ impl Core {
     /// The first thing that is wrong.
     pub(in crate::scheduler) fn check(&self) -> Result<(), String> {
         self.check_operations()?;
-        for (id, execution) in &self.executions {
-            self.check_execution(*id, execution)?;
+        for (id, execution) in self.executions.iter() {
+            self.check_execution(id, execution)?;
         }
         self.check_fleet()?;
         self.check_standings()?;
-        let queued = self.executions.values().filter(|execution| execution.state == State::Queued).count();
+        let queued = self.executions.iter().filter(|(_, execution)| execution.state == State::Queued).count();
         ensure!(
             queued == self.queue.len(),
             "{queued} executions are queued, but {} are in line",
@@ -36,7 +37,7 @@ impl Core {
     }
 
     fn check_operations(&self) -> Result<(), String> {
-        let held: usize = self.executions.values().map(|execution| execution.operations.len()).sum();
+        let held: usize = self.executions.iter().map(|(_, execution)| execution.operations.len()).sum();
         let live = self.operations.live_count();
         ensure!(held == live, "{held} operations wait, {live} live");
         for (operation, one) in self.operations.iter_live() {
@@ -58,7 +59,7 @@ impl Core {
 
     fn check_execution(&self, id: ExecutionId, execution: &Execution) -> Result<(), String> {
         ensure!(!execution.operations.is_empty(), "nobody waits for {id:?}");
-        for operation in &execution.operations {
+        for operation in execution.operations.iter() {
             let waits = self.operations.live(*operation).is_some_and(|live| live.execution == id);
             ensure!(waits, "{operation:?} does not wait for {id:?}");
         }
@@ -105,7 +106,8 @@ impl Core {
 
     fn check_standings(&self) -> Result<(), String> {
         let known: Vec<WorkerId> = self.standings.workers().collect();
-        let held: Vec<WorkerId> = self.fleet.iter().map(|(id, _)| id).collect();
+        let mut held: Vec<WorkerId> = self.fleet.iter().map(|(id, _)| id).collect();
+        held.sort();
         ensure!(known == held, "{known:?} are known, {held:?} are in the fleet");
         for worker in known {
             let is_connected = self.standings.is_connected(worker);
@@ -121,32 +123,51 @@ impl Core {
     }
 
     fn check_idle(&self) -> Result<(), String> {
-        for shape in self.queue.shapes() {
-            let worker = self.fleet.best_for(shape, &BTreeSet::new());
-            ensure!(worker.is_none(), "{shape:?} is queued beside idle {worker:?}");
-            let is_timed = self.timers.holds(&Timer::Stranded(Arc::clone(shape)));
-            ensure!(is_timed != self.fleet.could_run(shape), "{shape:?} is stranded: {is_timed}");
+        for line in self.queue.lines() {
+            let preference = Preference { avoided: &BTreeSet::new(), neighbours: &[] };
+            let worker = self.fleet.best_for(line.id, preference);
+            ensure!(worker.is_none(), "{:?} is queued beside idle {worker:?}", line.shape);
+            let is_timed = self.timers.holds(&Timer::Stranded(line.shape.clone()));
+            ensure!(is_timed != self.fleet.could_run(line.id), "{:?} is stranded: {is_timed}", line.shape);
+        }
+        self.check_reservations()
+    }
+
+    /// A reservation is for something that waits and has no room there.
+    fn check_reservations(&self) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        for (worker, line) in self.reserved() {
+            ensure!(self.queue.has_entries(line), "{worker:?} is reserved for nothing");
+            ensure!(seen.insert(line), "{worker:?} is not alone reserved for {line:?}");
+            let room = self.fleet.room(worker);
+            ensure!(room.is_none_or(|room| !room.fits_line(line)), "{worker:?} has room for {line:?}");
         }
         Ok(())
     }
 
     /// The keys of everything that the journal must hold.
     pub(in crate::scheduler) fn record_keys(&self) -> BTreeSet<RecordKey> {
-        let executions = self.executions.keys().map(|id| RecordKey::Execution(*id));
+        let executions = self.executions.iter().map(|(id, _)| RecordKey::Execution(id));
         let live = self.operations.iter_live().map(|(operation, _)| operation);
         let operations = live.chain(self.operations.iter_finished()).map(RecordKey::Operation);
-        let leases = self.executions.values().filter_map(|execution| execution.state.lease());
+        let leases = self.executions.iter().filter_map(|(_, execution)| execution.state.lease());
         let leases = leases.map(|(lease, _)| RecordKey::Lease(lease));
         let marks = self.standings.marked().map(|name| RecordKey::Worker(Arc::clone(name)));
         executions.chain(operations).chain(leases).chain(marks).collect()
     }
 
+    /// The workers that start nothing but what is in a line.
+    pub(in crate::scheduler) fn reserved(&self) -> impl Iterator<Item = (WorkerId, LineId)> {
+        let workers = self.fleet.iter().map(|(worker, _)| worker);
+        workers.filter_map(|worker| Some((worker, self.fleet.reserved_line(worker)?)))
+    }
+
     /// Whether nothing is left: no operation, no worker, no deadline.
     pub(in crate::scheduler) fn is_empty(&self) -> bool {
         self.executions.is_empty()
-            && self.mergeable.is_empty()
+            && self.mergeable.len() == 0
             && self.queue.len() == 0
-            && self.queue.shapes().len() == 0
+            && self.queue.shape_count() == 0
             && self.fleet.len() == 0
             && self.standings.is_empty()
             && self.operations.live_count() + self.operations.finished_count() == 0

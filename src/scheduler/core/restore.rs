@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::scheduler::queue::Shape;
 use crate::scheduler::record::{Pending, Record, RecordKey};
-use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::requirements::{Capacity, Requirements, Shape, SoftSize};
 use crate::scheduler::task::{Availability, Platform, Update};
 
 /// The records by kind.
@@ -30,7 +29,7 @@ struct Leased {
 }
 
 /// Requirements by platform, so that executions share them as they did.
-type Shapes = BTreeMap<Arc<Platform>, Result<Shape, String>>;
+type Shapes = BTreeMap<Arc<Platform>, Result<Arc<Requirements>, String>>;
 
 impl Past {
     fn sort(records: Vec<Record>) -> Self {
@@ -63,7 +62,7 @@ impl Core {
         }
         for (operation, update) in std::mem::take(&mut past.finished) {
             self.effects.push(Effect::Report { operation, update });
-            self.operations.insert_finished(operation, self.now);
+            self.operations.insert_finished(operation);
             self.retain_finished(operation);
         }
         let mut shapes = Shapes::new();
@@ -82,7 +81,7 @@ impl Core {
         let id = pending.execution;
         self.arrivals = self.arrivals.max(pending.arrival);
         let key = pending.task.merge_key();
-        let is_second = key.as_ref().is_some_and(|key| self.mergeable.contains_key(key));
+        let is_second = key.as_ref().is_some_and(|key| self.mergeable.get(key).is_some());
         let operations = if is_second { None } else { past.live.remove(&id) };
         let Some(operations) = operations else { return self.erase(RecordKey::Execution(id)) };
         let leased = self.last_of(past.leases.remove(&id).unwrap_or_default());
@@ -91,11 +90,15 @@ impl Core {
             resolved.map(Arc::new).map_err(|error| error.public_message())
         });
         let (shape, problem) = match resolved {
-            Ok(shape) => (Arc::clone(shape), None),
-            Err(sentence) => (Arc::new(Requirements::default()), Some(sentence.clone())),
+            Ok(requirements) => {
+                (Shape { requirements: Arc::clone(requirements), soft: SoftSize::default() }, None)
+            }
+            Err(sentence) => (Shape::default(), Some(sentence.clone())),
         };
         self.restore_operations(id, &pending, &operations);
-        self.mergeable.extend(key.map(|key| (key, id)));
+        if let Some(key) = key {
+            self.mergeable.insert(key, id);
+        }
         self.executions.insert(id, Execution::restored(pending, shape, operations));
         match (problem, leased) {
             (Some(sentence), leased) => self.end_unresolved(id, &sentence, leased),
@@ -120,7 +123,7 @@ impl Core {
     fn restore_operations(&mut self, id: ExecutionId, pending: &Pending, operations: &[OperationId]) {
         let until = self.now + self.config.recover_within;
         for operation in operations {
-            self.operations.insert(*operation, Live::new(id, &pending.task, 0));
+            self.operations.insert(*operation, (id, 0), &pending.task);
             self.timers.set(Timer::Abandon(*operation), until);
         }
     }

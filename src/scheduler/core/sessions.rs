@@ -10,7 +10,7 @@ use super::attempts::Failure;
 use super::*;
 use crate::scheduler::execution::{Blame, State};
 use crate::scheduler::fleet::Hold;
-use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::requirements::{Capacity, Shape};
 use crate::scheduler::task::Availability;
 
 /// How a worker went.
@@ -105,15 +105,12 @@ impl Core {
     /// Ends a lease that is over, was given to another worker, or was never given out. It holds a slot until the worker confirms.
     fn kill_stray(&mut self, worker: WorkerId, lease: Lease) {
         let execution = self.executions.get_mut(&lease.execution);
-        let shape = execution.map_or_else(
-            || Arc::new(Requirements::default()),
-            |execution| {
-                // The number is not to be given out again while the worker has it.
-                execution.reserve(lease.attempt);
-                Arc::clone(&execution.shape)
-            },
-        );
-        self.fleet.hold(worker, lease, shape);
+        let shape = execution.map_or_else(Shape::default, |execution| {
+            // The number is not to be given out again while the worker has it.
+            execution.reserve(lease.attempt);
+            execution.shape.clone()
+        });
+        self.fleet.hold(worker, lease, &shape);
         self.fleet.mark_dying(worker, lease);
         self.send_kill(worker, lease);
     }

@@ -11,6 +11,7 @@ use super::world::action_number;
 use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::{Effect, Event};
 use crate::scheduler::id::{ExecutionId, Lease, OperationId, WorkerId};
+use crate::scheduler::queue::OLDEST_EVERY;
 use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{MergeKey, Outcome, Stage, Task, Update};
 
@@ -25,6 +26,11 @@ pub(super) struct Books {
     completed: BTreeSet<ExecutionId>,
     requirements: BTreeMap<u64, Arc<Requirements>>,
     urgency: BTreeMap<u64, i32>,
+    /// Workers that the core keeps free for what has waited longest.
+    pub(super) reserved: BTreeSet<WorkerId>,
+    /// Starts, and those among them that were not the most urgent of their kind.
+    starts: u64,
+    overtakes: u64,
     /// How often each thing happened that a scheduler must cope with.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -233,8 +239,8 @@ impl Books {
         self.leases.retain(|_, running| running.worker != worker);
     }
 
-    /// Nothing starts while something more urgent with the same requirements waits.
-    fn check_order(&self, effects: &[Effect]) -> Checked {
+    /// Nothing starts while something more urgent with the same requirements waits, but for one start in so many.
+    fn check_order(&mut self, effects: &[Effect]) -> Checked {
         for effect in effects {
             let Effect::Start { task, .. } = effect else { continue };
             let number = action_number(task);
@@ -244,8 +250,10 @@ impl Books {
                 one.stage == Stage::Queued && *requirements == self.requirements[&number]
             };
             let next = self.operations.values().filter(waits).map(|one| one.task.priority).min();
+            self.starts += 1;
+            self.overtakes += u64::from(next.is_some_and(|next| next < urgency));
             ensure!(
-                next.is_none_or(|next| urgency <= next),
+                self.overtakes * u64::from(OLDEST_EVERY) <= self.starts,
                 "action {number} starts before a more urgent one"
             );
         }
@@ -279,11 +287,12 @@ impl Books {
         Ok(())
     }
 
-    /// Nothing that is queued would fit a worker.
+    /// Nothing that is queued would fit a worker, unless the worker is kept free.
     fn check_idle(&self) -> Checked {
         for (operation, one) in self.operations.iter().filter(|(_, one)| one.stage == Stage::Queued) {
             let requirements = &self.requirements[&action_number(&one.task)];
-            let idle = self.workers.keys().find(|worker| self.has_room(**worker, requirements));
+            let mut open = self.workers.keys().filter(|worker| !self.reserved.contains(worker));
+            let idle = open.find(|worker| self.has_room(**worker, requirements));
             ensure!(idle.is_none(), "{operation:?} is queued beside idle {idle:?}");
         }
         Ok(())

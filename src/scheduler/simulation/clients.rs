@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::world::{Happening, World, some_wall_time, task};
 use crate::scheduler::event::{Event, Submission};
 use crate::scheduler::id::{ExecutionId, OperationId};
-use crate::scheduler::requirements::Requirements;
+use crate::scheduler::requirements::{Requirements, SoftSize};
 
 /// Few enough that equal actions meet.
 const ACTIONS: u64 = 24;
@@ -36,6 +36,7 @@ impl World {
         let submission = Submission {
             operation,
             execution: ExecutionId::new(self.fresh_id()),
+            soft: SoftSize::default(),
             task: Arc::new(task),
             requirements: Arc::new(requirements),
             at: some_wall_time(),

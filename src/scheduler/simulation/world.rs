@@ -144,6 +144,7 @@ impl World {
     pub(super) fn feed(&mut self, event: Event) -> Result<(), String> {
         let effects = self.core.handle(self.now, event.clone());
         self.note(&event, &effects);
+        self.books.reserved = self.core.reserved().map(|(worker, _)| worker).collect();
         self.books.enter(&event, &effects)?;
         // A planted mistake must be seen from the outside.
         if self.core.bug.is_none() {

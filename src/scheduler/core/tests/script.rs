@@ -16,7 +16,7 @@ use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 use crate::scheduler::core::*;
 use crate::scheduler::event::Submission;
 use crate::scheduler::record::{Record, RecordKey};
-use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::requirements::{Capacity, Requirements, SoftSize};
 use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
 
 /// An event, and what the core must say to it.
@@ -179,6 +179,7 @@ impl Stage {
             operation: self::operation(operation),
             execution: ExecutionId::new(operation.parse().unwrap()),
             requirements: Arc::new(Requirements::resolve(&self.config, &task.platform).unwrap()),
+            soft: SoftSize::default(),
             task: Arc::new(task),
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
         }))

@@ -1,0 +1,361 @@
+//! Executions that wait for a worker: one line per shape, and in it one group per invocation.
+//!
+//! The order is: the lower priority first; in one priority, the invocation that has had the least; then the older. So that nothing waits for
+//! ever, one start in [`OLDEST_EVERY`] takes what has waited longest instead, whatever its priority.
+//!
+//! What an execution with `n` longer waiting ones before it, on the workers of a class that can run it, may rely on: it is among the first
+//! `OLDEST_EVERY · (n + 1)` starts there, not counting the workers that have no room for it and are reserved for another line.
+//!
+//! Whoever has room looks at the heads of the lines that its class can run. They are numbers in one array, so a look costs a nanosecond
+//! a line and does not grow with what is queued.
+
+mod flows;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::flows::Flows;
+use self::line::{Key, Line};
+use super::id::{ExecutionId, Time};
+use super::lookup::Lookup;
+use super::requirements::Shape;
+
+/// One start of so many, on the workers of one class, takes what has waited longest.
+pub(super) const OLDEST_EVERY: u32 = 16;
+
+/// Lines without entries that are remembered, with the classes of workers that could run them: they come and go with every action
+/// of a farm that keeps up.
+const IDLE_LINES_MAX: usize = 1024;
+
+/// Entries that are counted at most to say how many are before one.
+const AHEAD_MAX: usize = 10_000;
+
+/// The number of a line. It is used again when the line is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct LineId(u32);
+
+impl LineId {
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How urgent an execution is and when it came; unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    /// Lower is sooner.
+    pub(super) priority: i32,
+    /// The number of the submission: older is sooner, and a retry keeps its place.
+    pub(super) arrival: u64,
+}
+
+/// Where a queued execution is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    line: LineId,
+    flow: u32,
+}
+
+impl Place {
+    pub(super) fn line(self) -> LineId {
+        self.line
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) execution: ExecutionId,
+    pub(super) position: Position,
+    /// Since when it waits.
+    pub(super) since: Time,
+}
+
+/// Who shares the workers with others: an invocation, or everything that an identity has sent without one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Party<'a> {
+    pub(super) invocation: &'a Arc<str>,
+    pub(super) identity: &'a Arc<str>,
+}
+
+/// What is before an execution in its line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// Older ones of its own invocation and priority.
+    pub(super) in_invocation: usize,
+    /// There are more of them than were counted.
+    pub(super) is_capped: bool,
+    /// Those with a lower priority.
+    pub(super) more_urgent: usize,
+}
+
+/// One line at a glance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LineView<'a> {
+    pub(super) id: LineId,
+    pub(super) shape: &'a Shape,
+    pub(super) length: usize,
+    /// Since when its longest waiting execution waits.
+    pub(super) oldest: Time,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    lines: Vec<Option<Line>>,
+    by_shape: Lookup<Shape, LineId>,
+    /// The key of each line's head. It may be too low, never too high.
+    heads: Vec<Key>,
+    /// The ticket of each line's longest waiting entry.
+    oldest: Vec<u64>,
+    unused: Vec<LineId>,
+    /// Lines that had no entry when they were put here, each once.
+    idle: VecDeque<LineId>,
+    flows: Flows,
+    length: usize,
+    /// How many lines have entries.
+    shapes: usize,
+    /// How often something was put in line.
+    tickets: u64,
+}
+
+/// The ticket of a line without entries.
+const NEVER: u64 = u64::MAX;
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// How many different shapes are queued.
+    pub(super) fn shape_count(&self) -> usize {
+        self.shapes
+    }
+
+    /// The lines that have entries.
+    pub(super) fn lines(&self) -> impl Iterator<Item = LineView<'_>> {
+        let lines = self.by_number().filter_map(|(id, line)| Some((id, line, line.oldest()?)));
+        lines.map(|(id, line, oldest)| LineView { id, shape: line.shape(), length: line.len(), oldest })
+    }
+
+    /// The shapes that are queued.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.lines().map(|line| line.shape)
+    }
+
+    /// All open lines, those without entries too.
+    pub(super) fn open_lines(&self) -> impl Iterator<Item = (LineId, &Shape)> + Clone {
+        self.by_number().map(|(id, line)| (id, line.shape()))
+    }
+
+    /// Whether something of this shape is queued.
+    pub(super) fn holds(&self, shape: &Shape) -> bool {
+        self.find(shape).is_some_and(|line| self.has_entries(line))
+    }
+
+    pub(super) fn has_entries(&self, line: LineId) -> bool {
+        self.oldest[line.index()] != NEVER
+    }
+
+    pub(super) fn find(&self, shape: &Shape) -> Option<LineId> {
+        self.by_shape.get(shape).copied()
+    }
+
+    pub(super) fn shape(&self, line: LineId) -> &Shape {
+        self.line(line).shape()
+    }
+
+    /// Opens a line for a shape that has none.
+    pub(super) fn open(&mut self, shape: &Shape) -> LineId {
+        let id = self.unused.pop().unwrap_or_else(|| {
+            self.lines.push(None);
+            self.heads.push(Key::NONE);
+            self.oldest.push(NEVER);
+            LineId(u32::try_from(self.lines.len() - 1).expect("lines are bounded far below that"))
+        });
+        self.lines[id.index()] = Some(Line::new(shape.clone()));
+        self.by_shape.insert(shape.clone(), id);
+        self.idle.push_back(id);
+        id
+    }
+
+    /// Closes a line that has had no entry for long, if more than enough of them are remembered.
+    pub(super) fn close_idle(&mut self) -> Option<LineId> {
+        while self.idle.len() > IDLE_LINES_MAX {
+            let id = self.idle.pop_front()?;
+            if self.has_entries(id) {
+                self.line_mut(id).is_listed = false;
+                continue;
+            }
+            let line = self.lines[id.index()].take().expect("a listed line is open");
+            self.by_shape.remove(line.shape());
+            self.unused.push(id);
+            return Some(id);
+        }
+        None
+    }
+
+    /// Puts an execution in line.
+    pub(super) fn insert(&mut self, line: LineId, party: Party<'_>, entry: Entry) -> Place {
+        self.tickets += 1;
+        let place = Place { line, flow: self.flows.join(entry.position.priority, party) };
+        self.put(place, self.tickets, entry);
+        place
+    }
+
+    fn put(&mut self, place: Place, ticket: u64, entry: Entry) {
+        self.shapes += usize::from(!self.has_entries(place.line));
+        self.length += 1;
+        let line = self.lines[place.line.index()].as_mut().expect("what is put in line has an open one");
+        line.insert(&self.flows, place.flow, (ticket, entry));
+        self.look_again(place.line);
+    }
+
+    /// Takes an execution out of line.
+    pub(super) fn remove(&mut self, place: Place, position: Position) {
+        self.take(place, position);
+    }
+
+    fn take(&mut self, place: Place, position: Position) -> Option<(u64, Entry)> {
+        let line = self.lines[place.line.index()].as_mut()?;
+        let taken = line.remove(&self.flows, place.flow, position.arrival)?;
+        self.flows.leave(place.flow);
+        self.length -= 1;
+        self.look_again(place.line);
+        if !self.has_entries(place.line) {
+            self.shapes -= 1;
+            self.list(place.line);
+        }
+        Some(taken)
+    }
+
+    /// Moves an execution to another priority; it has waited as long as before.
+    pub(super) fn reposition(
+        &mut self,
+        place: Place,
+        old: Position,
+        new: Position,
+        party: Party<'_>,
+    ) -> Place {
+        let place_now = Place { line: place.line, flow: self.flows.join(new.priority, party) };
+        match self.take(place, old) {
+            Some((ticket, entry)) => self.put(place_now, ticket, Entry { position: new, ..entry }),
+            None => self.flows.leave(place_now.flow),
+        }
+        place_now
+    }
+
+    /// Counts a start to an invocation, before the execution leaves its line.
+    pub(super) fn charge(&mut self, place: Place) {
+        self.flows.charge(place.flow);
+    }
+
+    /// Counts the start of an execution that was in no line.
+    pub(super) fn charge_party(&mut self, priority: i32, party: Party<'_>) {
+        if self.length > 0
+            && let Some(flow) = self.flows.find(priority, party)
+        {
+            self.flows.charge(flow);
+        }
+    }
+
+    /// The first execution in order among those `lines` that fit. Lines come with what fits is asked of.
+    pub(super) fn first<N>(
+        &mut self,
+        lines: impl Iterator<Item = (LineId, N)> + Clone,
+        fits: impl Fn(N) -> bool,
+    ) -> Option<ExecutionId> {
+        loop {
+            let mut best = (Key::NONE, None);
+            for (line, needs) in lines.clone() {
+                let key = self.heads[line.index()];
+                if key < best.0 && fits(needs) {
+                    best = (key, Some(line));
+                }
+            }
+            let (key, index) = (best.0, best.1?.index());
+            let line = self.lines[index].as_mut().expect("a line with a head is open");
+            let head = line.head(&self.flows)?;
+            if head.key == key {
+                return Some(head.execution);
+            }
+            self.heads[index] = head.key;
+        }
+    }
+
+    /// Whose turn it is by age: the line whose longest waiting entry has waited longest.
+    pub(super) fn oldest_line(&self, lines: impl Iterator<Item = LineId>) -> Option<(u64, LineId)> {
+        let waiting = lines.map(|line| (self.oldest[line.index()], line));
+        waiting.min().filter(|(ticket, _)| *ticket != NEVER)
+    }
+
+    /// The execution of a line that has waited longest.
+    pub(super) fn oldest_in(&self, line: LineId) -> Option<ExecutionId> {
+        self.line(line).oldest_execution()
+    }
+
+    /// What is before an execution in its line. It counts no further than 10,000.
+    pub(super) fn ahead_of(&self, place: Place, position: Position) -> Ahead {
+        let line = self.line(place.line);
+        let in_invocation = line.before(place.flow, position.arrival).take(AHEAD_MAX).count();
+        let more_urgent = line.flows().take(AHEAD_MAX);
+        let more_urgent = more_urgent.filter(|(flow, _)| self.flows.priority(*flow) < position.priority);
+        Ahead {
+            in_invocation,
+            is_capped: in_invocation == AHEAD_MAX,
+            more_urgent: more_urgent.map(|(_, length)| length).sum(),
+        }
+    }
+
+    /// No connected worker could run what is in `line`, since `now` or longer. Returns when its longest waiting execution has
+    /// waited `after`.
+    pub(super) fn strand(&mut self, line: LineId, now: Time, after: Duration) -> Option<Time> {
+        let line = self.line_mut(line);
+        let since = *line.stranded_since.get_or_insert(now);
+        Some(line.oldest()?.max(since) + after)
+    }
+
+    /// A connected worker could run what is in `line`. Returns whether that is news.
+    pub(super) fn unstrand(&mut self, line: LineId) -> bool {
+        self.line_mut(line).stranded_since.take().is_some()
+    }
+
+    /// The executions of a line that have waited for `after` while no connected worker could ever run them.
+    pub(super) fn overdue(&self, line: LineId, now: Time, after: Duration) -> Vec<ExecutionId> {
+        let line = self.line(line);
+        if line.stranded_since.is_none_or(|since| since + after > now) {
+            return Vec::new();
+        }
+        line.by_age().take_while(|(since, _)| *since + after <= now).map(|(_, execution)| execution).collect()
+    }
+
+    fn by_number(&self) -> impl Iterator<Item = (LineId, &Line)> + Clone {
+        let lines = (0..).map(LineId).zip(&self.lines);
+        lines.filter_map(|(id, line)| Some((id, line.as_ref()?)))
+    }
+
+    fn line(&self, id: LineId) -> &Line {
+        self.lines[id.index()].as_ref().expect("nobody keeps the number of a closed line")
+    }
+
+    fn line_mut(&mut self, id: LineId) -> &mut Line {
+        self.lines[id.index()].as_mut().expect("nobody keeps the number of a closed line")
+    }
+
+    fn look_again(&mut self, id: LineId) {
+        let line = self.line(id);
+        let (head, oldest) = (line.head_key(), line.oldest_ticket());
+        self.heads[id.index()] = head;
+        self.oldest[id.index()] = oldest.unwrap_or(NEVER);
+    }
+
+    fn list(&mut self, id: LineId) {
+        let line = self.line_mut(id);
+        if !line.is_listed {
+            line.is_listed = true;
+            self.idle.push_back(id);
+        }
+    }
+}
