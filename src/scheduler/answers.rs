@@ -37,7 +37,8 @@ pub(super) fn quarantined(workers: u32, failed: &[FailedAttempt]) -> ExecuteResp
 
 /// Every attempt failed by the fault of the farm.
 pub(super) fn out_of_attempts(attempts: u32, failed: &[FailedAttempt]) -> ExecuteResponse {
-    let sentence = format!("the farm failed to run the action in {attempts} attempts ({})", listed(failed));
+    let noun = if attempts == 1 { "attempt" } else { "attempts" };
+    let sentence = format!("the farm failed to run the action in {attempts} {noun} ({})", listed(failed));
     answer(UNAVAILABLE, sentence)
 }
 

@@ -10,7 +10,7 @@ use super::attempts::Failure;
 use super::*;
 use crate::scheduler::execution::{Blame, State};
 use crate::scheduler::fleet::Hold;
-use crate::scheduler::requirements::{Capacity, Shape};
+use crate::scheduler::requirements::Capacity;
 use crate::scheduler::task::Availability;
 
 /// How a worker went.
@@ -102,15 +102,16 @@ impl Core {
         self.enter(lease.execution, Stage::Executing);
     }
 
-    /// Ends a lease that is over, was given to another worker, or was never given out. It holds a slot until the worker confirms.
+    /// Ends a lease that is over, was given to another worker, or was never given out. It holds its share until the worker confirms;
+    /// where nobody knows how much that is, it may be all that the worker has.
     fn kill_stray(&mut self, worker: WorkerId, lease: Lease) {
         let execution = self.executions.get_mut(&lease.execution);
-        let shape = execution.map_or_else(Shape::default, |execution| {
+        let shape = execution.map(|execution| {
             // The number is not to be given out again while the worker has it.
             execution.reserve(lease.attempt);
             execution.shape.clone()
         });
-        self.fleet.hold(worker, lease, &shape);
+        self.fleet.hold(worker, lease, shape.as_ref());
         self.fleet.mark_dying(worker, lease);
         self.send_kill(worker, lease);
     }

@@ -1,7 +1,11 @@
 //! The rules of the scheduler as scenarios: on the left what happens, on the right what the core says to it.
 
+mod availability;
+mod histories;
 mod measure;
+mod restoring;
 mod script;
+mod sessions;
 
 use crate::scheduler::config::Config;
 use script::{patient, play, play_with};
@@ -360,6 +364,26 @@ fn a_busy_worker_is_waited_for_and_one_that_left_for_a_while() {
 fn a_full_scheduler_refuses() {
     let config = Config { operations_max: 1, ..patient() };
     play_with(config, &[("submit 1 a", "1 Queued"), ("submit 2 b", "refuse TooManyOperations")]);
+}
+
+#[test]
+fn one_client_and_one_build_have_their_limits_and_who_is_unknown_has_none() {
+    let config = Config { operations_per_identity_max: 2, operations_per_invocation_max: 1, ..patient() };
+    play_with(
+        config,
+        &[
+            ("submit 1 a identity=i invocation=x", "1 Queued"),
+            ("submit 2 b identity=i invocation=x", "refuse TooManyOfInvocation"),
+            ("submit 3 a identity=i invocation=y", "3 Queued"),
+            ("submit 4 d identity=i", "refuse TooManyOfIdentity"),
+            ("submit 5 e identity=j invocation=y", "refuse TooManyOfInvocation"),
+            ("submit 6 f", "6 Queued"),
+            ("submit 7 g", "7 Queued"),
+            ("submit 8 h", "8 Queued"),
+            ("cancel 3", "3 ends 1: the client cancelled the operation"),
+            ("submit 9 e identity=i invocation=y", "9 Queued"),
+        ],
+    );
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Core {
         execution.attempts = lease.attempt;
         execution.unrecorded = None;
         execution.state = State::Running { lease, worker };
-        self.fleet.hold(worker, lease, &execution.shape);
+        self.fleet.hold(worker, lease, Some(&execution.shape));
         let deadline = self.now + execution.task.timeout.saturating_add(self.config.lease_slack);
         self.timers.set(Timer::Lease(worker, lease), deadline);
     }

@@ -281,7 +281,8 @@ impl Fleet {
         format!("no connected worker offers all of the platform properties {}", names.join(", "))
     }
 
-    pub(super) fn hold(&mut self, worker: WorkerId, lease: Lease, shape: &Shape) {
+    /// A lease on something of unknown shape may take all that the worker has.
+    pub(super) fn hold(&mut self, worker: WorkerId, lease: Lease, shape: Option<&Shape>) {
         let Some(number) = self.numbers.get(&worker).copied() else { return };
         self.change(number, |worker, capacity| worker.hold(lease, shape, capacity));
     }

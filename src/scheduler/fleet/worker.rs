@@ -24,7 +24,8 @@ pub(in crate::scheduler) struct Worker {
 /// A lease on a worker. A killed one holds its share until the worker says that nothing of it runs.
 #[derive(Debug)]
 struct Held {
-    shape: Shape,
+    /// `None` when nobody knows it.
+    shape: Option<Shape>,
     needs: Needs,
     is_dying: bool,
 }
@@ -85,9 +86,9 @@ impl Worker {
         self.free.has_room(needs)
     }
 
-    pub(super) fn hold(&mut self, lease: Lease, shape: &Shape, capacity: &Capacity) {
+    pub(super) fn hold(&mut self, lease: Lease, shape: Option<&Shape>, capacity: &Capacity) {
         if let Err(index) = self.find(lease) {
-            let held = Held { shape: shape.clone(), needs: share_of(shape, capacity), is_dying: false };
+            let held = Held { shape: shape.cloned(), needs: share_of(shape, capacity), is_dying: false };
             self.leases.insert(index, (lease, held));
         }
     }
@@ -97,7 +98,7 @@ impl Worker {
         self.class = class;
         self.free.hard = capacity.amounts.values().copied().collect();
         for (_, held) in &mut self.leases {
-            held.needs = share_of(&held.shape, capacity);
+            held.needs = share_of(held.shape.as_ref(), capacity);
         }
         self.compute_free(capacity);
     }
@@ -132,11 +133,13 @@ impl Worker {
     }
 }
 
-/// What a lease takes; nothing but its slot on a worker that could not be given it as it stands.
-fn share_of(shape: &Shape, capacity: &Capacity) -> Needs {
-    let nothing =
-        || Needs { hard: vec![0; capacity.amounts.len()].into(), soft: SoftSize::default().share() };
-    capacity.needs(shape).unwrap_or_else(nothing)
+/// What a lease takes: nothing but its slot on a worker that could not be given it as it stands, everything where it is not known.
+fn share_of(shape: Option<&Shape>, capacity: &Capacity) -> Needs {
+    let Some(shape) = shape else {
+        return Needs { hard: capacity.amounts.values().copied().collect(), soft: capacity.share() };
+    };
+    let soft = SoftSize::default().share();
+    capacity.needs(shape).unwrap_or_else(|| Needs { hard: vec![0; capacity.amounts.len()].into(), soft })
 }
 
 impl Free {

@@ -1,36 +1,37 @@
-//! The simulation's own books: what the scheduler has said and heard, and whether that is allowed.
+//! The simulation's own books: what the scheduler has said and heard, over all its lives, and whether that is allowed.
 //!
 //! They are kept from events and effects alone, so they cannot share a mistake with the core.
+
+mod kinds;
+mod leases;
+mod promises;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::actions::action_number;
 use crate::proto::rev2::ExecuteResponse;
-
-use super::world::action_number;
 use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::{Effect, Event};
-use crate::scheduler::id::{ExecutionId, Lease, OperationId, WorkerId};
-use crate::scheduler::queue::OLDEST_EVERY;
-use crate::scheduler::requirements::{Capacity, Requirements};
-use crate::scheduler::task::{MergeKey, Outcome, Stage, Task, Update};
+use crate::scheduler::id::OperationId;
+use crate::scheduler::requirements::Requirements;
+use crate::scheduler::task::{Stage, Task, Update};
+
+pub(super) use kinds::{KINDS, ending};
+use leases::Leases;
+use promises::Promises;
 
 #[derive(Default)]
 pub(super) struct Books {
+    /// What this life of the scheduler has said of each operation.
     pub(super) operations: BTreeMap<OperationId, Operation>,
-    workers: BTreeMap<WorkerId, Arc<Capacity>>,
-    /// From the start until the worker confirms the end or is gone.
-    leases: BTreeMap<Lease, Running>,
-    attempts: BTreeMap<ExecutionId, u32>,
-    settling: BTreeSet<Lease>,
-    completed: BTreeSet<ExecutionId>,
+    leases: Leases,
+    promises: Promises,
     requirements: BTreeMap<u64, Arc<Requirements>>,
     urgency: BTreeMap<u64, i32>,
-    /// Workers that the core keeps free for what has waited longest.
-    pub(super) reserved: BTreeSet<WorkerId>,
-    /// Starts, and those among them that were not the most urgent of their kind.
+    /// How many starts there were in this life of the scheduler, and how many of them by age.
     starts: u64,
-    overtakes: u64,
+    by_age: u64,
     /// How often each thing happened that a scheduler must cope with.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -38,111 +39,50 @@ pub(super) struct Books {
 pub(super) struct Operation {
     pub(super) task: Arc<Task>,
     pub(super) stage: Stage,
+    response: Option<Arc<ExecuteResponse>>,
 }
 
-struct Running {
-    worker: WorkerId,
-    requirements: Arc<Requirements>,
-    key: Option<MergeKey>,
-    is_killed: bool,
-}
-
-/// What a world may see; a simulation in which one of these never happens proves little.
-pub(super) const KINDS: [&str; 16] = [
-    "first attempt",
-    "later attempt",
-    "kill",
-    "settle",
-    "report",
-    "refuse",
-    "forget",
-    "not confirmed",
-    "silent",
-    "fault",
-    "result",
-    "cancelled",
-    "abandoned",
-    "unsatisfiable",
-    "quarantined",
-    "out of attempts",
-];
-
-fn kind(effect: &Effect) -> &'static str {
-    match effect {
-        Effect::Start { lease, .. } if lease.attempt == 1 => "first attempt",
-        Effect::Start { .. } => "later attempt",
-        Effect::Kill { .. } => "kill",
-        Effect::Settle { .. } => "settle",
-        Effect::Report { update, .. } => {
-            update.response.as_ref().map_or("report", |response| ending(response))
-        }
-        Effect::Refuse(_) => "refuse",
-        Effect::Forget { .. } => "forget",
-        Effect::Drop { reason, .. } if reason.contains("kill") => "not confirmed",
-        Effect::Drop { .. } => "silent",
-        Effect::AttemptFailed { .. } => "fault",
-        Effect::Judged { .. } => "judged",
-        Effect::Acknowledge { .. } => "acknowledge",
-        Effect::Keep(_) => "keep",
-        Effect::Erase(_) => "erase",
-    }
-}
-
-fn ending(response: &ExecuteResponse) -> &'static str {
-    let message = response.status.as_ref().map_or("", |status| status.message.as_str());
-    let endings = [
-        ("the client cancelled", "cancelled"),
-        ("no client watched", "abandoned"),
-        ("the action cannot run", "unsatisfiable"),
-        ("the action is quarantined", "quarantined"),
-        ("the farm failed", "out of attempts"),
-    ];
-    endings.iter().find(|(start, _)| message.starts_with(start)).map_or("result", |(_, ending)| ending)
-}
+/// There are at least so many starts to one by age. One of 16 is to be by age, and may reserve a worker instead.
+const BY_AGE_EVERY: u64 = 15;
 
 type Checked = Result<(), String>;
 
 impl Books {
     /// Enters one event and all that followed from it.
     pub(super) fn enter(&mut self, event: &Event, effects: &[Effect]) -> Checked {
-        self.enter_event(event);
+        if let Event::Submit(submission) = event {
+            let number = action_number(&submission.task);
+            self.requirements.insert(number, Arc::clone(&submission.requirements));
+            self.note_urgency(number, submission.task.priority);
+        }
+        if let Event::Settled { lease, result } = event {
+            self.promises.settled(*lease, result.is_ok());
+        }
+        let brought_back = self.leases.enter_event(event);
+        for lease in &brought_back {
+            self.see(if self.leases.is_adrift(*lease) { "taken over" } else { "brought back" });
+        }
         for effect in effects {
-            *self.seen.entry(kind(effect)).or_default() += 1;
+            self.see(kinds::kind(effect));
             self.enter_effect(event, effect)?;
         }
-        if let Event::Finished { worker, lease, .. } = event {
-            self.end_lease(*worker, *lease);
+        self.leases.leave_event(event);
+        let is_dull = matches!(event, Event::Heartbeat { .. } | Event::Progress { .. });
+        if is_dull && effects.is_empty() {
+            return Ok(());
         }
+        self.leases.check_kept(&brought_back)?;
         self.check_order(effects)?;
-        self.check_loads()?;
-        self.check_merging()?;
+        self.leases.check_merging()?;
         self.check_idle()
+    }
+
+    pub(super) fn see(&mut self, kind: &'static str) {
+        *self.seen.entry(kind).or_default() += 1;
     }
 
     pub(super) fn live(&self) -> impl Iterator<Item = OperationId> {
         self.operations.iter().filter(|(_, one)| one.stage != Stage::Completed).map(|(id, _)| *id)
-    }
-
-    fn enter_event(&mut self, event: &Event) {
-        match event {
-            Event::Submit(submission) => {
-                let number = action_number(&submission.task);
-                self.requirements.insert(number, Arc::clone(&submission.requirements));
-                self.note_urgency(number, submission.task.priority);
-            }
-            Event::WorkerJoined { worker, capacity, .. } => {
-                self.workers.insert(*worker, Arc::clone(capacity));
-            }
-            Event::WorkerAway { worker } | Event::WorkerLeft { worker } => self.lose(*worker),
-            Event::Settled { lease, result: Ok(_) } if self.settling.contains(lease) => {
-                self.completed.insert(lease.execution);
-            }
-            Event::Finished { .. } | Event::Settled { .. } | Event::Stop | Event::Tick => {}
-            Event::Watched { .. } | Event::Unwatched { .. } | Event::Cancel { .. } | Event::Delete { .. } => {
-            }
-            Event::Heartbeat { .. } | Event::Progress { .. } => {}
-            Event::Restore(_) | Event::Mark { .. } => {}
-        }
     }
 
     /// An action is as urgent as the most urgent of those who have asked for it since it was last at rest.
@@ -157,92 +97,91 @@ impl Books {
     fn enter_effect(&mut self, event: &Event, effect: &Effect) -> Checked {
         match effect {
             Effect::Start { worker, lease, task } => {
-                if let Event::Finished { worker, lease, .. } = event {
-                    self.end_lease(*worker, *lease);
+                self.leases.leave_event(event);
+                ensure!(!self.promises.is_over(lease.execution), "{lease:?} starts after it was completed");
+                let number = action_number(task);
+                ensure!(
+                    self.is_wanted(number),
+                    "{lease:?} of action {number} starts, and nobody waits for it"
+                );
+                if self.leases.start(*worker, *lease, task, &self.requirements[&number])? {
+                    self.see("hedge");
                 }
-                self.start(*worker, *lease, task)
-            }
-            Effect::Kill { worker, lease } => {
-                let running = self.leases.get_mut(lease).filter(|running| running.worker == *worker);
-                let running = running.ok_or(format!("{lease:?} is killed, but not on {worker:?}"))?;
-                ensure!(!running.is_killed, "{lease:?} is killed twice");
-                running.is_killed = true;
                 Ok(())
             }
-            Effect::Settle { lease, .. } => self.settle(event, *lease),
-            Effect::Report { operation, update } => self.report(*operation, update),
+            Effect::Kill { worker, lease } => self.leases.kill(*worker, *lease),
+            Effect::Settle { lease, .. } => {
+                self.leases.check_settle(event, *lease)?;
+                self.promises.settle(*lease);
+                Ok(())
+            }
+            Effect::Report { operation, update } => self.report(event, *operation, update),
             Effect::Forget { operation } => {
-                let is_completed =
-                    self.operations.remove(operation).is_some_and(|one| one.stage == Stage::Completed);
+                let one = self.operations.remove(operation);
+                let is_completed = one.is_some_and(|one| one.stage == Stage::Completed);
                 ensure!(is_completed, "{operation:?} is forgotten before it is completed");
+                self.promises.may_be_gone(*operation);
                 Ok(())
             }
             Effect::Drop { worker, .. } => {
-                self.lose(*worker);
+                self.leases.lose(*worker);
                 Ok(())
             }
-            Effect::Refuse(_) | Effect::AttemptFailed { .. } | Effect::Judged { .. } => Ok(()),
-            Effect::Acknowledge { .. } | Effect::Keep(_) | Effect::Erase(_) => Ok(()),
+            Effect::AttemptFailed { lease, .. } => {
+                self.leases.fail(*lease);
+                Ok(())
+            }
+            Effect::Keep(record) => {
+                self.leases.keep(record);
+                self.promises.keep(record);
+                Ok(())
+            }
+            Effect::Erase(key) => {
+                self.leases.erase(key);
+                Ok(())
+            }
+            Effect::Acknowledge { lease, .. } => self.promises.check_acknowledge(*lease, &self.leases),
+            Effect::Judged { worker, availability, .. } => {
+                self.leases.judge(*worker, availability);
+                Ok(())
+            }
+            Effect::Refuse(_) => Ok(()),
         }
     }
 
-    fn start(&mut self, worker: WorkerId, lease: Lease, task: &Arc<Task>) -> Checked {
-        ensure!(!self.completed.contains(&lease.execution), "{lease:?} starts after it was completed");
-        ensure!(self.workers.contains_key(&worker), "{lease:?} starts on {worker:?}, which is gone");
-        let last = self.attempts.insert(lease.execution, lease.attempt).unwrap_or(0);
-        ensure!(lease.attempt == last + 1, "{lease:?} follows attempt {last}");
-        let requirements = Arc::clone(&self.requirements[&action_number(task)]);
-        let running = Running { worker, requirements, key: task.merge_key(), is_killed: false };
-        ensure!(self.leases.insert(lease, running).is_none(), "{lease:?} is given out twice");
-        Ok(())
+    fn is_wanted(&self, number: u64) -> bool {
+        let mut live = self.operations.values().filter(|one| one.stage != Stage::Completed);
+        live.any(|one| action_number(&one.task) == number)
     }
 
-    fn settle(&mut self, event: &Event, lease: Lease) -> Checked {
-        let Event::Finished { worker, lease: answered, outcome: Outcome::Response(_) } = event else {
-            return Err(format!("{lease:?} is settled without an answer"));
-        };
-        ensure!(*answered == lease, "{lease:?} is settled with the answer to {answered:?}");
-        let is_current = self.leases.get(&lease).is_some_and(|one| one.worker == *worker && !one.is_killed);
-        ensure!(is_current, "{lease:?} is settled with a late answer of {worker:?}");
-        self.settling.insert(lease);
-        Ok(())
-    }
-
-    fn report(&mut self, operation: OperationId, update: &Update) -> Checked {
+    fn report(&mut self, event: &Event, operation: OperationId, update: &Update) -> Checked {
         let old = self.operations.get(&operation).map(|one| one.stage);
+        let is_restored = matches!(event, Event::Restore(_));
         let is_allowed = match (old, update.stage) {
             (None, Stage::Queued | Stage::Executing) => true,
+            (None, Stage::Completed) => is_restored,
             (Some(Stage::Queued), _) => update.stage != Stage::Queued,
             (Some(Stage::Executing), _) => true,
-            (None | Some(Stage::Completed), _) => false,
+            (Some(Stage::Completed), _) => false,
         };
         ensure!(is_allowed, "{operation:?} goes from {old:?} to {:?}", update.stage);
-        ensure!(
-            update.response.is_some() == (update.stage == Stage::Completed),
-            "{operation:?} has a wrong response"
-        );
+        let has_response = update.response.is_some();
+        ensure!(has_response == (update.stage == Stage::Completed), "{operation:?} has a wrong response");
         let result = update.response.as_ref().and_then(|response| response.result.as_ref());
         let is_own = result.is_none_or(|result| result.exit_code as u64 == action_number(&update.task));
         ensure!(is_own, "{operation:?} gets the result of another action");
-        self.operations.insert(operation, Operation { task: Arc::clone(&update.task), stage: update.stage });
+        let response = update.response.clone();
+        self.operations
+            .insert(operation, Operation { task: Arc::clone(&update.task), stage: update.stage, response });
         Ok(())
     }
 
-    fn end_lease(&mut self, worker: WorkerId, lease: Lease) {
-        if self.leases.get(&lease).is_some_and(|running| running.worker == worker) {
-            self.leases.remove(&lease);
-        }
-    }
-
-    fn lose(&mut self, worker: WorkerId) {
-        self.workers.remove(&worker);
-        self.leases.retain(|_, running| running.worker != worker);
-    }
-
-    /// Nothing starts while something more urgent with the same requirements waits, but for one start in so many.
+    /// Nothing starts while something more urgent with the same requirements waits, but for the few that are started because
+    /// they have waited longest.
     fn check_order(&mut self, effects: &[Effect]) -> Checked {
         for effect in effects {
             let Effect::Start { task, .. } = effect else { continue };
+            self.starts += 1;
             let number = action_number(task);
             let urgency = self.urgency[&number];
             let waits = |one: &&Operation| {
@@ -250,69 +189,29 @@ impl Books {
                 one.stage == Stage::Queued && *requirements == self.requirements[&number]
             };
             let next = self.operations.values().filter(waits).map(|one| one.task.priority).min();
-            self.starts += 1;
-            self.overtakes += u64::from(next.is_some_and(|next| next < urgency));
-            ensure!(
-                self.overtakes * u64::from(OLDEST_EVERY) <= self.starts,
-                "action {number} starts before a more urgent one"
-            );
-        }
-        Ok(())
-    }
-
-    /// What a worker holds is at most what it offers.
-    fn check_loads(&self) -> Checked {
-        for (worker, capacity) in &self.workers {
-            let held = self.held(*worker).count();
-            ensure!(
-                held <= capacity.slots as usize,
-                "{worker:?} runs {held} actions in {} slots",
-                capacity.slots
-            );
-            for (name, offered) in &capacity.amounts {
-                let used = self.used(*worker, name);
-                ensure!(used <= *offered, "{worker:?} gives {used} of {offered} {name}");
+            if next.is_some_and(|next| urgency > next) {
+                self.see("started by age");
+                self.by_age += 1;
             }
+            let is_due = self.by_age * BY_AGE_EVERY <= self.starts;
+            ensure!(is_due, "action {number} starts before a more urgent one");
         }
         Ok(())
     }
 
-    /// Equal actions that may merge run once.
-    fn check_merging(&self) -> Checked {
-        let mut keys = BTreeSet::new();
-        let running = self.leases.iter().filter(|(_, running)| !running.is_killed);
-        for (lease, key) in running.filter_map(|(lease, running)| Some((lease, running.key.as_ref()?))) {
-            ensure!(keys.insert(key), "{lease:?} runs beside an equal action");
-        }
-        Ok(())
-    }
-
-    /// Nothing that is queued would fit a worker, unless the worker is kept free.
+    /// Nothing that is queued would fit a worker that is connected and open, unless the worker is kept for something larger that
+    /// waits as well: one worker at most for one set of requirements.
     fn check_idle(&self) -> Checked {
-        for (operation, one) in self.operations.iter().filter(|(_, one)| one.stage == Stage::Queued) {
-            let requirements = &self.requirements[&action_number(&one.task)];
-            let mut open = self.workers.keys().filter(|worker| !self.reserved.contains(worker));
-            let idle = open.find(|worker| self.has_room(**worker, requirements));
-            ensure!(idle.is_none(), "{operation:?} is queued beside idle {idle:?}");
-        }
+        let queued = self.operations.values().filter(|one| one.stage == Stage::Queued);
+        let numbers: BTreeSet<u64> = queued.map(|one| action_number(&one.task)).collect();
+        let asked: BTreeSet<&Requirements> =
+            numbers.iter().map(|number| &*self.requirements[number]).collect();
+        let idle: BTreeSet<_> = asked.iter().flat_map(|asked| self.leases.idle_for(asked)).collect();
+        let larger = |worker| asked.iter().filter(move |asked| self.leases.is_too_busy_for(worker, asked));
+        let kept_for: BTreeSet<_> = idle.iter().flat_map(|worker| larger(*worker)).collect();
+        let is_kept =
+            kept_for.len() >= idle.len() && idle.iter().all(|worker| larger(*worker).next().is_some());
+        ensure!(is_kept, "{idle:?} are idle while something waits that fits");
         Ok(())
-    }
-
-    fn has_room(&self, worker: WorkerId, requirements: &Requirements) -> bool {
-        let capacity = &self.workers[&worker];
-        let has = |(name, amount): (&String, &u64)| {
-            capacity.amounts.get(name).is_some_and(|offered| self.used(worker, name) + amount <= *offered)
-        };
-        capacity.could_run(requirements)
-            && self.held(worker).count() < capacity.slots as usize
-            && requirements.amounts().iter().all(has)
-    }
-
-    fn held(&self, worker: WorkerId) -> impl Iterator<Item = &Running> {
-        self.leases.values().filter(move |running| running.worker == worker)
-    }
-
-    fn used(&self, worker: WorkerId, name: &str) -> u64 {
-        self.held(worker).filter_map(|running| running.requirements.amounts().get(name)).sum()
     }
 }

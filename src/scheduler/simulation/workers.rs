@@ -1,65 +1,95 @@
-//! Workers that join, work, fail, hang, crash, vanish for a while, answer twice and answer late.
+//! Workers: each has one identity for its life, runs on while it is not connected, and says an answer until it is thanked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::world::{Happening, Order, World, action_number, response};
+use super::actions::{action_number, response};
+use super::links::{Link, Order};
+use super::world::{Happening, World};
+use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::Event;
-use crate::scheduler::id::{ExecutionId, Lease, Time, WorkerId};
-use crate::scheduler::requirements::Capacity;
-use crate::scheduler::task::{Offer, Outcome, Task};
-
-const WORKERS_MAX: usize = 5;
+use crate::scheduler::id::{Lease, Time, WorkerId};
+use crate::scheduler::requirements::{Capacity, Requirements};
+use crate::scheduler::task::{Availability, Offer, Outcome, Task};
 
 /// The action that kills the worker that runs it, as long as there is chaos.
 const POISON: u64 = 17;
 
 pub(super) struct Worker {
+    birth: Birth,
     running: BTreeMap<Lease, Job>,
-    /// Until then nothing that it says arrives.
-    cut_off_until: Time,
+    /// What it has said and was not thanked for.
+    pub(super) answered: BTreeMap<Lease, Outcome>,
+    /// Its connection, as far as it knows.
+    pub(super) link: Option<Link>,
+    /// When the last message on its way arrives.
+    pub(super) up_at: Time,
+    /// When the last command on its way arrives.
+    pub(super) down_at: Time,
+    /// Until then nothing passes in either direction.
+    pub(super) cut_off_until: Time,
+    /// It takes nothing new and leaves when it has nothing left.
+    pub(super) is_leaving: bool,
+}
+
+/// What a worker process is started with; the next life of the same worker is started with the same.
+#[derive(Clone)]
+pub(super) struct Birth {
+    name: Arc<str>,
+    capacity: Arc<Capacity>,
 }
 
 struct Job {
     task: Arc<Task>,
+    requirements: Requirements,
     is_killed: bool,
     /// A kill has no effect before.
     deaf_until: Time,
 }
 
-impl World {
-    /// Something happens to a worker, and the next thing is due.
-    pub(super) fn trouble(&mut self) -> Result<(), String> {
-        if !self.is_chaos {
-            return Ok(());
-        }
-        let delay = self.random.millis(100, 2500);
-        self.schedule(delay, Happening::Trouble);
-        match self.random.below(10) {
-            0 | 1 => self.crash_any(),
-            2 | 3 => self.cut_off_any(),
-            4 => return self.stray_answer(),
-            _ if self.workers.len() < WORKERS_MAX => return self.join_any(),
-            _ => {}
+impl Worker {
+    /// What it runs, and what it has answered and was not thanked for.
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.running.keys().chain(self.answered.keys()).copied().collect()
+    }
+
+    pub(super) fn offer(&self) -> (Arc<str>, Arc<Capacity>) {
+        (Arc::clone(&self.birth.name), Arc::clone(&self.birth.capacity))
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.running.is_empty() && self.answered.is_empty()
+    }
+
+    /// What it runs is at most what it offers.
+    fn check_load(&self) -> Result<(), String> {
+        let (name, capacity) = (&self.birth.name, &self.birth.capacity);
+        let (running, slots) = (self.running.len(), capacity.slots);
+        ensure!(running <= slots as usize, "{name} runs {running} actions in {slots} slots");
+        for (property, offered) in &capacity.amounts {
+            let amounts = self.running.values().filter_map(|job| job.requirements.amounts().get(property));
+            let used: u64 = amounts.sum();
+            ensure!(used <= *offered, "{name} gives {used} of {offered} {property}");
         }
         Ok(())
     }
+}
 
-    fn join_any(&mut self) -> Result<(), String> {
+impl World {
+    pub(super) fn join_any(&mut self) {
         let sets: [&[&str]; 4] = [&["a"], &["b"], &["a", "b"], &[]];
         let instructions = self.random.pick(&sets).unwrap();
         let cores = self.random.below(5);
-        self.join(instructions, cores)
+        self.join(instructions, cores);
     }
 
-    /// Connects a worker that can run every action.
-    pub(super) fn join_able(&mut self) -> Result<(), String> {
-        self.join(&["a", "b", "z"], 4)
+    /// Starts a worker that can run every action.
+    pub(super) fn join_able(&mut self) {
+        self.join(&["a", "b", "z"], 4);
     }
 
-    fn join(&mut self, instructions: &[&str], cores: u64) -> Result<(), String> {
-        let id = WorkerId::new(self.fresh_id());
+    fn join(&mut self, instructions: &[&str], cores: u64) {
         let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
         let properties = BTreeMap::from([
             ("ISA".to_owned(), list(instructions)),
@@ -67,120 +97,153 @@ impl World {
             ("memory".to_owned(), vec!["8".to_owned()]),
         ]);
         let slots = 1 + u32::try_from(self.random.below(3)).unwrap();
-        let name = format!("worker {id}");
-        let offer = Offer { worker: id, name, slots, properties, leases: Vec::new() };
+        let name = format!("worker {}", self.fresh_id());
+        let offer =
+            Offer { worker: WorkerId::new(0), name: name.clone(), slots, properties, leases: Vec::new() };
         let capacity = Arc::new(Capacity::resolve(&self.config, &offer).unwrap());
-        self.workers.insert(id, Worker { running: BTreeMap::new(), cut_off_until: self.now });
-        self.schedule(self.config.heartbeat_interval, Happening::Heartbeat { worker: id });
-        self.feed(Event::WorkerJoined { worker: id, name: offer.name.into(), capacity, leases: Vec::new() })
+        self.begins(Birth { name: name.into(), capacity });
     }
 
-    pub(super) fn told(&mut self, id: WorkerId, lease: Lease, order: Order) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+    /// A worker process starts.
+    pub(super) fn begins(&mut self, birth: Birth) {
+        let id = WorkerId::new(self.fresh_id());
+        let worker = Worker {
+            birth,
+            running: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            link: None,
+            up_at: self.now,
+            down_at: self.now,
+            cut_off_until: self.now,
+            is_leaving: false,
+        };
+        self.workers.insert(id, worker);
+        self.schedule(self.config.heartbeat_interval, Happening::Heartbeat { worker: id });
+        self.connects(id);
+    }
+
+    /// A command arrives on a connection; it counts if that is the worker's connection yet.
+    pub(super) fn told(&mut self, link: Link, lease: Lease, order: Order) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&link.worker).filter(|worker| worker.link == Some(link))
+        else {
+            return Ok(());
+        };
         match order {
-            Order::Start(task) => {
-                let job = Job { task, is_killed: false, deaf_until: self.now };
-                worker.running.insert(lease, job);
-                // Longer than timeout and slack together now and then: a worker that hangs.
-                let hangs = self.is_chaos && self.random.chance(4);
-                let time = if hangs { Duration::from_secs(15) } else { self.random.millis(10, 1900) };
-                self.schedule(time, Happening::Ends { worker: id, lease });
-                self.tell_progress(id, lease);
-            }
-            Order::Kill => {
-                let Some(job) = worker.running.get_mut(&lease) else { return };
-                job.is_killed = true;
-                let is_deaf = self.is_chaos && self.random.chance(40);
-                let time = if is_deaf { Duration::from_secs(9) } else { self.random.millis(1, 900) };
-                if is_deaf {
-                    job.deaf_until = self.now + time;
-                }
-                self.schedule(time, Happening::Ends { worker: id, lease });
+            Order::Start(task) => return self.told_to_start(link, lease, task),
+            Order::Kill => self.told_to_kill(link.worker, lease),
+            Order::Acknowledge => {
+                worker.answered.remove(&lease);
+                self.leave_if_done(link.worker);
             }
         }
+        Ok(())
     }
 
-    fn tell_progress(&mut self, worker: WorkerId, lease: Lease) {
-        let event = Event::Progress { worker, lease, metadata: Box::default() };
-        self.say(worker, event);
+    fn told_to_start(&mut self, link: Link, lease: Lease, task: Arc<Task>) -> Result<(), String> {
+        let id = link.worker;
+        let requirements = Requirements::resolve(&self.config, &task.platform).unwrap();
+        let worker = self.workers.get_mut(&id).expect("a worker that is told something lives");
+        let is_new = !worker.running.contains_key(&lease) && !worker.answered.contains_key(&lease);
+        ensure!(is_new, "{id:?} is told to start {lease:?}, which it has");
+        let job = Job { task, requirements, is_killed: false, deaf_until: self.now };
+        worker.running.insert(lease, job);
+        worker.check_load()?;
+        // Longer than timeout and slack together now and then: a worker that hangs.
+        let hangs = self.is_chaos && self.plan.has_crashes && self.random.chance(4);
+        let time = if hangs { Duration::from_secs(15) } else { self.random.millis(10, 1900) };
+        self.schedule(time, Happening::Ends { worker: id, lease });
+        self.send(link, Event::Progress { worker: id, lease, metadata: Box::default() });
+        Ok(())
+    }
+
+    fn told_to_kill(&mut self, id: WorkerId, lease: Lease) {
+        let worker = self.workers.get_mut(&id).expect("a worker that is told something lives");
+        let Some(job) = worker.running.get_mut(&lease) else { return };
+        job.is_killed = true;
+        let is_deaf = self.is_chaos && self.random.chance(30);
+        let time = if is_deaf { Duration::from_secs(9) } else { self.random.millis(1, 900) };
+        if is_deaf {
+            job.deaf_until = self.now + time;
+        }
+        self.schedule(time, Happening::Ends { worker: id, lease });
     }
 
     /// An action ends on a worker that is still there.
-    pub(super) fn ends(&mut self, id: WorkerId, lease: Lease) {
-        let Some(job) = self.workers.get_mut(&id).and_then(|worker| worker.running.remove(&lease)) else {
-            return;
-        };
-        if self.is_chaos && action_number(&job.task) == POISON {
-            return self.crash(id);
+    pub(super) fn ends(&mut self, id: WorkerId, lease: Lease) -> Result<(), String> {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
+        let Some(job) = worker.running.get(&lease).filter(|job| job.deaf_until <= now) else { return Ok(()) };
+        if self.is_chaos && self.plan.has_crashes && action_number(&job.task) == POISON {
+            self.crash(id);
+            return Ok(());
         }
         let outcome = match self.random.below(100) {
-            0..10 if self.is_chaos => Outcome::Fault("the disk is full".to_owned()),
+            0..10 if self.is_chaos && self.plan.has_crashes => Outcome::Fault("the disk is full".to_owned()),
             // A kill may come too late.
             _ if job.is_killed && !self.random.chance(20) => Outcome::Killed,
             _ => Outcome::Response(Box::new(response(&job.task))),
         };
-        let event = Event::Finished { worker: id, lease, outcome };
-        if self.is_chaos && self.random.chance(8) {
-            let delay = self.random.millis(1, 3000);
-            self.schedule(delay, Happening::Arrives(event.clone()));
+        worker.running.remove(&lease);
+        worker.answered.insert(lease, outcome.clone());
+        if let Some(link) = worker.link {
+            let event = Event::Finished { worker: id, lease, outcome };
+            if self.is_chaos && self.random.chance(8) {
+                let delay = self.random.millis(1, 3000);
+                self.schedule(delay, Happening::Says { link, event: event.clone() });
+            }
+            self.send(link, event);
         }
-        self.say(id, event);
+        self.leave_if_done(id);
+        Ok(())
     }
 
-    pub(super) fn heartbeat(&mut self, worker: WorkerId) {
-        if self.workers.contains_key(&worker) {
-            self.say(worker, Event::Heartbeat { worker });
-            self.schedule(self.config.heartbeat_interval, Happening::Heartbeat { worker });
+    pub(super) fn heartbeat(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if let Some(link) = worker.link {
+            self.send(link, Event::Heartbeat { worker: id });
         }
+        self.schedule(self.config.heartbeat_interval, Happening::Heartbeat { worker: id });
     }
 
-    /// Sends a message to the scheduler; it arrives late if the worker is cut off.
-    fn say(&mut self, id: WorkerId, event: Event) {
-        let cut_off_until = self.workers[&id].cut_off_until.since_start();
-        let wait = cut_off_until.saturating_sub(self.now.since_start());
-        let delay = wait + self.random.millis(1, 60);
-        self.schedule(delay, Happening::Arrives(event));
-    }
-
-    /// The scheduler has given the worker up. It learns that, stops what it runs, and what it has said may still arrive.
-    pub(super) fn dropped(&mut self, worker: WorkerId) {
-        self.workers.remove(&worker);
-    }
-
-    fn crash_any(&mut self) {
-        let ids: Vec<_> = self.workers.keys().copied().collect();
-        if let Some(id) = self.random.pick(&ids) {
-            self.crash(id);
+    /// A worker takes nothing new from here on, and leaves once all that it had is answered and safe.
+    pub(super) fn drain(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.is_leaving = true;
+        if let Some(link) = worker.link {
+            self.send_mark(link);
         }
+        self.leave_if_done(id);
     }
 
-    /// A worker is gone at once. The scheduler sees the connection close, or only silence.
-    fn crash(&mut self, id: WorkerId) {
+    pub(super) fn send_mark(&mut self, link: Link) {
+        let availability = Availability::Draining { reason: "it was told to stop".to_owned() };
+        self.send(link, Event::Mark { worker: link.worker, availability, by_operator: false });
+    }
+
+    pub(super) fn leave_if_done(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.is_leaving && worker.is_done())
+        else {
+            return;
+        };
+        let Some(link) = worker.link else { return };
+        self.send(link, Event::WorkerLeft { worker: id });
+        let at = self.workers[&id].up_at;
+        self.schedule_at(at, Happening::Breaks { link });
         self.workers.remove(&id);
-        if self.random.chance(70) {
-            let delay = self.random.millis(1, 200);
-            self.schedule(delay, Happening::Arrives(Event::WorkerAway { worker: id }));
-        }
+        self.books.see("goodbye");
     }
 
-    fn cut_off_any(&mut self) {
-        let ids: Vec<_> = self.workers.keys().copied().collect();
-        if let Some(id) = self.random.pick(&ids) {
-            let time = self.random.millis(200, 7000);
-            self.workers.get_mut(&id).unwrap().cut_off_until = self.now + time;
+    /// A worker is gone at once, and with it what it ran and what it had to say. The scheduler sees the connection close, or only
+    /// silence. Often the next life of the worker begins soon.
+    pub(super) fn crash(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.tell(|| format!("{id:?} crashes"));
+        if let Some(link) = worker.link {
+            self.breaks_soon(link);
         }
-    }
-
-    /// An answer to a lease that the worker may never have had.
-    fn stray_answer(&mut self) -> Result<(), String> {
-        let ids: Vec<_> = self.workers.keys().copied().collect();
-        let Some(worker) = self.random.pick(&ids) else { return Ok(()) };
-        let known = u64::try_from(self.fresh_id()).unwrap();
-        let execution = ExecutionId::new(u128::from(self.random.below(known)));
-        let lease = Lease { execution, attempt: 1 + u32::try_from(self.random.below(2)).unwrap() };
-        if self.workers[&worker].running.contains_key(&lease) {
-            return Ok(());
+        if self.random.chance(40) {
+            let delay = self.random.millis(50, 5000);
+            self.schedule(delay, Happening::Starts(worker.birth));
         }
-        self.feed(Event::Finished { worker, lease, outcome: Outcome::Killed })
     }
 }

@@ -22,11 +22,11 @@ use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
 /// An event, and what the core must say to it.
 pub(super) type Line<'a> = (&'a str, &'a str);
 
-struct Stage {
-    core: Core,
+pub(super) struct Stage {
+    pub(super) core: Core,
     config: Arc<Config>,
     now: Time,
-    journal: BTreeMap<RecordKey, Record>,
+    pub(super) journal: BTreeMap<RecordKey, Record>,
     shown: Shown,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn play_recorded(lines: &[Line<'_>]) {
 }
 
 fn play_shown(config: Config, shown: Shown, lines: &[Line<'_>]) {
-    let mut stage = Stage::new(config, shown);
+    let mut stage = Stage { shown, ..Stage::new(config) };
     for (number, (line, expected)) in lines.iter().enumerate() {
         let said = stage.play(line).join("; ");
         assert_eq!(said, *expected, "line {}: {line}", number + 1);
@@ -74,14 +74,14 @@ fn play_shown(config: Config, shown: Shown, lines: &[Line<'_>]) {
 }
 
 impl Stage {
-    fn new(config: Config, shown: Shown) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         let config = Arc::new(config);
         let (core, journal) = (Core::new(Arc::clone(&config)), BTreeMap::new());
-        Self { core, config, now: Time::START, journal, shown }
+        Self { core, config, now: Time::START, journal, shown: Shown::Most }
     }
 
     /// Plays one line and checks the core's invariants. Returns what it said.
-    fn play(&mut self, line: &str) -> Vec<String> {
+    pub(super) fn play(&mut self, line: &str) -> Vec<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let event = self.event(&words);
         let effects = self.core.handle(self.now, event);
@@ -112,6 +112,15 @@ impl Stage {
         assert!(!self.config.journal || self.journal.keys().eq(self.core.record_keys().iter()));
     }
 
+    /// The next scheduler does not know the platform properties in `undeclare=NAME`.
+    fn undeclare(&mut self, words: &[&str]) {
+        let mut config = (*self.config).clone();
+        for name in words.iter().filter_map(|word| word.strip_prefix("undeclare=")) {
+            config.properties.remove(name);
+        }
+        self.config = Arc::new(config);
+    }
+
     /// What the next scheduler is told first.
     fn restart(&mut self) -> Event {
         self.core = Core::new(Arc::clone(&self.config));
@@ -120,7 +129,10 @@ impl Stage {
 
     fn event(&mut self, words: &[&str]) -> Event {
         match words {
-            ["restart"] => self.restart(),
+            ["restart", undeclared @ ..] => {
+                self.undeclare(undeclared);
+                self.restart()
+            }
             ["away", worker] => Event::WorkerAway { worker: self::worker(worker) },
             ["leaves", worker] => Event::WorkerLeft { worker: self::worker(worker) },
             ["cordon", worker, reason @ ..] => {
@@ -209,7 +221,7 @@ impl Stage {
 }
 
 /// Does one thing that a journal is told. Returns whether that was what the effect is about.
-pub(super) fn tell(journal: &mut BTreeMap<RecordKey, Record>, effect: &Effect) -> bool {
+fn tell(journal: &mut BTreeMap<RecordKey, Record>, effect: &Effect) -> bool {
     match effect {
         Effect::Keep(record) => drop(journal.insert(record.key(), record.clone())),
         Effect::Erase(key) => drop(journal.remove(key)),
@@ -265,7 +277,7 @@ fn worker(text: &str) -> WorkerId {
     WorkerId::new(text.strip_prefix('w').unwrap().parse().unwrap())
 }
 
-fn lease(text: &str) -> Lease {
+pub(super) fn lease(text: &str) -> Lease {
     let (execution, attempt) = text.split_once('/').unwrap();
     Lease { execution: ExecutionId::new(execution.parse().unwrap()), attempt: attempt.parse().unwrap() }
 }
