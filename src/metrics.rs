@@ -37,6 +37,12 @@ pub static EXECUTION_FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
     register(IntCounter::new("nativelink_worker_execution_failures", "attempts that a worker failed"))
 });
 
+/// Second leases of executions that took far longer than earlier runs, by outcome (`started`, `won`, `lost`).
+pub static HEDGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_scheduler_hedges_total", "second leases of executions that took too long");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
 /// Calls of a store, by store (`memory`, `disk`, …), operation (`get`, `put`, `missing`) and outcome (`hit`, `miss`, `ok`, `error`).
 pub static STORE_CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let options = opts!("croft_store_calls_total", "calls of a store");

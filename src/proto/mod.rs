@@ -2,6 +2,8 @@
 //!
 //! `build.rs` says which messages are the crate `bazel-remote-apis`' and which are ours.
 
+mod usage;
+
 /// Remote Execution API v2.
 pub mod rev2 {
     pub use bazel_remote_apis::build::bazel::remote::execution::v2::*;

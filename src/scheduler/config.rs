@@ -74,7 +74,23 @@ pub struct Config {
     pub operations_per_invocation_max: usize,
     /// Whether operations survive a restart of the farm.
     pub journal: bool,
+    /// Of how many commands what their runs have taken is remembered, at about 70 bytes each; with 0, of none.
+    pub history_max: usize,
+    /// Whether a run that takes far longer than earlier ones is started a second time on another worker.
+    pub hedge: bool,
+    /// How many times as long as a long run of the past a run takes before it is started a second time.
+    pub hedge_factor: u32,
+    /// No run is started a second time before this time.
+    #[serde(with = "humantime_serde")]
+    pub hedge_after_min: Duration,
+    /// How many of 100 running leases may be second ones.
+    pub hedges_max_percent: u32,
 }
+
+/// What is remembered of this many commands takes 16 MiB.
+const HISTORY_DEFAULT: usize = 200_000;
+/// What is remembered of this many takes 1 GiB; more is a slip of the pen.
+const HISTORY_MAX: usize = 13_000_000;
 
 impl Default for Config {
     fn default() -> Self {
@@ -99,6 +115,11 @@ impl Default for Config {
             operations_per_identity_max: 500_000,
             operations_per_invocation_max: 200_000,
             journal: true,
+            history_max: HISTORY_DEFAULT,
+            hedge: true,
+            hedge_factor: 3,
+            hedge_after_min: Duration::from_secs(60),
+            hedges_max_percent: 5,
         }
     }
 }
@@ -141,6 +162,8 @@ impl Config {
             ("operations_max", self.operations_max as u64),
             ("operations_per_identity_max", self.operations_per_identity_max as u64),
             ("operations_per_invocation_max", self.operations_per_invocation_max as u64),
+            ("hedge_factor", u64::from(self.hedge_factor)),
+            ("hedges_max_percent", u64::from(self.hedges_max_percent)),
         ];
         let times = [
             ("kill_timeout", self.kill_timeout),
@@ -168,6 +191,12 @@ impl Config {
             problems.push(
                 "health_failures_max must be at least 2, or one bad action takes every worker out".into(),
             );
+        }
+        if self.hedges_max_percent > 100 {
+            problems.push("hedges_max_percent must be at most 100".into());
+        }
+        if self.history_max > HISTORY_MAX {
+            problems.push(format!("history_max must be at most {HISTORY_MAX}"));
         }
         if self.properties.contains_key("") {
             problems.push("properties must not contain an empty name".into());

@@ -11,8 +11,10 @@
 mod attempts;
 mod availability;
 mod clients;
+mod hedging;
 #[cfg(test)]
 pub(super) mod inspect;
+mod packing;
 mod placing;
 mod records;
 mod report;
@@ -22,6 +24,7 @@ mod sessions;
 mod tests;
 mod workers;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
@@ -32,6 +35,7 @@ use super::event::{Effect, Event};
 use super::execution::Execution;
 use super::executions::{Executions, Mergeable};
 use super::fleet::Fleet;
+use super::history::History;
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
 use super::operations::Operations;
 use super::queue::Queue;
@@ -48,6 +52,9 @@ pub(super) struct Core {
     mergeable: Mergeable,
     queue: Queue,
     fleet: Fleet,
+    history: History,
+    /// The executions that have two leases.
+    hedged: BTreeSet<ExecutionId>,
     standings: Standings,
     timers: Timers,
     /// How many executions have arrived.
@@ -82,12 +89,14 @@ pub(super) enum Bug {
 impl Core {
     pub(super) fn new(config: Arc<Config>) -> Self {
         Self {
+            history: History::new(config.history_max),
             config,
             operations: Operations::default(),
             executions: Executions::default(),
             mergeable: Mergeable::default(),
             queue: Queue::default(),
             fleet: Fleet::default(),
+            hedged: BTreeSet::new(),
             standings: Standings::default(),
             timers: Timers::default(),
             arrivals: 0,
@@ -158,6 +167,7 @@ impl Core {
             Timer::Abandon(operation) => self.cancel(operation, "no client watched the operation"),
             Timer::Forget(operation) => self.forget(operation),
             Timer::Lease(worker, lease) => self.overran(worker, lease),
+            Timer::Hedge(lease) => self.hedge(lease),
             Timer::Kill(worker, lease) => self.kill_not_confirmed(worker, lease),
             Timer::Away(worker) => self.drop_worker(worker, "it did not come back"),
             Timer::Probation(worker) => self.try_again(worker),
@@ -195,6 +205,7 @@ impl Core {
     /// Takes an execution that is neither in line nor running out of the books.
     fn remove_execution(&mut self, id: ExecutionId) -> Option<Execution> {
         let execution = self.executions.remove(&id)?;
+        self.hedged.remove(&id);
         if let Some(key) = execution.task.merge_key()
             && self.mergeable.get(&key) == Some(&id)
         {

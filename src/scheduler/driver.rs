@@ -23,7 +23,7 @@ use super::departures::{Departures, Gone};
 use super::event::{Effect, Event, Refusal, Submission};
 use super::handle::{Message, Watch};
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
-use super::requirements::{Capacity, Requirements, SoftSize};
+use super::requirements::{Capacity, Requirements};
 use super::session::{Command, WorkerSession};
 use super::task::{Offer, Task, Update};
 use super::{Listed, Settle};
@@ -168,7 +168,6 @@ impl Driver {
             execution: ExecutionId::new(random()),
             task: Arc::new(task),
             requirements,
-            soft: SoftSize::default(),
             at: SystemTime::now(),
         };
         self.feed(Event::Submit(Box::new(submission)));
@@ -251,6 +250,10 @@ impl Driver {
             Effect::Drop { worker, reason } => {
                 tracing::warn!(%worker, reason, "a worker is given up");
                 self.connections.remove(&worker);
+            }
+            Effect::Hedge { lease, hedging } => {
+                metrics::HEDGES.with_label_values(&[hedging.name()]).inc();
+                tracing::info!(execution = %lease.execution, attempt = lease.attempt, outcome = hedging.name(), "a hedge");
             }
             Effect::Judged { worker, name, availability } => {
                 tracing::warn!(%worker, %name, ?availability, "a worker was judged by its failures");

@@ -7,7 +7,7 @@ use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 
 use super::id::{ExecutionId, Lease, OperationId, WorkerId};
 use super::record::{Record, RecordKey};
-use super::requirements::{Capacity, Requirements, Shape, SoftSize};
+use super::requirements::{Capacity, Requirements};
 use super::task::{Availability, Outcome, Task, Update};
 
 /// Something that happened in the world.
@@ -56,17 +56,8 @@ pub(super) struct Submission {
     pub(super) execution: ExecutionId,
     pub(super) task: Arc<Task>,
     pub(super) requirements: Arc<Requirements>,
-    /// What it is expected to use.
-    pub(super) soft: SoftSize,
     /// The wall clock, for the client's eyes only: nothing is decided by it.
     pub(super) at: SystemTime,
-}
-
-impl Submission {
-    /// The line that it waits in.
-    pub(super) fn shape(&self) -> Shape {
-        Shape { requirements: Arc::clone(&self.requirements), soft: self.soft }
-    }
 }
 
 /// Something that must be done in the world.
@@ -94,8 +85,21 @@ pub(super) enum Effect {
     Drop { worker: WorkerId, reason: &'static str },
     /// For the log and the metrics: an attempt ended by the fault of the farm.
     AttemptFailed { lease: Lease, worker: Arc<str>, sentence: String },
+    /// For the metrics: what becomes of the second lease of an execution.
+    Hedge { lease: Lease, hedging: Hedging },
     /// For the log: the scheduler itself takes a worker out for its failures, or gives it another chance.
     Judged { worker: WorkerId, name: Arc<str>, availability: Availability },
+}
+
+/// What becomes of a hedge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hedging {
+    /// A second lease was given out beside the first.
+    Started,
+    /// It brought the answer while the first one was still out.
+    Won,
+    /// The first one brought the answer while it was still out.
+    Lost,
 }
 
 /// Why a submission is not accepted.
@@ -109,4 +113,15 @@ pub(super) enum Refusal {
     TooManyOfInvocation,
     /// As many different sets of platform properties are queued as may be.
     TooManyShapes,
+}
+
+impl Hedging {
+    /// A label of the metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Won => "won",
+            Self::Lost => "lost",
+        }
+    }
 }

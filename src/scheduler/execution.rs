@@ -8,6 +8,7 @@ use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 
 use super::answers;
 use super::event::Submission;
+use super::history::Kin;
 use super::id::{ExecutionId, Lease, OperationId, WorkerId};
 use super::operations::Waiters;
 use super::queue::{Place, Position};
@@ -25,6 +26,10 @@ pub(super) struct Execution {
     /// Never empty while the execution exists.
     pub(super) operations: Waiters,
     pub(super) state: State,
+    /// The lease beside that of `state` while a run that takes too long is made twice; never `Queued`.
+    pub(super) hedge: Option<State>,
+    /// Which earlier runs were of the same kind.
+    pub(super) kin: Kin,
     /// The number of the last attempt that was given out, or may have been.
     pub(super) attempts: u32,
     /// The first attempt that an earlier scheduler may have started without a record of it.
@@ -94,14 +99,16 @@ impl State {
 }
 
 impl Execution {
-    pub(super) fn new(submission: &Submission, arrival: u64) -> Self {
+    pub(super) fn new(submission: &Submission, shape: Shape, arrival: u64) -> Self {
         let task = Arc::clone(&submission.task);
         Self {
-            shape: submission.shape(),
+            shape,
             position: Position { priority: task.priority, arrival },
             place: None,
             operations: Waiters::One(submission.operation),
             state: State::Queued,
+            hedge: None,
+            kin: Kin::of(&task),
             attempts: 0,
             unrecorded: None,
             failures: 0,
@@ -124,6 +131,8 @@ impl Execution {
             place: None,
             operations: Waiters::from_iter(operations),
             state: State::Queued,
+            hedge: None,
+            kin: Kin::of(&task),
             attempts: first,
             unrecorded: Some(first),
             failures: pending.failures,
@@ -138,21 +147,71 @@ impl Execution {
 
     /// What the journal keeps of it.
     pub(super) fn pending(&self, id: ExecutionId) -> Pending {
-        let attempts = match (self.state.lease(), self.unrecorded) {
-            (Some((lease, _)), _) => lease.attempt - 1,
-            (None, Some(first)) => first - 1,
-            (None, None) => self.attempts,
-        };
         Pending {
             execution: id,
             task: Arc::clone(&self.task),
             arrival: self.position.arrival,
             queued_at: self.queued_at,
             priority: self.position.priority,
-            attempts,
+            attempts: self.attempts_over(),
             failures: self.failures,
             losses: self.losses,
         }
+    }
+
+    /// The number of the last attempt that is over.
+    fn attempts_over(&self) -> u32 {
+        let first = self.leases().map(|(lease, _)| lease.attempt).min().or(self.unrecorded);
+        let is_last_out = self.leases().any(|(lease, _)| lease.attempt == self.attempts);
+        match first {
+            Some(first) if is_last_out || self.state == State::Queued => first.saturating_sub(1),
+            Some(_) | None => self.attempts,
+        }
+    }
+
+    /// Its states, one for each lease or for none.
+    pub(super) fn states(&self) -> impl Iterator<Item = State> {
+        [Some(self.state), self.hedge].into_iter().flatten()
+    }
+
+    /// Its leases, the older one first.
+    pub(super) fn leases(&self) -> impl Iterator<Item = (Lease, WorkerId)> {
+        self.states().filter_map(State::lease)
+    }
+
+    /// A lease begins, beside the one that is out if there is one.
+    pub(super) fn begin(&mut self, worker: WorkerId, lease: Lease) {
+        self.attempts = self.attempts.max(lease.attempt);
+        self.unrecorded = None;
+        let running = State::Running { lease, worker };
+        match self.state {
+            State::Queued => self.state = running,
+            State::Running { .. } | State::Settling { .. } => self.hedge = Some(running),
+        }
+    }
+
+    /// The answer to a lease that runs is being settled.
+    pub(super) fn settle(&mut self, worker: WorkerId, lease: Lease) {
+        let running = State::Running { lease, worker };
+        let settling = State::Settling { lease, worker };
+        if self.state == running {
+            self.state = settling;
+        } else if self.hedge == Some(running) {
+            self.hedge = Some(settling);
+        }
+    }
+
+    /// A lease is over without an answer. Returns whether there is another one; if not, the execution is in no state but to be queued.
+    pub(super) fn drop_lease(&mut self, lease: Lease) -> bool {
+        let other = self.states().find(|state| state.lease().is_some_and(|(other, _)| other != lease));
+        self.state = other.unwrap_or(State::Queued);
+        self.hedge = None;
+        other.is_some()
+    }
+
+    /// The attempt that clients are told of.
+    fn shown(&self) -> u32 {
+        self.state.lease().map_or(self.attempts, |(lease, _)| lease.attempt)
     }
 
     /// Whether a worker that says that it has this attempt may have been given it by an earlier scheduler.
@@ -180,20 +239,20 @@ impl Execution {
 
     /// The execution is in another stage.
     pub(super) fn enter(&mut self, stage: Stage) {
-        self.update = Arc::new(update(&self.task, stage, self.queued_at, self.attempts));
+        self.update = Arc::new(update(&self.task, stage, self.queued_at, self.shown()));
     }
 
     /// More is known of the running attempt.
     pub(super) fn advance(&mut self, mut metadata: Box<ExecutedActionMetadata>) {
         answers::stamp(&mut metadata, self.queued_at);
-        let mut next = update(&self.task, Stage::Executing, self.queued_at, self.attempts);
+        let mut next = update(&self.task, Stage::Executing, self.queued_at, self.shown());
         next.metadata = Some(metadata);
         self.update = Arc::new(next);
     }
 
     /// What an operation is told when it ends with `response`.
     pub(super) fn last_word(&self, response: Arc<ExecuteResponse>) -> Arc<Update> {
-        let mut last = update(&self.task, Stage::Completed, self.queued_at, self.attempts);
+        let mut last = update(&self.task, Stage::Completed, self.queued_at, self.shown());
         last.response = Some(response);
         Arc::new(last)
     }

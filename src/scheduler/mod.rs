@@ -17,6 +17,7 @@ mod executions;
 mod fleet;
 mod handle;
 mod health;
+mod history;
 mod id;
 mod lookup;
 mod operations;

@@ -14,8 +14,8 @@ use super::task::{Offer, Platform};
 pub(super) type Amounts = BTreeMap<String, u64>;
 
 /// The `minimum` properties of the default configuration that a soft size is measured in.
-const CORES: &str = "cores";
-const MEMORY: &str = "memory";
+pub(super) const CORES: &str = "cores";
+pub(super) const MEMORY: &str = "memory";
 
 /// What a worker must have to run an action.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,8 +136,8 @@ impl SoftSize {
     }
 }
 
-/// The smallest soft sizes: a tenth of a core, 64 MiB.
-const CORES_STEP: u64 = 100;
+/// The smallest soft sizes: an eighth of a core, 64 MiB.
+const CORES_STEP: u64 = 125;
 const MEMORY_STEP: u64 = 64 << 20;
 
 /// The first class whose size holds `amount`. There are two classes to an octave.

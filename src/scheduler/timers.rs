@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Forget(OperationId),
     /// The attempt takes too long.
     Lease(WorkerId, Lease),
+    /// The attempt takes far longer than earlier ones.
+    Hedge(Lease),
     /// The worker does not confirm a kill.
     Kill(WorkerId, Lease),
     /// The worker is silent.

@@ -11,13 +11,13 @@ use super::command::{Command, digest};
 use super::directory::Directory;
 use super::inputs::Staging;
 use super::outputs;
-use super::sandbox::{End, Exit, Running, Spec};
+use super::sandbox::{End, Exit, Running, Spec, Usage};
 use super::tree::Tree;
 use crate::digest::{Digest, Function};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::rev2::{ActionResult, ExecutedActionMetadata};
 use crate::proto::worker::finished::Outcome;
-use crate::proto::worker::{Lease, Start};
+use crate::proto::worker::{Lease, ResourceUsage, Start};
 use crate::proto::{self, Timestamp};
 use crate::store::Pinned;
 use crate::tasks::Shutdown;
@@ -46,6 +46,8 @@ pub(super) struct Attempt {
 struct Ended {
     why: Why,
     exit: Exit,
+    /// By the clock that the timeout goes by.
+    elapsed: Duration,
 }
 
 /// Why a command ended.
@@ -105,6 +107,7 @@ impl Attempt {
         self.metadata.execution_start_timestamp = Some(timestamp());
         let ended = self.command(&command, job.timeout, directory).await?;
         self.metadata.execution_completed_timestamp = Some(timestamp());
+        self.note_usage(&ended);
 
         self.metadata.output_upload_start_timestamp = Some(timestamp());
         let outcome =
@@ -154,11 +157,21 @@ impl Attempt {
         };
         let running =
             self.bounded("starting the sandbox", SANDBOX_MAX, self.worker.launcher().run(spec)).await?;
+        let started = Instant::now();
         let (why, exit) = self.wait(&running, limit).await?;
         if why == Why::Killed {
             return Err(Error::new(Kind::Cancelled, "killed while the command ran"));
         }
-        Ok(Ended { why, exit })
+        Ok(Ended { why, exit, elapsed: started.elapsed() })
+    }
+
+    fn note_usage(&mut self, ended: &Ended) {
+        let Usage { user_us, system_us, resident_bytes } = ended.exit.usage;
+        let cpu_time = Duration::from_micros(user_us.saturating_add(system_us));
+        let usage =
+            ResourceUsage { cpu_time: Some(duration_message(cpu_time)), peak_memory_bytes: resident_bytes };
+        usage.attach(&mut self.metadata);
+        self.metadata.virtual_execution_duration = Some(duration_message(ended.elapsed));
     }
 
     async fn wait(&self, running: &Running, limit: Duration) -> Result<(Why, Exit)> {
@@ -174,7 +187,7 @@ impl Attempt {
     }
 
     async fn answer(&self, job: &Job, command: Command, ended: Ended) -> Result<Outcome> {
-        let Ended { why, exit } = ended;
+        let Ended { why, exit, .. } = ended;
         let cas = self.worker.cas();
         let mut result = ActionResult::default();
         let (stdout, stderr) = tokio::try_join!(
@@ -255,6 +268,13 @@ fn duration(value: &proto::Duration) -> Result<Duration> {
     let parts = u64::try_from(value.seconds).ok().zip(u32::try_from(value.nanos).ok());
     let duration = parts.map(|(seconds, nanos)| Duration::new(seconds, nanos.min(999_999_999)));
     duration.ok_or_else(|| Error::invalid("the timeout is negative"))
+}
+
+fn duration_message(duration: Duration) -> proto::Duration {
+    proto::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).expect("below a billion"),
+    }
 }
 
 fn timestamp() -> Timestamp {

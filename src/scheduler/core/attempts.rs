@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::scheduler::execution::{Blame, State};
+use crate::scheduler::execution::Blame;
 use crate::scheduler::record::RecordKey;
 
 /// How many attempts may end by nobody's fault. A fleet whose workers come and go that often does not get the action done.
@@ -30,7 +30,6 @@ impl Core {
         let id = lease.execution;
         self.erase(RecordKey::Lease(lease));
         let execution = self.executions.get_mut(&id).expect("an attempt that fails has its execution");
-        execution.state = State::Queued;
         execution.note_failure(lease, &failure.sentence, failure.blame);
         let last_word = self.enough(id);
         self.effects.push(Effect::AttemptFailed {
@@ -38,6 +37,9 @@ impl Core {
             worker: failure.worker,
             sentence: failure.sentence,
         });
+        if self.goes_on_without(lease) {
+            return;
+        }
         if let Some(response) = last_word {
             return self.finish(id, response);
         }
@@ -77,7 +79,7 @@ impl Core {
 
     /// Has a worker stop a lease. It holds its share until the worker has confirmed.
     pub(super) fn kill(&mut self, worker: WorkerId, lease: Lease) {
-        self.timers.clear(Timer::Lease(worker, lease));
+        self.clear_deadlines(worker, lease);
         self.fleet.mark_dying(worker, lease);
         self.send_kill(worker, lease);
         #[cfg(test)]

@@ -33,9 +33,9 @@ impl Core {
         if let Some(refusal) = self.refusal_of_one(&submission.task) {
             return Some(refusal);
         }
-        let shapes = self.queue.shape_count();
-        let is_new_shape = is_new && !self.queue.holds(&submission.shape());
-        (is_new_shape && shapes >= SHAPES_MAX).then_some(Refusal::TooManyShapes)
+        let is_full = is_new && self.queue.shape_count() >= SHAPES_MAX;
+        let is_new_shape = || !self.queue.holds(&self.shape_of(&submission.task, &submission.requirements));
+        (is_full && is_new_shape()).then_some(Refusal::TooManyShapes)
     }
 
     /// Whether one client or one build has its share already. Who does not say its name is not counted by it.
@@ -54,7 +54,8 @@ impl Core {
         let (operation, id) = (submission.operation, submission.execution);
         self.arrivals += 1;
         self.operations.insert(operation, (id, 1), &submission.task);
-        self.executions.insert(id, Execution::new(submission, self.arrivals));
+        let shape = self.shape_of(&submission.task, &submission.requirements);
+        self.executions.insert(id, Execution::new(submission, shape, self.arrivals));
         #[cfg(test)]
         self.misplace(id);
         if let Some(key) = submission.task.merge_key() {
@@ -119,15 +120,20 @@ impl Core {
 
     /// Ends an execution that nobody waits for.
     fn abort(&mut self, id: ExecutionId) {
-        match self.executions[&id].state {
-            State::Queued => self.dequeue(id),
-            State::Running { lease, worker } => self.kill(worker, lease),
-            State::Settling { .. } => {}
+        let states: Vec<State> = self.executions[&id].states().collect();
+        for state in &states {
+            match *state {
+                State::Queued => self.dequeue(id),
+                State::Running { lease, worker } => self.kill(worker, lease),
+                State::Settling { .. } => {}
+            }
         }
         let Some(execution) = self.remove_execution(id) else { return };
         self.erase_execution(id, &execution);
-        if let State::Settling { lease, worker } = execution.state {
-            self.acknowledge(worker, lease);
+        for state in states {
+            if let State::Settling { lease, worker } = state {
+                self.acknowledge(worker, lease);
+            }
         }
     }
 

@@ -67,7 +67,26 @@ impl Core {
             ensure!(self.mergeable.get(&key) == Some(&id), "{id:?} cannot be joined");
         }
         ensure!(execution.position.arrival <= self.arrivals, "{id:?} has not arrived yet");
-        match execution.state {
+        self.check_hedge(id, execution)?;
+        for state in execution.states() {
+            self.check_state(state, execution)?;
+        }
+        Ok(())
+    }
+
+    fn check_hedge(&self, id: ExecutionId, execution: &Execution) -> Result<(), String> {
+        ensure!(
+            execution.hedge.is_some() == self.hedged.contains(&id),
+            "it is not known that {id:?} runs twice"
+        );
+        let workers: BTreeSet<WorkerId> = execution.leases().map(|(_, worker)| worker).collect();
+        ensure!(workers.len() == execution.leases().count(), "{id:?} runs twice on one worker");
+        ensure!(execution.hedge.is_none() || workers.len() == 2, "{id:?} is queued and runs");
+        Ok(())
+    }
+
+    fn check_state(&self, state: State, execution: &Execution) -> Result<(), String> {
+        match state {
             State::Queued => {}
             State::Running { lease, worker } => {
                 let is_held = self.fleet.holding(worker, lease) == Some(Hold::Running);
@@ -79,7 +98,7 @@ impl Core {
                 ensure!(self.fleet.holding(worker, lease).is_none(), "{lease:?} is answered and held");
             }
         }
-        if let Some((lease, _)) = execution.state.lease() {
+        if let Some((lease, _)) = state.lease() {
             ensure!(lease.attempt <= execution.attempts, "{lease:?} is of the future");
         }
         Ok(())
@@ -89,11 +108,13 @@ impl Core {
         let mut seen = BTreeSet::new();
         for (id, worker) in self.fleet.iter() {
             for (lease, hold) in worker.leases() {
-                let state = self.executions.get(&lease.execution).map(|execution| execution.state);
-                let is_running = state == Some(State::Running { lease, worker: id });
+                let execution = self.executions.get(&lease.execution);
+                let states = execution.into_iter().flat_map(|execution| execution.states());
+                let is_running =
+                    states.into_iter().any(|state| state == State::Running { lease, worker: id });
                 ensure!(
                     is_running == (hold == Hold::Running),
-                    "{id:?} holds {lease:?}: {hold:?}, but it is {state:?}"
+                    "{id:?} holds {lease:?}: {hold:?}, but it runs: {is_running}"
                 );
                 ensure!(!is_running || seen.insert(lease), "{lease:?} runs on two workers");
                 let is_being_killed = hold == Hold::Dying && self.standings.is_connected(id);
@@ -150,7 +171,7 @@ impl Core {
         let executions = self.executions.iter().map(|(id, _)| RecordKey::Execution(id));
         let live = self.operations.iter_live().map(|(operation, _)| operation);
         let operations = live.chain(self.operations.iter_finished()).map(RecordKey::Operation);
-        let leases = self.executions.iter().filter_map(|(_, execution)| execution.state.lease());
+        let leases = self.executions.iter().flat_map(|(_, execution)| execution.leases());
         let leases = leases.map(|(lease, _)| RecordKey::Lease(lease));
         let marks = self.standings.marked().map(|name| RecordKey::Worker(Arc::clone(name)));
         executions.chain(operations).chain(leases).chain(marks).collect()

@@ -33,7 +33,7 @@ impl Core {
     }
 
     /// The line of a shape, opened if there is none.
-    fn line_of(&mut self, shape: &Shape) -> LineId {
+    pub(super) fn line_of(&mut self, shape: &Shape) -> LineId {
         if let Some(line) = self.queue.find(shape) {
             return line;
         }
@@ -139,6 +139,7 @@ impl Core {
         self.fleet.familiarize(worker, &task.neighbours);
         self.begin_lease(worker, lease);
         self.keep_lease(worker, lease);
+        self.plan_hedge(lease);
         self.effects.push(Effect::Start { worker, lease, task });
         self.enter(id, Stage::Executing);
     }

@@ -31,10 +31,10 @@ impl Core {
         }
     }
 
-    /// Erases an execution that was taken out of the books, with the lease that it had.
+    /// Erases an execution that was taken out of the books, with the leases that it had.
     pub(super) fn erase_execution(&mut self, id: ExecutionId, execution: &Execution) {
         self.erase(RecordKey::Execution(id));
-        if let Some((lease, _)) = execution.state.lease() {
+        for (lease, _) in execution.leases() {
             self.erase(RecordKey::Lease(lease));
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::scheduler::record::{Pending, Record, RecordKey};
-use crate::scheduler::requirements::{Capacity, Requirements, Shape, SoftSize};
+use crate::scheduler::requirements::{Capacity, Requirements, Shape};
 use crate::scheduler::task::{Availability, Platform, Update};
 
 /// The records by kind.
@@ -84,15 +84,13 @@ impl Core {
         let is_second = key.as_ref().is_some_and(|key| self.mergeable.get(key).is_some());
         let operations = if is_second { None } else { past.live.remove(&id) };
         let Some(operations) = operations else { return self.erase(RecordKey::Execution(id)) };
-        let leased = self.last_of(past.leases.remove(&id).unwrap_or_default());
+        let leased = self.last_two(past.leases.remove(&id).unwrap_or_default());
         let resolved = shapes.entry(Arc::clone(&pending.task.platform)).or_insert_with(|| {
             let resolved = Requirements::resolve(&self.config, &pending.task.platform);
             resolved.map(Arc::new).map_err(|error| error.public_message())
         });
         let (shape, problem) = match resolved {
-            Ok(requirements) => {
-                (Shape { requirements: Arc::clone(requirements), soft: SoftSize::default() }, None)
-            }
+            Ok(requirements) => (self.shape_of(&pending.task, requirements), None),
             Err(sentence) => (Shape::default(), Some(sentence.clone())),
         };
         self.restore_operations(id, &pending, &operations);
@@ -102,18 +100,18 @@ impl Core {
         self.executions.insert(id, Execution::restored(pending, shape, operations));
         match (problem, leased) {
             (Some(sentence), leased) => self.end_unresolved(id, &sentence, leased),
-            (None, Some(leased)) => self.take_over(leased),
-            (None, None) => {
+            (None, leased) if leased.is_empty() => {
                 self.report(id);
                 self.enqueue(id);
             }
+            (None, leased) => self.take_over(id, leased),
         }
     }
 
-    /// The lease that ran, if any did. Where two are recorded, the later one counts.
-    fn last_of(&mut self, mut leases: Vec<Leased>) -> Option<Leased> {
+    /// The leases that ran: none, one, or two where the execution was hedged.
+    fn last_two(&mut self, mut leases: Vec<Leased>) -> Vec<Leased> {
         leases.sort_by_key(|leased| leased.lease);
-        let last = leases.pop();
+        let last = leases.split_off(leases.len().saturating_sub(2));
         for older in leases {
             self.erase(RecordKey::Lease(older.lease));
         }
@@ -129,16 +127,26 @@ impl Core {
     }
 
     /// The configuration has changed, and the properties that the action demands are not declared any more.
-    fn end_unresolved(&mut self, id: ExecutionId, sentence: &str, leased: Option<Leased>) {
+    fn end_unresolved(&mut self, id: ExecutionId, sentence: &str, leased: Vec<Leased>) {
         self.finish(id, answers::unsatisfiable(sentence));
-        if let Some(leased) = leased {
+        for leased in leased {
             self.erase(RecordKey::Lease(leased.lease));
         }
     }
 
-    /// The execution is taken to run on, until its worker comes back or is given up.
-    fn take_over(&mut self, leased: Leased) {
-        let Leased { lease, worker, name } = leased;
+    /// The execution is taken to run on, until its workers come back or are given up.
+    fn take_over(&mut self, id: ExecutionId, leased: Vec<Leased>) {
+        for Leased { lease, worker, name } in leased {
+            self.take_over_lease(lease, worker, name);
+        }
+        // A hedge is told to its worker before its record is safe, so the next number may be in use.
+        if let Some(execution) = self.executions.get_mut(&id) {
+            execution.reserve(execution.attempts + 1);
+        }
+        self.enter(id, Stage::Executing);
+    }
+
+    fn take_over_lease(&mut self, lease: Lease, worker: WorkerId, name: Arc<str>) {
         if !self.standings.is_known(worker) {
             self.standings.expect(worker, &name);
             let is_new_class = self.fleet.join(worker, name, Arc::new(Capacity::default()));
@@ -149,6 +157,5 @@ impl Core {
             }
         }
         self.begin_lease(worker, lease);
-        self.enter(lease.execution, Stage::Executing);
     }
 }

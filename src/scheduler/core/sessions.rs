@@ -71,7 +71,7 @@ impl Core {
 
     /// The worker never had the lease, or had it in another life: neither it nor the action is at fault.
     fn lost_on_the_way(&mut self, worker: WorkerId, lease: Lease) {
-        self.timers.clear(Timer::Lease(worker, lease));
+        self.clear_deadlines(worker, lease);
         self.fleet.release(worker, lease);
         let sentence = "the action did not reach its worker".to_owned();
         self.retry(lease, Failure { worker: self.standings.name(worker), sentence, blame: Blame::Nobody });
@@ -79,11 +79,10 @@ impl Core {
 
     /// A worker says that it holds a lease: it runs it, or its answer to it was not acknowledged and follows.
     fn recognise(&mut self, worker: WorkerId, lease: Lease) {
-        let state = self.executions.get(&lease.execution).map(|execution| execution.state);
         match self.fleet.holding(worker, lease) {
             Some(Hold::Running) => {}
             Some(Hold::Dying) => self.send_kill(worker, lease),
-            None if state == Some(State::Settling { lease, worker }) => {}
+            None if self.is_settling(worker, lease) => {}
             None if self.may_be_adopted(lease) => self.adopt(worker, lease),
             None => self.kill_stray(worker, lease),
         }
@@ -163,7 +162,7 @@ impl Core {
         self.timers.clear(Timer::Away(id));
         for (lease, hold) in worker.leases() {
             match hold {
-                Hold::Running => self.timers.clear(Timer::Lease(id, lease)),
+                Hold::Running => self.clear_deadlines(id, lease),
                 Hold::Dying => self.timers.clear(Timer::Kill(id, lease)),
             }
         }

@@ -16,7 +16,10 @@ impl Core {
         if self.fleet.holding(worker, lease) != Some(Hold::Running) {
             return;
         }
-        if let Some(execution) = self.executions.get_mut(&lease.execution) {
+        // Clients are told of one attempt at a time.
+        if let Some(execution) = self.executions.get_mut(&lease.execution)
+            && execution.state == (State::Running { lease, worker })
+        {
             execution.advance(metadata);
             self.report(lease.execution);
         }
@@ -26,12 +29,19 @@ impl Core {
     pub(super) fn begin_lease(&mut self, worker: WorkerId, lease: Lease) {
         let execution =
             self.executions.get_mut(&lease.execution).expect("only an execution that exists is started");
-        execution.attempts = lease.attempt;
-        execution.unrecorded = None;
-        execution.state = State::Running { lease, worker };
+        execution.begin(worker, lease);
+        if execution.hedge.is_some() {
+            self.hedged.insert(lease.execution);
+        }
         self.fleet.hold(worker, lease, Some(&execution.shape));
         let deadline = self.now + execution.task.timeout.saturating_add(self.config.lease_slack);
         self.timers.set(Timer::Lease(worker, lease), deadline);
+    }
+
+    /// The lease runs no more, so it can neither take too long nor longer than usual.
+    pub(super) fn clear_deadlines(&mut self, worker: WorkerId, lease: Lease) {
+        self.timers.clear(Timer::Lease(worker, lease));
+        self.timers.clear(Timer::Hedge(lease));
     }
 
     pub(super) fn keep_lease(&mut self, worker: WorkerId, lease: Lease) {
@@ -59,9 +69,11 @@ impl Core {
         self.fill(worker);
     }
 
-    fn is_settling(&self, worker: WorkerId, lease: Lease) -> bool {
+    pub(super) fn is_settling(&self, worker: WorkerId, lease: Lease) -> bool {
         let execution = self.executions.get(&lease.execution);
-        execution.is_some_and(|execution| execution.state == State::Settling { lease, worker })
+        execution.is_some_and(|execution| {
+            execution.states().any(|state| state == State::Settling { lease, worker })
+        })
     }
 
     /// The worker's answer is safe, or counts for nothing: it need not be kept. One that is away asks again.
@@ -72,7 +84,7 @@ impl Core {
     }
 
     fn answered(&mut self, worker: WorkerId, lease: Lease, outcome: Outcome) {
-        self.timers.clear(Timer::Lease(worker, lease));
+        self.clear_deadlines(worker, lease);
         match outcome {
             Outcome::Response(response) => {
                 self.is_well(worker);
@@ -93,25 +105,31 @@ impl Core {
 
     fn settle(&mut self, worker: WorkerId, lease: Lease, mut response: Box<ExecuteResponse>) {
         let execution = self.executions.get_mut(&lease.execution).expect("a running lease has its execution");
-        execution.state = State::Settling { lease, worker };
+        execution.settle(worker, lease);
         answers::stamp_response(&mut response, execution.queued_at);
         let task = Arc::clone(&execution.task);
         self.effects.push(Effect::Settle { lease, task, response });
     }
 
     pub(super) fn settled(&mut self, lease: Lease, result: Result<Box<ExecuteResponse>, String>) {
-        let state = self.executions.get(&lease.execution).map(|execution| execution.state);
-        let Some(State::Settling { lease: current, worker }) = state else { return };
-        if current != lease {
-            return;
-        }
+        let Some(worker) = self.settles(lease) else { return };
         match result {
             Ok(response) => {
+                self.learn(lease.execution, &response);
+                let other = self.other_than(lease);
                 self.finish(lease.execution, *response);
                 self.acknowledge(worker, lease);
+                self.lose_hedge(lease, other);
             }
             Err(sentence) => self.refuse_answer(worker, lease, sentence),
         }
+    }
+
+    /// Whose answer to the lease is being settled.
+    fn settles(&self, lease: Lease) -> Option<WorkerId> {
+        let execution = self.executions.get(&lease.execution)?;
+        let (_, worker) = execution.leases().find(|(one, _)| *one == lease)?;
+        self.is_settling(worker, lease).then_some(worker)
     }
 
     /// The farm stops. With a journal it takes over what runs when it starts again; without one, nobody would ask for the answers.

@@ -145,7 +145,7 @@ impl Books {
                 self.leases.judge(*worker, availability);
                 Ok(())
             }
-            Effect::Refuse(_) => Ok(()),
+            Effect::Refuse(_) | Effect::Hedge { .. } => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use super::journal::Word;
 use super::world::{Happening, World};
 use crate::scheduler::event::{Event, Submission};
 use crate::scheduler::id::{ExecutionId, OperationId};
-use crate::scheduler::requirements::{Requirements, SoftSize};
+use crate::scheduler::requirements::Requirements;
 
 /// Few enough that equal actions meet.
 const ACTIONS: u64 = 24;
@@ -52,7 +52,6 @@ impl World {
         let submission = Submission {
             operation,
             execution: ExecutionId::new(self.fresh_id()),
-            soft: SoftSize::default(),
             task: Arc::new(task),
             requirements: Arc::new(requirements),
             at: self.wall_time(),

@@ -13,7 +13,7 @@ use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::core::{Bug, Core};
 use crate::scheduler::event::{Effect, Event, Submission};
 use crate::scheduler::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
-use crate::scheduler::requirements::{Capacity, Requirements, SoftSize};
+use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{Offer, Outcome, Task};
 
 /// One start of so many is that of the execution that has waited longest.
@@ -145,7 +145,6 @@ impl Steady {
             execution,
             task: Arc::new(task),
             requirements,
-            soft: SoftSize::default(),
             at: SystemTime::UNIX_EPOCH,
         })))
     }
@@ -164,7 +163,7 @@ impl Steady {
                 Effect::Refuse(refusal) => return Err(format!("{refusal:?}")),
                 Effect::Report { .. } | Effect::Forget { .. } | Effect::Acknowledge { .. } => {}
                 Effect::Keep(_) | Effect::Erase(_) | Effect::Kill { .. } | Effect::Drop { .. } => {}
-                Effect::AttemptFailed { .. } | Effect::Judged { .. } => {}
+                Effect::AttemptFailed { .. } | Effect::Judged { .. } | Effect::Hedge { .. } => {}
             }
         }
         Ok(())

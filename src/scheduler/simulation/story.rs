@@ -54,6 +54,7 @@ pub(super) fn describe_effect(effect: &Effect) -> String {
         }
         Effect::Kill { .. } | Effect::Refuse(_) | Effect::Forget { .. } => format!("{effect:?}"),
         Effect::Drop { .. } | Effect::AttemptFailed { .. } | Effect::Judged { .. } => format!("{effect:?}"),
+        Effect::Hedge { .. } => format!("{effect:?}"),
         Effect::Acknowledge { .. } | Effect::Erase(_) => format!("{effect:?}"),
         Effect::Keep(record) => format!("Keep {:?}", record.key()),
     }

@@ -275,7 +275,7 @@ impl World {
                 return self.gate(Word::Effect(effect));
             }
             Effect::Report { .. } | Effect::Refuse(_) => {}
-            Effect::AttemptFailed { .. } | Effect::Judged { .. } => {}
+            Effect::AttemptFailed { .. } | Effect::Judged { .. } | Effect::Hedge { .. } => {}
         }
         Ok(())
     }

@@ -113,9 +113,12 @@ fn records_that_do_not_fit_together_are_dropped() {
         let some = whole.iter().cloned().enumerate().filter(is_chosen).map(|(_, record)| record);
         restored(&config, Time::START, &some.collect::<BTreeMap<_, _>>());
     }
-    let mut two = stage.journal.clone();
-    let older = Record::Leased { lease: lease("1/0"), worker: WorkerId::new(7), name: "w7".into() };
-    two.insert(older.key(), older);
-    let core = restored(&config, Time::START, &two);
-    assert!(!core.record_keys().contains(&RecordKey::Lease(lease("1/0"))), "one lease of an execution runs");
+    let mut three = stage.journal.clone();
+    for (lease, worker, name) in [(lease("1/0"), 7, "w7"), (lease("1/2"), 8, "w8")] {
+        let record = Record::Leased { lease, worker: WorkerId::new(worker), name: name.into() };
+        three.insert(record.key(), record);
+    }
+    let kept = restored(&config, Time::START, &three).record_keys();
+    let is_kept = ["1/0", "1/1", "1/2"].map(|text| kept.contains(&RecordKey::Lease(lease(text))));
+    assert_eq!(is_kept, [false, true, true], "two leases of an execution run");
 }

@@ -56,7 +56,6 @@ impl Bench {
         self.feed(Event::Submit(Box::new(Submission {
             operation: OperationId::new(self.submitted),
             execution: ExecutionId::new(self.submitted),
-            soft: Default::default(),
             task: Arc::new(task),
             requirements: Arc::new(Requirements::default()),
             at: SystemTime::UNIX_EPOCH,

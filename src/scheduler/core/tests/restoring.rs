@@ -108,7 +108,7 @@ fn what_ran_on_a_worker_that_does_not_come_back_runs_again_and_is_held_against_n
             (
                 "wait 20",
                 &format!(
-                    "drop w1: {GONE}; 1/1 failed on w1: {RESTARTED}; 1 Queued; w2 starts 1/2; 1 Executing"
+                    "drop w1: {GONE}; 1/1 failed on w1: {RESTARTED}; 1 Queued; w2 starts 1/3; 1 Executing"
                 ),
             ),
         ],
@@ -125,7 +125,7 @@ fn the_next_life_of_a_worker_does_not_run_what_the_last_one_ran() {
             "join w2 1 name=n",
             &format!(
                 "drop w1: another worker came under its name; 1/1 failed on n: {RESTARTED}; 1 Queued; \
-                 w2 starts 1/2; 1 Executing"
+                 w2 starts 1/3; 1 Executing"
             ),
         ),
     ]);
@@ -138,7 +138,7 @@ fn a_worker_that_comes_back_without_its_lease_gets_another() {
         ("join w1 1", ""),
         ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
         ("restart", "1 Executing"),
-        ("join w1 1", &format!("1/1 failed on w1: {lost}; 1 Queued; w1 starts 1/2; 1 Executing")),
+        ("join w1 1", &format!("1/1 failed on w1: {lost}; 1 Queued; w1 starts 1/3; 1 Executing")),
     ]);
 }
 

@@ -12,11 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use crate::digest::Function;
 use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
+use crate::proto::worker::ResourceUsage;
+use crate::proto::{self, Timestamp};
 
 use crate::scheduler::core::*;
 use crate::scheduler::event::Submission;
 use crate::scheduler::record::{Record, RecordKey};
-use crate::scheduler::requirements::{Capacity, Requirements, SoftSize};
+use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
 
 /// An event, and what the core must say to it.
@@ -98,7 +100,7 @@ impl Stage {
                 true
             }
             Effect::Refuse(_) | Effect::Forget { .. } | Effect::Drop { .. } => true,
-            Effect::AttemptFailed { .. } | Effect::Judged { .. } => true,
+            Effect::AttemptFailed { .. } | Effect::Judged { .. } | Effect::Hedge { .. } => true,
         }
     }
 
@@ -152,8 +154,8 @@ impl Stage {
             ["delete", operation] => Event::Delete { operation: self::operation(operation) },
             ["join", worker, slots, properties @ ..] => self.join(worker, slots, properties),
             ["heartbeat", worker] => Event::Heartbeat { worker: self::worker(worker) },
-            ["settled", lease] => {
-                Event::Settled { lease: self::lease(lease), result: Ok(Box::new(response())) }
+            ["settled", lease, rest @ ..] => {
+                Event::Settled { lease: self::lease(lease), result: Ok(Box::new(response_after(rest))) }
             }
             ["unsettled", lease] => {
                 Event::Settled { lease: self::lease(lease), result: Err("output x is missing".into()) }
@@ -191,7 +193,6 @@ impl Stage {
             operation: self::operation(operation),
             execution: ExecutionId::new(operation.parse().unwrap()),
             requirements: Arc::new(Requirements::resolve(&self.config, &task.platform).unwrap()),
-            soft: SoftSize::default(),
             task: Arc::new(task),
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
         }))
@@ -269,6 +270,24 @@ fn response() -> ExecuteResponse {
     ExecuteResponse { result: Some(ActionResult::default()), ..ExecuteResponse::default() }
 }
 
+/// `took` are the seconds of a run, `cores` what it kept busy all the time, `memory` its peak in MiB.
+fn response_after(words: &[&str]) -> ExecuteResponse {
+    let number = |name| option(words, name).map(|text| text.parse::<u64>().unwrap());
+    let Some(took) = number("took=") else { return response() };
+    let seconds = i64::try_from(took).unwrap();
+    let mut metadata = ExecutedActionMetadata {
+        execution_start_timestamp: Some(Timestamp { seconds: 1000, nanos: 0 }),
+        execution_completed_timestamp: Some(Timestamp { seconds: 1000 + seconds, nanos: 0 }),
+        ..ExecutedActionMetadata::default()
+    };
+    let cpu_time = number("cores=")
+        .map(|cores| proto::Duration { seconds: seconds * i64::try_from(cores).unwrap(), nanos: 0 });
+    let peak_memory_bytes = number("memory=").unwrap_or(0) << 20;
+    ResourceUsage { cpu_time, peak_memory_bytes }.attach(&mut metadata);
+    let result = ActionResult { execution_metadata: Some(metadata), ..ActionResult::default() };
+    ExecuteResponse { result: Some(result), ..ExecuteResponse::default() }
+}
+
 fn operation(text: &str) -> OperationId {
     OperationId::new(text.parse().unwrap())
 }
@@ -304,6 +323,7 @@ fn say(effect: &Effect) -> String {
         Effect::Keep(record) => format!("keep {}", say_key(&record.key())),
         Effect::Erase(key) => format!("erase {}", say_key(key)),
         Effect::Drop { worker: id, reason } => format!("drop {}: {reason}", worker(id)),
+        Effect::Hedge { lease: one, hedging } => format!("hedge {} {}", lease(one), hedging.name()),
         Effect::Judged { worker: id, availability, .. } => match availability {
             Availability::Open => format!("{} opens", worker(id)),
             Availability::Cordoned { reason } | Availability::Draining { reason } => {

@@ -1,7 +1,7 @@
 //! What the worlds may see; a simulation in which one of these never happens proves little.
 
 use crate::proto::rev2::ExecuteResponse;
-use crate::scheduler::event::{Effect, Refusal};
+use crate::scheduler::event::{Effect, Hedging, Refusal};
 
 pub(in super::super) const KINDS: &[&str] = &[
     "first attempt",
@@ -45,6 +45,9 @@ pub(super) fn kind(effect: &Effect) -> &'static str {
         Effect::Drop { .. } => "not back in time",
         Effect::AttemptFailed { .. } => "fault",
         Effect::Judged { .. } => "judged",
+        Effect::Hedge { hedging: Hedging::Started, .. } => "hedge started",
+        Effect::Hedge { hedging: Hedging::Won, .. } => "hedge won",
+        Effect::Hedge { hedging: Hedging::Lost, .. } => "hedge lost",
         Effect::Acknowledge { .. } => "acknowledge",
         Effect::Keep(_) => "keep",
         Effect::Erase(_) => "erase",

@@ -351,6 +351,8 @@ impl Leases {
 fn execution_of_live(record: &Record) -> Option<ExecutionId> {
     match record {
         Record::Live { execution, .. } => Some(*execution),
-        Record::Execution(_) | Record::Finished { .. } | Record::Leased { .. } | Record::Worker { .. } => None,
+        Record::Execution(_) | Record::Finished { .. } | Record::Leased { .. } | Record::Worker { .. } => {
+            None
+        }
     }
 }
