@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "google/bytestream/bytestream.proto",
     "google/longrunning/operations.proto",
+    "croft/journal/v1/journal.proto",
     "croft/worker/v1/worker.proto",
 ];
 

@@ -1,7 +1,9 @@
 //! The configuration: defaults in code, then one TOML file, then the environment.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
@@ -18,8 +20,12 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Instance names that are served; none named means that any is.
     pub instances: Vec<String>,
-    /// The listener for clients.
+    /// What this process does of a farm: all of it by default.
+    pub roles: BTreeSet<Role>,
+    /// The listener for clients; a process that is only a worker has none.
     pub public: Listener,
+    /// The listener for workers of other processes. Unset: none, unless this process is a scheduler without a worker of its own.
+    pub workers: Option<Listener>,
     /// The listener for operators: metrics, liveness, readiness.
     pub admin: Listener,
     pub storage: store::Config,
@@ -32,13 +38,32 @@ pub struct Config {
     pub log: telemetry::Config,
 }
 
+/// A part of a farm that a process can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Keeps blobs, action results and assets.
+    Cas,
+    /// Takes actions from clients and hands them to workers.
+    Scheduler,
+    /// Runs actions.
+    Worker,
+}
+
 /// One listener.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Address and port, as in `127.0.0.1:50051`.
     pub listen: SocketAddr,
 }
+
+/// Where a scheduler listens for workers if nothing else is said.
+const WORKERS: Listener = Listener::on_loopback(50061);
+
+/// How long a worker that has a process of its own lets actions go on when it is asked to stop: longer than most take, and as long as
+/// an operator who waits for a machine has patience.
+const DRAIN_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// The environment's variables begin with this; two underscores part a section from its key.
 const PREFIX: &str = "CROFT_";
@@ -46,12 +71,13 @@ const SEPARATOR: &str = "__";
 
 impl Default for Config {
     fn default() -> Self {
-        let loopback = |port| Listener { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) };
         Self {
             data: None,
             instances: Vec::new(),
-            public: loopback(50051),
-            admin: loopback(50080),
+            roles: [Role::Cas, Role::Scheduler, Role::Worker].into(),
+            public: Listener::on_loopback(50051),
+            workers: None,
+            admin: Listener::on_loopback(50080),
             storage: store::Config::default(),
             execution: rpc::Config::default(),
             http: rpc::Http::default(),
@@ -60,6 +86,12 @@ impl Default for Config {
             worker: worker::Config::default(),
             log: telemetry::Config::default(),
         }
+    }
+}
+
+impl Listener {
+    const fn on_loopback(port: u16) -> Self {
+        Self { listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) }
     }
 }
 
@@ -85,15 +117,8 @@ impl Config {
     /// Every problem of the values, one sentence each.
     pub fn check(&self) -> Vec<String> {
         let mut problems = rpc::Instances::problems(&self.instances);
-        if self.public.listen == self.admin.listen && self.public.listen.port() != 0 {
-            problems.push(format!("public and admin both listen on {}", self.public.listen));
-        }
-        for listener in [&self.public, &self.admin] {
-            if !listener.listen.ip().is_loopback() {
-                let reason = "clients are not authenticated, so only loopback addresses are allowed";
-                problems.push(format!("listen on {}: {reason}", listener.listen));
-            }
-        }
+        problems.extend(self.listener_problems());
+        problems.extend(self.role_problems());
         problems.extend(self.storage.check());
         problems.extend(self.execution.check());
         problems.extend(self.scheduler.check());
@@ -101,6 +126,82 @@ impl Config {
         problems.extend(self.worker.check());
         problems.extend(self.log.check());
         problems
+    }
+
+    fn listener_problems(&self) -> Vec<String> {
+        let all = [
+            ("public", self.public_listener()),
+            ("workers", self.worker_listener()),
+            ("admin", Some(self.admin)),
+        ];
+        let open: Vec<_> =
+            all.into_iter().filter_map(|(name, listener)| Some((name, listener?.listen))).collect();
+        let mut problems = Vec::new();
+        for (number, (name, address)) in open.iter().enumerate() {
+            if !address.ip().is_loopback() {
+                let reason = "nobody is authenticated, so only loopback addresses are allowed";
+                problems.push(format!("{name}: listen on {address}: {reason}"));
+            }
+            for (other, _) in open[..number].iter().filter(|(_, other)| other == address && other.port() != 0)
+            {
+                problems.push(format!("{other} and {name} both listen on {address}"));
+            }
+        }
+        problems
+    }
+
+    /// What the roles demand of the other parts.
+    fn role_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.roles.is_empty() {
+            problems.push("roles: name at least one of cas, scheduler, worker".to_owned());
+        }
+        if self.workers.is_some() && !self.has(Role::Scheduler) {
+            problems.push(
+                "workers.listen: only a process with the role scheduler has a use for workers".to_owned(),
+            );
+        }
+        match (self.has(Role::Worker), self.has(Role::Scheduler), &self.worker.scheduler) {
+            (true, false, None) => problems.push(
+                "worker.scheduler: the roles name a worker but no scheduler, so say where one is, as in \"grpc://127.0.0.1:50061\""
+                    .to_owned(),
+            ),
+            (true, true, Some(_)) => problems.push(
+                "worker.scheduler: the roles name a scheduler, too, so the worker of this process works for that one".to_owned(),
+            ),
+            (false, _, Some(_)) => {
+                problems.push("worker.scheduler: the roles name no worker".to_owned());
+            }
+            (true, false, Some(_)) | (true, true, None) | (false, _, None) => {}
+        }
+        if !self.has(Role::Cas) && !self.roles.is_empty() {
+            problems.extend(self.storage.problems_beside_a_cas());
+        }
+        problems
+    }
+
+    /// Whether this process has `role`.
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The listener for clients, if the roles have something for them.
+    pub fn public_listener(&self) -> Option<Listener> {
+        (self.has(Role::Cas) || self.has(Role::Scheduler)).then_some(self.public)
+    }
+
+    /// The listener for workers of other processes: where it is asked for, and where without it nobody could work.
+    pub fn worker_listener(&self) -> Option<Listener> {
+        let is_needed = self.has(Role::Scheduler) && !self.has(Role::Worker);
+        self.workers.or(is_needed.then_some(WORKERS))
+    }
+
+    /// How long actions may go on after the process was asked to stop. A farm in one process stops promptly, since its clients lose
+    /// it anyway; a process that is only a worker lets what runs end.
+    pub fn drain_timeout(&self) -> Duration {
+        let is_worker_only = self.roles.iter().eq([&Role::Worker]);
+        let default = if is_worker_only { DRAIN_MAX } else { Duration::ZERO };
+        self.worker.drain_timeout.unwrap_or(default)
     }
 
     /// [`Config::load`], refused if [`Config::check`] finds anything.
@@ -141,12 +242,18 @@ impl Config {
     }
 }
 
+/// What the defaults leave unset, so that it is not among their keys.
+const UNSET: [&str; 2] = ["data", "workers"];
+
 /// Only variables of our own sections: service managers and clusters put others with the same prefix into the environment.
 fn environment() -> Env {
     let sections =
         figment::value::Value::serialize(Config::default()).ok().and_then(figment::value::Value::into_dict);
-    let known: Vec<String> =
-        sections.into_iter().flat_map(|sections| sections.into_keys()).chain(["data".to_owned()]).collect();
+    let known: Vec<String> = sections
+        .into_iter()
+        .flat_map(|sections| sections.into_keys())
+        .chain(UNSET.map(str::to_owned))
+        .collect();
     Env::prefixed(PREFIX)
         .filter(move |key| {
             let section = key.as_str().to_ascii_lowercase();
@@ -193,6 +300,53 @@ mod tests {
         for snippet in snippets {
             assert_eq!(load(snippet).unwrap().check(), Vec::<String>::new(), "{snippet}");
         }
+    }
+
+    #[test]
+    fn nonsense_about_roles_is_told() {
+        let farm = "[[storage.tier]]\nkind = \"farm\"\nendpoints = [\"http://127.0.0.1:50051\"]\n";
+        let wrong = [
+            ("roles = []".to_owned(), "at least one"),
+            (format!("roles = [\"worker\"]\n{farm}"), "say where one is"),
+            (
+                format!("roles = [\"worker\"]\n[worker]\nscheduler = \"grpc://10.0.0.1:1\"\n{farm}"),
+                "loopback",
+            ),
+            (format!("roles = [\"worker\"]\n[worker]\nscheduler = \"127.0.0.1:1\"\n{farm}"), "grpc://"),
+            ("[worker]\nscheduler = \"grpc://127.0.0.1:1\"".to_owned(), "works for that one"),
+            ("roles = [\"cas\"]\n[worker]\nscheduler = \"grpc://127.0.0.1:1\"".to_owned(), "name no worker"),
+            ("roles = [\"cas\"]\n[workers]\nlisten = \"127.0.0.1:1\"".to_owned(), "role scheduler"),
+            ("roles = [\"scheduler\"]".to_owned(), "storage.tier"),
+            (format!("roles = [\"scheduler\"]\n[storage]\nwrite = \"back\"\n{farm}"), "storage.write"),
+            (format!("roles = [\"scheduler\"]\n[workers]\nlisten = \"0.0.0.0:1\"\n{farm}"), "loopback"),
+            (
+                format!("roles = [\"scheduler\"]\n[admin]\nlisten = \"127.0.0.1:50061\"\n{farm}"),
+                "both listen",
+            ),
+        ];
+        for (toml, expected) in wrong {
+            let problems = load(&toml).unwrap().check();
+            assert!(problems.len() == 1 && problems[0].contains(expected), "{toml}: {problems:?}");
+        }
+        assert!(load("roles = [\"cash\"]").is_err());
+    }
+
+    #[test]
+    fn workers_are_listened_for_where_there_would_be_none_otherwise_or_when_asked() {
+        let listens =
+            |toml: &str| load(toml).unwrap().worker_listener().map(|listener| listener.listen.port());
+        assert_eq!(listens(""), None);
+        assert_eq!(listens("[workers]\nlisten = \"127.0.0.1:7\""), Some(7));
+        assert_eq!(listens("roles = [\"cas\", \"scheduler\"]"), Some(50061));
+        assert_eq!(listens("roles = [\"worker\"]"), None);
+    }
+
+    #[test]
+    fn only_a_worker_alone_lets_actions_end_unless_told_so() {
+        let drains = |toml: &str| load(toml).unwrap().drain_timeout();
+        assert_eq!(drains(""), Duration::ZERO);
+        assert_eq!(drains("roles = [\"worker\"]"), DRAIN_MAX);
+        assert_eq!(drains("[worker]\ndrain_timeout = \"5s\""), Duration::from_secs(5));
     }
 
     #[test]

@@ -214,6 +214,19 @@ impl Index {
         Ok(origin)
     }
 
+    /// Moves a database that cannot be read aside, to be looked at, and begins a new one.
+    ///
+    /// # Errors
+    /// As [`Index::open`]; readers get an error until `reopen` succeeds.
+    pub(crate) fn begin_anew(&self) -> Result<()> {
+        let old = self.write().take();
+        if let Some(old) = old {
+            release(old);
+        }
+        move_aside(&self.path)?;
+        self.reopen().map(drop)
+    }
+
     /// The bytes that the index takes from the disk.
     pub(crate) fn bytes(&self) -> u64 {
         let length = |database: Arc<Database>| database.file.metadata().map_or(0, |metadata| metadata.len());

@@ -5,8 +5,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
-    histogram_opts, opts,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder, histogram_opts, opts,
 };
 
 /// A number that only grows.
@@ -41,6 +41,31 @@ pub static EXECUTION_FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
 pub static HEDGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let options = opts!("croft_scheduler_hedges_total", "second leases of executions that took too long");
     register(IntCounterVec::new(options, &["outcome"]))
+});
+
+/// Seconds that a commit of the scheduler's journal took.
+pub static JOURNAL_COMMIT: LazyLock<Histogram> = LazyLock::new(|| {
+    let buckets = vec![0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+    let name = "croft_scheduler_journal_commit_seconds";
+    register(Histogram::with_opts(histogram_opts!(name, "time to commit a group of records", buckets)))
+});
+
+/// Records that the scheduler's journal has written or erased.
+pub static JOURNAL_RECORDS: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "records that the journal has written or erased";
+    register(IntCounter::new("croft_scheduler_journal_records_total", help))
+});
+
+/// Records that could not be read at a start.
+pub static JOURNAL_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "records of the journal that could not be read";
+    register(IntCounter::new("croft_scheduler_journal_dropped_total", help))
+});
+
+/// What the last start took over from the journal, by state (`queued`, `running`, `finished`).
+pub static JOURNAL_RESTORED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let options = opts!("croft_scheduler_journal_restored", "what the last start took over from the journal");
+    register(IntGaugeVec::new(options, &["state"]))
 });
 
 /// Calls of a store, by store (`memory`, `disk`, …), operation (`get`, `put`, `missing`) and outcome (`hit`, `miss`, `ok`, `error`).

@@ -5,16 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::error::{Context, Result};
-use crate::rpc::{Assets, Farm, Instances, Settler, Stored, Uploads};
+use crate::config::{Config, Role};
+use crate::error::{Context, Error, Result};
+use crate::rpc::{Assets, Farm, Instances, Offered, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
 use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier};
-use crate::worker::{Worker, link};
+use crate::worker::Worker;
+use crate::worker::link::{self, Link, Stop};
 use crate::{listen, rpc, store, web};
 
 /// How long the parts may take to stop: more than the listeners give to requests that are under way.
@@ -23,74 +26,189 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// How long pending writes get when everything else has stopped; the rest goes on at the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
-/// A farm that serves.
+/// How long the admin listener gets after that.
+const PAGES_STOP_MAX: Duration = Duration::from_secs(1);
+
+/// A farm, or the part of one that the roles name, that serves.
 pub struct Server {
     /// Where clients connect.
-    pub public: SocketAddr,
+    pub public: Option<SocketAddr>,
+    /// Where workers of other processes connect.
+    pub workers: Option<SocketAddr>,
     /// Where operators look.
     pub admin: SocketAddr,
     /// Where the data is.
     pub data: PathBuf,
     /// Where blobs and results are kept.
     pub stack: Stack,
-    /// Actions that run at once.
-    pub slots: u32,
     parts: tasks::Group,
+    /// Operators can look on until everything else has stopped.
+    pages: tasks::Group,
+    pages_stop: Shutdown,
     readiness: Readiness,
-    shutdown: Shutdown,
+    stop: Stop,
+}
+
+/// The sockets, bound and not served yet.
+struct Listeners {
+    public: Option<TcpListener>,
+    workers: Option<TcpListener>,
+    admin: TcpListener,
+}
+
+/// The two faces of the store that all parts share.
+struct Faces {
+    cas: Cas,
+    action_cache: ActionCache,
 }
 
 impl Server {
-    /// Starts the farm on this machine: cache, scheduler and one worker.
+    /// Starts what the roles name: by default all of a farm, that is cache, scheduler and one worker.
     ///
     /// # Errors
     /// What is wrong with the machine or the configuration: an address that is taken, data that another farm uses, a kernel without
     /// what the sandbox needs.
-    pub async fn start(config: &Config, shutdown: Shutdown) -> Result<Self> {
+    pub async fn start(config: &Config, stop: Stop) -> Result<Self> {
         let data = config.data_directory()?;
         store::make_private_directory(&data)?;
         let stack = Stack::open(&config.storage, &data).await?;
-        let public = listen::bind("public", config.public.listen).await?;
-        let admin = listen::bind("admin", config.admin.listen).await?;
-        let farm = assemble(config, &stack, data.join("fetch"), shutdown.clone())?;
-        let executable = std::env::current_exe().context(|| "find the program of this process")?;
-        let directory = data.join("worker");
-        let worker = Worker::start(config.worker.clone(), farm.cas.clone(), &directory, &executable).await?;
+        let listeners = Listeners::bind(config).await?;
         let mut server = Self {
-            public: public.local_addr().context(|| "read the public address")?,
-            admin: admin.local_addr().context(|| "read the admin address")?,
+            public: listeners.public.as_ref().map(address).transpose()?,
+            workers: listeners.workers.as_ref().map(address).transpose()?,
+            admin: address(&listeners.admin)?,
             data,
             stack,
-            slots: config.worker.slots(),
             parts: tasks::Group::default(),
+            pages: tasks::Group::default(),
+            pages_stop: Shutdown::new(),
             readiness: Readiness::default(),
-            shutdown,
+            stop,
         };
-        server.serve(&farm, public, admin).await?;
-        server.work(&farm, worker);
-        server.readiness.set(true);
+        server.begin(config, listeners).await?;
         Ok(server)
     }
 
-    async fn serve(&mut self, farm: &Farm, public: TcpListener, admin: TcpListener) -> Result<()> {
-        let routes = rpc::client_routes(farm).await?;
-        let pages =
-            Pages { readiness: self.readiness.clone(), storage: Arc::new(storage(farm, &self.stack)) };
-        self.parts.spawn("public listener", listen::serve(public, routes, self.shutdown.clone()));
-        self.parts.spawn("admin listener", web::serve(admin, pages, self.shutdown.clone()));
+    async fn begin(&mut self, config: &Config, listeners: Listeners) -> Result<()> {
+        let cas = Cas::with_pins(self.stack.store.clone(), self.stack.pins.clone());
+        let faces = Faces { action_cache: ActionCache::new(self.stack.store.clone(), cas.clone()), cas };
+        let farm = match &listeners.public {
+            Some(_) => Some(self.assemble(config, &faces).await?),
+            None => None,
+        };
+        let worker = self.start_worker(config, &faces).await?;
+        let pages = Pages {
+            readiness: self.readiness.clone(),
+            storage: Arc::new(storage(&faces.action_cache, &self.stack)),
+        };
+        self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
+        let mut connected = None;
+        if let Some(worker) = worker {
+            let link = self.link(config, farm.as_ref(), worker);
+            // The way to a scheduler in the same process is always there.
+            connected = config.worker.scheduler.as_ref().map(|_| link.connected());
+            self.parts.spawn("worker", link.run());
+        }
+        if let (Some(farm), Some(public)) = (&farm, listeners.public) {
+            let routes = rpc::client_routes(farm).await?;
+            self.parts.spawn("public listener", listen::serve(public, routes, self.stop.now.clone()));
+        }
+        if let (Some(farm), Some(workers)) = (&farm, listeners.workers) {
+            let serving = listen::serve_workers(workers, rpc::worker_routes(farm), self.stop.now.clone());
+            self.parts.spawn("workers' listener", serving);
+        }
+        self.tell_readiness(connected);
         Ok(())
     }
 
-    /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.
-    fn work(&mut self, farm: &Farm, worker: Worker) {
-        let (pipe, connections) = listen::pipe();
-        let routes = rpc::worker_routes(farm);
-        self.parts.spawn("worker listener", listen::serve_pipe(connections, routes, self.shutdown.clone()));
-        let connect: link::Connect = Arc::new(move || {
-            let pipe = pipe.clone();
-            Box::pin(async move { pipe.connect().await })
+    async fn assemble(&mut self, config: &Config, faces: &Faces) -> Result<Farm> {
+        let Faces { cas, action_cache } = faces;
+        let stored = Stored { cas: cas.clone(), index: AssetIndex::new(self.stack.store.clone()) };
+        let instances = Arc::new(Instances::new(config.instances.clone()));
+        let fetches = self.data.join("fetch");
+        let offered = Offered { cache: config.has(Role::Cas), execution: config.has(Role::Scheduler) };
+        let scheduler = if offered.execution {
+            self.start_scheduler(config, faces).await?
+        } else {
+            Handle::absent(config.scheduler.clone())
+        };
+        Ok(Farm {
+            offered,
+            assets: Assets::new(config.asset.clone(), stored, instances.clone(), fetches)?,
+            scheduler,
+            cas: cas.clone(),
+            action_cache: action_cache.clone(),
+            instances,
+            config: Arc::new(config.execution.clone()),
+            http: config.http,
+            uploads: Uploads::default(),
+        })
+    }
+
+    async fn start_scheduler(&mut self, config: &Config, faces: &Faces) -> Result<Handle> {
+        let settler = Arc::new(Settler::new(faces.cas.clone(), faces.action_cache.clone()));
+        let (journal, stop) = (self.data.join("scheduler"), self.stop.now.clone());
+        let (handle, running) = Handle::resume(config.scheduler.clone(), settler, journal, stop).await?;
+        self.parts.spawn("scheduler", async move {
+            let ended = running.await;
+            ended.unwrap_or_else(|error| Err(Error::bug("the scheduler's task is gone").with_source(error)))
         });
-        self.parts.spawn("worker", link::run(worker, connect, self.shutdown.clone()));
+        Ok(handle)
+    }
+
+    async fn start_worker(&self, config: &Config, faces: &Faces) -> Result<Option<Worker>> {
+        if !config.has(Role::Worker) {
+            return Ok(None);
+        }
+        let executable = std::env::current_exe().context(|| "find the program of this process")?;
+        let directory = self.data.join("worker");
+        Worker::start(config.worker.clone(), faces.cas.clone(), &directory, &executable).await.map(Some)
+    }
+
+    /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.
+    fn link(&mut self, config: &Config, farm: Option<&Farm>, worker: Worker) -> Link {
+        let connect: link::Connect = match (&config.worker.scheduler, farm) {
+            (None, Some(farm)) => {
+                let (pipe, connections) = listen::pipe();
+                let routes = rpc::worker_routes(farm);
+                let serving = listen::serve_pipe(connections, routes, self.stop.now.clone());
+                self.parts.spawn("worker's pipe", serving);
+                Arc::new(move || {
+                    let pipe = pipe.clone();
+                    Box::pin(async move { pipe.connect().await })
+                })
+            }
+            (scheduler, _) => {
+                let scheduler = scheduler.clone().expect("checked: a worker has a scheduler");
+                Arc::new(move || {
+                    let scheduler = scheduler.clone();
+                    Box::pin(async move { listen::connect(&scheduler).await })
+                })
+            }
+        };
+        Link::new(worker, connect, self.stop.clone())
+    }
+
+    /// Ready until the stop is asked for; a worker whose scheduler is elsewhere, only while it is connected.
+    fn tell_readiness(&self, connected: Option<watch::Receiver<bool>>) {
+        let (readiness, stop) = (self.readiness.clone(), self.stop.clone());
+        readiness.set(connected.is_none());
+        tasks::spawn("readiness", async move {
+            let follow = async {
+                let Some(mut connected) = connected else { return std::future::pending().await };
+                loop {
+                    readiness.set(*connected.borrow_and_update());
+                    if connected.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = follow => {}
+                () = stop.asked() => {}
+            }
+            readiness.set(false);
+        });
     }
 
     /// Waits until the farm has stopped.
@@ -100,23 +218,26 @@ impl Server {
     pub async fn run(mut self) -> Result<()> {
         let mut result = Ok(());
         while let Some((name, ended)) = self.next_end().await {
-            self.readiness.set(false);
-            self.shutdown.cancel();
+            self.stop.now.cancel();
             tracing::debug!(part = name, "stopped");
             result = result.and(ended.context(|| name));
         }
         self.stack.drain(DRAIN_MAX).await;
+        self.pages_stop.cancel();
+        // Whoever still reads a page then does without the rest of it.
+        let _ = tokio::time::timeout(PAGES_STOP_MAX, self.pages.join_next()).await;
         result
     }
 
     /// The next part that ends. After the stop was asked for, the rest get [`STOP_MAX`]; what still hangs then is left behind.
     async fn next_end(&mut self) -> Option<(&'static str, Result<()>)> {
         let late = async {
-            self.shutdown.cancelled().await;
+            self.stop.now.cancelled().await;
             tokio::time::sleep(STOP_MAX).await;
         };
         tokio::select! {
             ended = self.parts.join_next() => ended,
+            Some(ended) = self.pages.join_next() => Some(ended),
             () = late => {
                 tracing::warn!("some connections did not end in time");
                 None
@@ -125,29 +246,27 @@ impl Server {
     }
 }
 
-fn assemble(config: &Config, stack: &Stack, fetches: PathBuf, shutdown: Shutdown) -> Result<Farm> {
-    let cas = Cas::with_pins(stack.store.clone(), stack.pins.clone());
-    let stored = Stored { cas: cas.clone(), index: AssetIndex::new(stack.store.clone()) };
-    let action_cache = ActionCache::new(stack.store.clone(), cas.clone());
-    let instances = Arc::new(Instances::new(config.instances.clone()));
-    let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone()));
-    Ok(Farm {
-        assets: Assets::new(config.asset.clone(), stored, instances.clone(), fetches)?,
-        scheduler: Handle::start(config.scheduler.clone(), settler, shutdown),
-        cas,
-        action_cache,
-        instances,
-        config: Arc::new(config.execution.clone()),
-        http: config.http,
-        uploads: Uploads::default(),
-    })
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self> {
+        let public = config.public_listener().map(|public| listen::bind("public", public.listen));
+        let workers = config.worker_listener().map(|workers| listen::bind("workers", workers.listen));
+        Ok(Self {
+            public: OptionFuture::from(public).await.transpose()?,
+            workers: OptionFuture::from(workers).await.transpose()?,
+            admin: listen::bind("admin", config.admin.listen).await?,
+        })
+    }
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().context(|| "read the address of a listener")
 }
 
 /// What operators see of the storage.
-fn storage(farm: &Farm, stack: &Stack) -> Storage {
+fn storage(action_cache: &ActionCache, stack: &Stack) -> Storage {
     let tier = |tier: &TierSummary| Tier { name: tier.name.clone(), kind: tier.kind };
     let tiers = stack.tiers.iter().map(tier).collect();
-    Storage::new(tiers, farm.action_cache.clone(), scrub_pass(stack))
+    Storage::new(tiers, action_cache.clone(), scrub_pass(stack))
 }
 
 /// A pass over each disk, one after the other.

@@ -1,18 +1,21 @@
 //! `croft` and `croft serve`: the farm on this machine.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::error::{Context, Result};
 use crate::server::Server;
 use crate::store::TierSummary;
-use crate::tasks::{self, Shutdown};
+use crate::tasks;
 use crate::telemetry;
+use crate::worker::link::Stop;
 
 /// Threads for work that blocks: files and hashing. More would only queue at the disk, and each is a stack.
 const BLOCKING_THREADS_MAX: usize = 64;
@@ -43,59 +46,94 @@ fn allow_files() {
 }
 
 async fn serve(config: &Config) -> Result<()> {
-    let shutdown = Shutdown::new();
-    stop_on_signals(shutdown.clone())?;
-    let server = Server::start(config, shutdown).await?;
-    greet(&server)?;
+    let stop = Stop::default();
+    stop_on_signals(stop.clone(), config.drain_timeout())?;
+    let server = Server::start(config, stop).await?;
+    greet(config, &server)?;
     server.run().await
 }
 
-/// Ctrl-C and SIGTERM stop the farm cleanly; a second one ends it at once.
-fn stop_on_signals(shutdown: Shutdown) -> Result<()> {
+/// Ctrl-C and SIGTERM stop the process cleanly, after what runs has ended if it gets any time for that; one more stops it sooner, and
+/// the last one at once.
+fn stop_on_signals(stop: Stop, drain_timeout: Duration) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "listen for SIGTERM")?;
-    tasks::spawn("signals", async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if shutdown.is_cancelled() {
-                tracing::warn!("stopping at once");
-                std::process::exit(130);
-            }
-            tracing::info!("stopping; once more to stop at once");
-            shutdown.cancel();
+    let mut asked = async move || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+    };
+    tasks::spawn("signals", async move {
+        asked().await;
+        if !drain_timeout.is_zero() {
+            tracing::info!("stopping when what runs has ended; once more to stop without");
+            stop.drain.cancel();
+            // Whoever asks twice, or has waited for long, does not want to wait.
+            let _ = tokio::time::timeout(drain_timeout, asked()).await;
+        }
+        tracing::info!("stopping; once more to stop at once");
+        stop.now.cancel();
+        asked().await;
+        tracing::warn!("stopping at once");
+        std::process::exit(130);
     });
     Ok(())
 }
 
-fn greet(server: &Server) -> Result<()> {
-    let Server { public, admin, data, stack, slots, .. } = server;
-    let text = format!(
-        "\
-croft {version} is ready.
-
-  Remote Execution API   grpc://{public}   (cache and execution, for clients on this machine)
-  metrics and health     http://{admin}/metrics  /livez  /readyz
-  data                   {data}
-  storage                {storage}
-  worker                 {slots} actions at once, sandboxed, without a network
-
-Paste into .bazelrc, or behind `bazel build`:
-
-  build --remote_executor=grpc://{public}
-  build --jobs=64
-
-Ctrl-C stops the farm.
-",
-        version = env!("CARGO_PKG_VERSION"),
-        data = data.display(),
-        storage = storage(&stack.tiers),
-    );
+fn greet(config: &Config, server: &Server) -> Result<()> {
+    let Server { public, workers, admin, data, stack, .. } = server;
+    let mut lines = Vec::new();
+    if let Some(public) = public {
+        lines.push((
+            "Remote Execution API",
+            format!("grpc://{public}   ({}, for clients on this machine)", offer(config)),
+        ));
+    }
+    if let Some(workers) = workers {
+        lines.push((
+            "for workers",
+            format!("grpc://{workers}   (as worker.scheduler of their configuration)"),
+        ));
+    }
+    lines.push(("metrics and health", format!("http://{admin}/metrics  /livez  /readyz")));
+    lines.push(("data", data.display().to_string()));
+    lines.push(("storage", storage(&stack.tiers)));
+    if config.has(Role::Worker) {
+        let slots = config.worker.slots();
+        lines.push(("worker", format!("{slots} actions at once, sandboxed, without a network")));
+    }
+    if let Some(scheduler) = &config.worker.scheduler {
+        lines.push(("scheduler", scheduler.clone()));
+    }
+    let lines: String = lines.iter().map(|(what, which)| format!("  {what:<22} {which}\n")).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    let flags = flags(config, public.as_ref());
+    let text = format!("croft {version} is ready.\n\n{lines}{flags}\nCtrl-C stops the farm.\n");
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(|| "print the greeting")
+}
+
+/// What clients find at the public address.
+fn offer(config: &Config) -> &'static str {
+    match (config.has(Role::Cas), config.has(Role::Scheduler)) {
+        (true, true) => "cache and execution",
+        (true, false) => "cache",
+        (false, _) => "execution",
+    }
+}
+
+/// What Bazel needs to be told.
+fn flags(config: &Config, public: Option<&SocketAddr>) -> String {
+    let Some(public) = public else { return String::new() };
+    let flags = match (config.has(Role::Cas), config.has(Role::Scheduler)) {
+        (true, true) => format!("  build --remote_executor=grpc://{public}\n  build --jobs=64\n"),
+        (true, false) => format!("  build --remote_cache=grpc://{public}\n"),
+        (false, _) => format!(
+            "  build --remote_executor=grpc://{public}\n  build --remote_cache=grpc://…   (the farm's process with the role cas)\n"
+        ),
+    };
+    format!("\nPaste into .bazelrc, or behind `bazel build`:\n\n{flags}")
 }
 
 /// The tiers from fast to slow, as in `memory (2.0 GiB), disk (200.0 GiB), s3`.

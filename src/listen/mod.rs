@@ -18,8 +18,10 @@ use crate::error::{Error, Kind, Result};
 use crate::tasks::Shutdown;
 
 mod accept;
+mod connect;
 mod measured;
 
+pub use connect::connect;
 pub use measured::Measured;
 
 /// The largest HTTP/2 frame that we take. Uploads in large frames cost half the CPU of those in 16 KiB ones.
@@ -41,9 +43,20 @@ const RECEIVE_BUFFER_BYTES: u32 = 4 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// A peer that is gone without a word is found out by pings.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How a peer is found out that is gone without a word.
+#[derive(Debug, Clone, Copy)]
+struct Pings {
+    /// The silence after which it is asked for a sign of life.
+    interval: Duration,
+    /// How long it may take for that.
+    timeout: Duration,
+}
+
+/// A client that is gone costs a connection, nothing else.
+const CLIENT_PINGS: Pings = Pings { interval: Duration::from_secs(30), timeout: Duration::from_secs(20) };
+
+/// Actions wait for a worker that is gone, and a worker is idle whose scheduler is gone: both ends know after 18 s.
+const WORKER_PINGS: Pings = Pings { interval: Duration::from_secs(10), timeout: Duration::from_secs(8) };
 
 /// How long requests may go on after the stop was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -84,7 +97,15 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    serve_incoming(accept::connections(listener), routes, shutdown).await
+    serve_incoming(accept::connections(listener), routes, CLIENT_PINGS, shutdown).await
+}
+
+/// As [`serve`], for workers.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_workers(listener: TcpListener, routes: Routes, shutdown: Shutdown) -> Result<()> {
+    serve_incoming(accept::connections(listener), routes, WORKER_PINGS, shutdown).await
 }
 
 /// Serves `routes` on the connections of an in-memory pipe.
@@ -92,12 +113,13 @@ pub async fn serve(listener: TcpListener, routes: Routes, shutdown: Shutdown) ->
 /// # Errors
 /// When the pipe fails, which it does not.
 pub async fn serve_pipe(incoming: PipeIncoming, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    serve_incoming(incoming.0.map(Ok), routes, shutdown).await
+    serve_incoming(incoming.0.map(Ok), routes, CLIENT_PINGS, shutdown).await
 }
 
 async fn serve_incoming<C>(
     incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
     routes: Routes,
+    pings: Pings,
     shutdown: Shutdown,
 ) -> Result<()>
 where
@@ -110,8 +132,8 @@ where
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(PING_INTERVAL))
-        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .http2_keepalive_interval(Some(pings.interval))
+        .http2_keepalive_timeout(Some(pings.timeout))
         .layer(Measured)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());

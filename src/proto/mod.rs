@@ -50,10 +50,22 @@ pub mod longrunning {
     }
 }
 
+/// What the scheduler's journal keeps.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod journal {
+    tonic::include_proto!("croft.journal.v1");
+}
+
 /// How workers and the scheduler talk.
 #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod worker {
     tonic::include_proto!("croft.worker.v1");
+
+    /// How many leases a worker of so many slots may hold that run, and how many that are answered and not acknowledged: a slot is
+    /// given again as soon as its lease is answered, which is some time before the answer is safe.
+    pub fn leases_max(slots: u32) -> usize {
+        64 + 4 * slots as usize
+    }
 }
 
 pub use bazel_remote_apis::build::bazel::semver::SemVer;

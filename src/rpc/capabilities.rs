@@ -34,8 +34,8 @@ impl Capabilities for Farm {
     ) -> Result<Response<ServerCapabilities>, Status> {
         self.instances.check(&request.get_ref().instance_name)?;
         Ok(Response::new(ServerCapabilities {
-            cache_capabilities: Some(cache()),
-            execution_capabilities: Some(execution()),
+            cache_capabilities: self.offered.cache.then(cache),
+            execution_capabilities: self.offered.execution.then(execution),
             deprecated_api_version: None,
             low_api_version: Some(LOW),
             high_api_version: Some(HIGH),

@@ -33,9 +33,19 @@ pub use routes::{client_routes, worker_routes};
 pub use settle::Settler;
 pub use uploads::Uploads;
 
+/// What this process offers to clients; the rest of the farm is in other processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offered {
+    /// Blobs, action results and assets.
+    pub cache: bool,
+    /// Execution of actions.
+    pub execution: bool,
+}
+
 /// What the services of one farm work on. Cheap to clone.
 #[derive(Clone)]
 pub struct Farm {
+    pub offered: Offered,
     pub cas: Cas,
     pub action_cache: ActionCache,
     pub scheduler: Handle,

@@ -2,6 +2,7 @@
 
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::error::{Error, Result};
 use crate::proto;
@@ -17,7 +18,7 @@ use crate::proto::worker::workers_server::WorkersServer;
 
 use crate::store::RESULT_MAX;
 
-use super::{Farm, http};
+use super::{Farm, Offered, http};
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
 /// of digests, and a question after 50,000 digests has 3.6 MiB.
@@ -26,30 +27,46 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one message of a worker: the largest result that is stored, and what stands around it.
 const WORKER_MESSAGE_BYTES_MAX: usize = RESULT_MAX as usize + (1 << 20);
 
-/// The services for clients.
+/// The services for clients: those that the farm offers here.
 ///
 /// # Errors
 /// When the descriptors for reflection do not parse, which is a fault of the build.
 pub async fn client_routes(farm: &Farm) -> Result<Routes> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", ServingStatus::Serving).await;
-    reporter.set_serving::<ExecutionServer<Farm>>().await;
-    reporter.set_serving::<ContentAddressableStorageServer<Farm>>().await;
-    reporter.set_serving::<ActionCacheServer<Farm>>().await;
+    let names = &service_names(farm.offered);
+    // A scheduler alone has ByteStream, too: what running actions print is read there.
     let services = Routes::new(health)
         .add_service(CapabilitiesServer::new(farm.clone()))
+        .add_service(ByteStreamServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(reflection(names).build_v1().map_err(unreflected)?)
+        .add_service(reflection(names).build_v1alpha().map_err(unreflected)?);
+    let services = match farm.offered.execution {
+        true => with_execution(services, farm, &reporter).await,
+        false => services,
+    };
+    let services = match farm.offered.cache {
+        true => http::beside(with_cache(services, farm, &reporter).await, farm.clone()),
+        false => services,
+    };
+    Ok(http::guarded(services))
+}
+
+async fn with_cache(services: Routes, farm: &Farm, reporter: &HealthReporter) -> Routes {
+    reporter.set_serving::<ContentAddressableStorageServer<Farm>>().await;
+    reporter.set_serving::<ActionCacheServer<Farm>>().await;
+    services
         .add_service(
             ContentAddressableStorageServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
-        .add_service(ByteStreamServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ActionCacheServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(ExecutionServer::new(farm.clone()))
-        .add_service(OperationsServer::new(farm.clone()))
         .add_service(FetchServer::new(farm.assets.clone()))
         .add_service(PushServer::new(farm.assets.clone()))
-        .add_service(reflection().build_v1().map_err(unreflected)?)
-        .add_service(reflection().build_v1alpha().map_err(unreflected)?);
-    Ok(http::beside(services, farm.clone()))
+}
+
+async fn with_execution(services: Routes, farm: &Farm, reporter: &HealthReporter) -> Routes {
+    reporter.set_serving::<ExecutionServer<Farm>>().await;
+    services.add_service(ExecutionServer::new(farm.clone())).add_service(OperationsServer::new(farm.clone()))
 }
 
 /// The service for workers. Whoever reaches it may hand in results, so it is never on the clients' listener.
@@ -57,20 +74,33 @@ pub fn worker_routes(farm: &Farm) -> Routes {
     Routes::new(WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX))
 }
 
+/// What reflection tells of.
+fn service_names(offered: Offered) -> Vec<&'static str> {
+    let mut names = vec![
+        "build.bazel.remote.execution.v2.Capabilities",
+        "google.bytestream.ByteStream",
+        "grpc.health.v1.Health",
+    ];
+    if offered.cache {
+        names.extend([
+            "build.bazel.remote.asset.v1.Fetch",
+            "build.bazel.remote.asset.v1.Push",
+            "build.bazel.remote.execution.v2.ActionCache",
+            "build.bazel.remote.execution.v2.ContentAddressableStorage",
+        ]);
+    }
+    if offered.execution {
+        names.extend(["build.bazel.remote.execution.v2.Execution", "google.longrunning.Operations"]);
+    }
+    names
+}
+
 /// Both versions of the protocol are offered: grpcurl of Debian 12 asks for v1alpha.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
+fn reflection(names: &[&str]) -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name("build.bazel.remote.asset.v1.Fetch")
-        .with_service_name("build.bazel.remote.asset.v1.Push")
-        .with_service_name("build.bazel.remote.execution.v2.ActionCache")
-        .with_service_name("build.bazel.remote.execution.v2.Capabilities")
-        .with_service_name("build.bazel.remote.execution.v2.ContentAddressableStorage")
-        .with_service_name("build.bazel.remote.execution.v2.Execution")
-        .with_service_name("google.bytestream.ByteStream")
-        .with_service_name("google.longrunning.Operations")
-        .with_service_name("grpc.health.v1.Health")
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
 }
 
 fn unreflected(error: tonic_reflection::server::Error) -> Error {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::{Settle, Task};
+use crate::status;
 use crate::store::{ActionCache, ActionKey, Cas, absent_outputs};
 
 /// Checks results and writes the action cache; workers never do.
@@ -38,7 +39,7 @@ impl Settle for Settler {
         }
         // A failed run may be a flaky one, and a cached failure would never be tried again.
         if result.exit_code == 0 && !task.do_not_cache {
-            let key = ActionKey { instance: Arc::clone(&task.instance), digest: task.action_digest };
+            let key = key(task);
             // The run was good and its outputs are safe; without an entry it only runs again another time.
             if let Err(error) = self.action_cache.put(&key, result).await {
                 tracing::warn!(action = %key.digest, error = error.chain(), "a result was not cached");
@@ -46,4 +47,25 @@ impl Settle for Settler {
         }
         Ok(response)
     }
+
+    async fn recall(&self, task: &Task) -> Option<ExecuteResponse> {
+        if task.do_not_cache {
+            return None;
+        }
+        match self.action_cache.get(&key(task)).await {
+            Ok(result) => result.map(|result| ExecuteResponse {
+                result: Some(result),
+                status: Some(status::ok()),
+                ..ExecuteResponse::default()
+            }),
+            Err(error) => {
+                tracing::warn!(action = %task.action_digest, error = error.chain(), "a result was not looked up");
+                None
+            }
+        }
+    }
+}
+
+fn key(task: &Task) -> ActionKey {
+    ActionKey { instance: Arc::clone(&task.instance), digest: task.action_digest }
 }

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, Kind, Result};
+use crate::proto::rev2::platform::Property;
 use crate::proto::worker::scheduler_message::Message as ToWorker;
 use crate::proto::worker::worker_message::Message as FromWorker;
 use crate::proto::worker::workers_server::Workers;
@@ -26,6 +27,16 @@ const HELLO_MAX: Duration = Duration::from_secs(10);
 
 /// Messages between the scheduler's outbox, which is bounded, and the connection.
 const OUTBOX_MAX: usize = 64;
+
+/// Bytes of a worker's name.
+const NAME_BYTES_MAX: usize = 256;
+
+/// The most slots of a worker: ten times what the largest machines have cores.
+const SLOTS_MAX: u32 = 8192;
+
+/// The values of properties that a worker may offer, and the bytes of one with its name.
+const PROPERTIES_MAX: usize = 64;
+const PROPERTY_BYTES_MAX: usize = 1024;
 
 /// How long a worker may leave its messages unread: then it is treated as lost.
 const UNREAD_MAX: Duration = Duration::from_secs(10);
@@ -66,6 +77,7 @@ async fn greet(incoming: &mut Streaming<wire::WorkerMessage>) -> Result<Offer> {
 }
 
 fn offer(hello: wire::Hello) -> Result<Offer> {
+    check(&hello)?;
     let worker = <[u8; 16]>::try_from(&hello.worker[..])
         .map_err(|_| Error::invalid("a worker's identifier is 16 bytes"))?;
     let leases = hello.leases.into_iter().map(|lease| from_wire(Some(lease))).collect::<Result<_>>()?;
@@ -75,6 +87,28 @@ fn offer(hello: wire::Hello) -> Result<Offer> {
     }
     let worker = WorkerId::new(u128::from_be_bytes(worker));
     Ok(Offer { worker, name: hello.name, slots: hello.slots, properties, leases })
+}
+
+/// What a worker says of itself is kept as long as it is known, so it must not be large.
+fn check(hello: &wire::Hello) -> Result<()> {
+    let leases_max = wire::leases_max(hello.slots);
+    let is_long =
+        |property: &Property| property.name.len().saturating_add(property.value.len()) > PROPERTY_BYTES_MAX;
+    let problem = if hello.name.len() > NAME_BYTES_MAX {
+        format!("a worker's name has {NAME_BYTES_MAX} bytes at most")
+    } else if hello.slots == 0 || hello.slots > SLOTS_MAX {
+        format!("a worker has 1 to {SLOTS_MAX} slots")
+    } else if hello.properties.len() > PROPERTIES_MAX {
+        format!("a worker offers {PROPERTIES_MAX} values of properties at most")
+    } else if hello.properties.iter().any(is_long) {
+        format!("a property's name and value have {PROPERTY_BYTES_MAX} bytes at most")
+    } else if hello.leases.len() > 2 * leases_max {
+        // As many that run as are answered.
+        format!("a worker of {} slots holds {} leases at most", hello.slots, 2 * leases_max)
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(problem))
 }
 
 type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
@@ -176,4 +210,47 @@ fn duration(duration: Duration) -> proto::Duration {
 
 fn broken(status: Status) -> Error {
     Error::new(Kind::Unavailable, "the worker's stream broke off").with_source(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> wire::Hello {
+        wire::Hello { name: "w".into(), slots: 2, worker: vec![1; 16].into(), ..wire::Hello::default() }
+    }
+
+    fn lease(attempt: u32) -> wire::Lease {
+        wire::Lease { execution: vec![2; 16].into(), attempt }
+    }
+
+    fn property(value: String) -> Property {
+        Property { name: "gpu".into(), value }
+    }
+
+    #[test]
+    fn a_hello_is_understood() {
+        let properties = vec![property("a".into()), property("b".into())];
+        let offer = offer(wire::Hello { properties, leases: vec![lease(3)], ..hello() }).unwrap();
+        assert_eq!((offer.name.as_str(), offer.slots, offer.leases[0].attempt), ("w", 2, 3));
+        assert_eq!(offer.properties["gpu"], ["a", "b"]);
+    }
+
+    #[test]
+    fn a_hello_that_is_wrong_or_too_large_is_refused_with_the_limit() {
+        let wrong = [
+            (wire::Hello { name: "n".repeat(257), ..hello() }, "256 bytes"),
+            (wire::Hello { slots: 0, ..hello() }, "1 to 8192 slots"),
+            (wire::Hello { slots: u32::MAX, ..hello() }, "1 to 8192 slots"),
+            (wire::Hello { properties: vec![property("x".into()); 65], ..hello() }, "64 values"),
+            (wire::Hello { properties: vec![property("x".repeat(1024))], ..hello() }, "1024 bytes"),
+            (wire::Hello { leases: vec![lease(1); 145], ..hello() }, "144 leases"),
+            (wire::Hello { worker: vec![1; 15].into(), ..hello() }, "16 bytes"),
+            (wire::Hello { leases: vec![wire::Lease::default()], ..hello() }, "16 bytes"),
+        ];
+        for (hello, sentence) in wrong {
+            let error = offer(hello).unwrap_err();
+            assert!(error.kind() == Kind::Invalid && error.to_string().contains(sentence), "{error}");
+        }
+    }
 }

@@ -1,17 +1,20 @@
 //! What the rest of the program holds of the scheduler.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
-use crate::error::{Error, Kind, Result};
-use crate::tasks::Shutdown;
+use crate::error::{Context, Error, Kind, Result};
+use crate::tasks::{self, Shutdown};
 
 use super::config::Config;
 use super::departures::Guard;
-use super::driver::Driver;
+use super::driver::{self, Driver, Restored};
 use super::event::Event;
 use super::id::{OperationId, WorkerId};
+use super::journal::{Embedded, Journal, Writer};
 use super::requirements::{Capacity, Requirements};
 use super::session::WorkerSession;
 use super::task::{Availability, Offer, Task, Update};
@@ -44,13 +47,63 @@ pub(super) enum Message {
 }
 
 impl Handle {
-    /// Starts a scheduler, which runs until `shutdown`.
+    /// Starts a scheduler that keeps nothing, which runs until `shutdown`.
     pub fn start(config: Config, settle: Arc<dyn Settle>, shutdown: Shutdown) -> Self {
-        let config = Arc::new(config);
+        let (handle, _) = Self::launch(config, settle, None, shutdown);
+        handle
+    }
+
+    /// Starts a scheduler that takes up what the journal in `directory` holds, if the configuration has a journal, and runs until
+    /// `shutdown`. What it ends with comes from the task: an error when the journal cannot be written.
+    ///
+    /// # Errors
+    /// When the journal can be neither read nor begun anew.
+    pub async fn resume(
+        config: Config,
+        settle: Arc<dyn Settle>,
+        directory: PathBuf,
+        shutdown: Shutdown,
+    ) -> Result<(Self, JoinHandle<Result<()>>)> {
+        if !config.journal {
+            return Ok(Self::launch(config, settle, None, shutdown));
+        }
+        let opened = tasks::blocking(move || Embedded::open(&directory)).await;
+        let journal = opened.context(|| "open the scheduler's journal")?;
+        Self::resume_from(Arc::new(journal), config, settle, shutdown).await
+    }
+
+    /// As `resume`, from any journal.
+    pub(super) async fn resume_from(
+        journal: Arc<dyn Journal>,
+        config: Config,
+        settle: Arc<dyn Settle>,
+        shutdown: Shutdown,
+    ) -> Result<(Self, JoinHandle<Result<()>>)> {
+        let restored = driver::restore(&journal, &settle).await.context(|| "read the scheduler's journal")?;
+        let kept = Some((Writer::start(journal)?, restored));
+        Ok(Self::launch(config, settle, kept, shutdown))
+    }
+
+    fn launch(
+        config: Config,
+        settle: Arc<dyn Settle>,
+        kept: Option<(Writer, Restored)>,
+        shutdown: Shutdown,
+    ) -> (Self, JoinHandle<Result<()>>) {
+        let config = Arc::new(Config { journal: kept.is_some(), ..config });
         let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
-        let driver = Driver::new(Arc::clone(&config), settle, messages.clone());
-        crate::tasks::spawn("scheduler", driver.run(inbox, shutdown));
-        Self { config, messages }
+        let mut driver = Driver::new(Arc::clone(&config), settle, messages.clone());
+        if let Some((writer, restored)) = kept {
+            driver = driver.resume(writer, restored);
+        }
+        let running = tasks::spawn("scheduler", driver.run(inbox, shutdown));
+        (Self { config, messages }, running)
+    }
+
+    /// The way to nowhere, for a process whose part of the farm has no scheduler: whatever is asked fails with `Unavailable`.
+    pub fn absent(config: Config) -> Self {
+        let (messages, _) = mpsc::channel(1);
+        Self { config: Arc::new(config), messages }
     }
 
     /// How often workers are to send a heartbeat, and the other numbers.

@@ -19,6 +19,7 @@ mod handle;
 mod health;
 mod history;
 mod id;
+mod journal;
 mod lookup;
 mod operations;
 mod queue;
@@ -59,4 +60,10 @@ pub trait Settle: Send + Sync + 'static {
     /// # Errors
     /// When the answer cannot be relied on; another attempt is made. The message is shown to the client.
     async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse>;
+
+    /// The result that an earlier run of `task` has left, if it is kept and still good. Asked at a start of the farm for what ran
+    /// when the last one ended: an action that ran to its end then must not run again.
+    async fn recall(&self, _task: &Task) -> Option<ExecuteResponse> {
+        None
+    }
 }

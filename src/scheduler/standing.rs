@@ -109,9 +109,9 @@ impl Standings {
     }
 
     /// The workers of this name that are not connected and are not `worker`: they have died, and `worker` is what came after them.
-    /// A worker without a name comes after none.
+    /// A worker without a name comes after none, and neither does one that was there before.
     pub(super) fn succeeded_by(&self, worker: WorkerId, name: &Arc<str>) -> Vec<WorkerId> {
-        if name.is_empty() {
+        if name.is_empty() || self.workers.contains_key(&worker) {
             return Vec::new();
         }
         let others = self.named(name).into_iter();

@@ -264,24 +264,6 @@ async fn a_full_scheduler_answers_exhausted() {
 }
 
 #[tokio::test]
-async fn a_worker_that_does_not_take_its_commands_is_lost() {
-    let farm = Farm::start(Config::default(), Settling::Works);
-    let mut worker = farm.join().await;
-    let first = farm.submit("a").await;
-    let lease = started(&mut worker).await;
-    // From here on it does not read: the outbox of one slot holds two commands, and the third one is too much.
-    farm.handle.cancel(first.id()).await.unwrap();
-    worker.finished(lease, Outcome::Killed).await.unwrap();
-    let second = farm.submit("b").await;
-    farm.handle.cancel(second.id()).await.unwrap();
-    let mut commands = 0;
-    while soon(worker.next()).await.is_some() {
-        commands += 1;
-    }
-    assert_eq!(commands, 2);
-}
-
-#[tokio::test]
 async fn an_answer_that_is_never_settled_fails_in_the_end() {
     for (settling, expected) in [(Settling::Fails, "output x is missing"), (Settling::Hangs, "took too long")]
     {

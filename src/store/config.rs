@@ -129,6 +129,21 @@ impl Config {
         self.tiers.iter().filter_map(provider).collect()
     }
 
+    /// What is wrong when another process is the CAS of the farm: all processes must see what one of them writes.
+    pub fn problems_beside_a_cas(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.tiers.iter().any(Tier::is_shared) {
+            problems.push(
+                "storage.tier: without the role cas this needs a tier that all processes of the farm reach (farm, s3, gcs, azure or fs)"
+                    .to_owned(),
+            );
+        } else if self.write == Write::Back {
+            let why = "other processes read at once what this one writes";
+            problems.push(format!("storage.write: without the role cas it must be \"through\": {why}"));
+        }
+        problems
+    }
+
     fn check_list(&self, problems: &mut Vec<String>) {
         let is_memory = |tier: &Tier| matches!(tier, Tier::Memory(_));
         let has_durable = self.effective_tiers().iter().any(Tier::is_durable);
@@ -198,6 +213,14 @@ impl Tier {
         match self {
             Self::Memory(_) | Self::Redis(_) => false,
             Self::Disk(_) | Self::S3(_) | Self::Gcs(_) | Self::Azure(_) | Self::Fs(_) | Self::Farm(_) => true,
+        }
+    }
+
+    /// Whether other processes may have the same tier.
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Memory(_) | Self::Disk(_) | Self::Redis(_) => false,
+            Self::S3(_) | Self::Gcs(_) | Self::Azure(_) | Self::Fs(_) | Self::Farm(_) => true,
         }
     }
 

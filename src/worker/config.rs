@@ -1,9 +1,12 @@
 //! What an operator may say about a worker.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use super::sandbox::Scratch;
@@ -32,6 +35,12 @@ pub struct Config {
     /// Where what an action writes is kept until its outputs are uploaded: `"memory"` (at most half of the machine's for one
     /// action) or `"disk"`, which is slower and has room for more.
     pub scratch: Scratch,
+    /// Where the scheduler listens for workers, as in `grpc://127.0.0.1:50061`; unset, it is in the same process.
+    pub scheduler: Option<String>,
+    /// How long actions may go on when the worker is asked to stop; then they are killed. By default 10 minutes for a process that
+    /// is only a worker, and none else.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Option<Duration>,
     /// The platform properties that the worker offers, with all values of each.
     pub properties: BTreeMap<String, Vec<String>>,
 }
@@ -76,6 +85,8 @@ impl Default for Config {
             uid: NOBODY,
             gid: NOBODY,
             scratch: Scratch::default(),
+            scheduler: None,
+            drain_timeout: None,
             properties: properties.into(),
         }
     }
@@ -109,6 +120,7 @@ impl Config {
                 "worker.root: `{path}` is neither `{HOST}` nor an absolute path with a directory usr"
             ));
         }
+        problems.extend(self.scheduler.as_deref().and_then(scheduler_problem));
         for (name, values) in &self.properties {
             if name.is_empty() || values.is_empty() {
                 problems.push(format!("worker.properties: property `{name}` needs a name and a value"));
@@ -142,6 +154,24 @@ impl Config {
             self.properties.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
         pairs.map(|(name, value)| Property { name: name.clone(), value: value.clone() }).collect()
     }
+}
+
+fn scheduler_problem(text: &str) -> Option<String> {
+    let uri: Option<Uri> = text.parse().ok();
+    let is_right = uri.as_ref().is_some_and(|uri| {
+        uri.scheme_str() == Some("grpc")
+            && uri.port_u16().is_some()
+            && uri.path() == "/"
+            && uri.query().is_none()
+    });
+    if !is_right {
+        return Some(format!("worker.scheduler: `{text}` is not of the form grpc://host:port"));
+    }
+    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+    let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    let is_loopback = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+    let reason = "workers and schedulers are not authenticated, so only loopback addresses are allowed";
+    (!is_loopback).then(|| format!("worker.scheduler: {host}: {reason}"))
 }
 
 #[cfg(test)]

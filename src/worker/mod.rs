@@ -28,6 +28,7 @@ use crate::proto::worker::finished::Outcome;
 use crate::store::Cas;
 use crate::tasks::{self, Shutdown};
 use directory::Directory;
+use link::Reports;
 use run::Attempt;
 use sandbox::{End, Launcher, Ownership, Spec};
 
@@ -109,14 +110,19 @@ impl Worker {
         &self.shared.name
     }
 
-    /// Runs one lease. Waits while all slots are taken. Cancelling `kill` ends it early.
-    pub(crate) async fn run(&self, start: Start, kill: Shutdown) -> Outcome {
+    /// How many actions it runs at once.
+    pub(crate) fn slots(&self) -> u32 {
+        self.shared.config.slots()
+    }
+
+    /// Runs one lease, which tells of itself through `reports`. Waits while all slots are taken. Cancelling `kill` ends it early.
+    pub(crate) async fn run(&self, start: Start, kill: Shutdown, reports: Reports) -> Outcome {
         let slots = self.shared.slots.clone();
         let _slot = tokio::select! {
             slot = slots.acquire_owned() => slot.expect("nothing closes the semaphore"),
             () = kill.cancelled() => return Outcome::Killed(true),
         };
-        Attempt::new(self.clone(), kill).run(start).await
+        Attempt::new(self.clone(), kill, reports).run(start).await
     }
 
     fn cas(&self) -> &Cas {

@@ -10,6 +10,7 @@ use super::answer;
 use super::command::{Command, digest};
 use super::directory::Directory;
 use super::inputs::Staging;
+use super::link::Reports;
 use super::outputs;
 use super::sandbox::{End, Exit, Running, Spec, Usage};
 use super::tree::Tree;
@@ -39,6 +40,7 @@ pub(super) struct Attempt {
     worker: Worker,
     /// Cancelled when the scheduler or the farm wants this lease to end.
     kill: Shutdown,
+    reports: Reports,
     metadata: ExecutedActionMetadata,
 }
 
@@ -72,13 +74,13 @@ pub(super) fn directory_name(lease: &Lease) -> String {
 }
 
 impl Attempt {
-    pub(super) fn new(worker: Worker, kill: Shutdown) -> Self {
+    pub(super) fn new(worker: Worker, kill: Shutdown, reports: Reports) -> Self {
         let metadata = ExecutedActionMetadata {
             worker: worker.name().to_owned(),
             worker_start_timestamp: Some(timestamp()),
             ..ExecutedActionMetadata::default()
         };
-        Self { worker, kill, metadata }
+        Self { worker, kill, reports, metadata }
     }
 
     /// Runs `start` and answers how it ended. Nothing of the action runs any more then; its directory is deleted soon after.
@@ -100,16 +102,19 @@ impl Attempt {
     async fn execute(&mut self, start: Start, directory: &Directory) -> Result<Outcome> {
         let job = Job::check(&start)?;
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
+        self.reports.progress(self.metadata.clone());
         let (command, _pinned) =
             self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
         self.metadata.input_fetch_completed_timestamp = Some(timestamp());
 
         self.metadata.execution_start_timestamp = Some(timestamp());
+        self.reports.progress(self.metadata.clone());
         let ended = self.command(&command, job.timeout, directory).await?;
         self.metadata.execution_completed_timestamp = Some(timestamp());
         self.note_usage(&ended);
 
         self.metadata.output_upload_start_timestamp = Some(timestamp());
+        self.reports.progress(self.metadata.clone());
         let outcome =
             self.bounded("uploading the outputs", OUTPUTS_MAX, self.answer(&job, command, ended)).await?;
         self.metadata.output_upload_completed_timestamp = Some(timestamp());

@@ -354,13 +354,13 @@ async fn a_client_that_goes_away_stops_its_action() {
 }
 
 /// Whether a process with these arguments (parted by NUL) runs on this machine.
-fn runs(arguments: &str) -> bool {
+pub(crate) fn runs(arguments: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let mut lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
     lines.any(|line| line.starts_with(arguments.as_bytes()))
 }
 
-async fn wait_for(condition: impl Fn() -> bool) {
+pub(crate) async fn wait_for(condition: impl Fn() -> bool) {
     for _ in 0..600 {
         if condition() {
             return;

@@ -20,7 +20,9 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 pub(crate) struct Farm {
     child: Child,
     output: BufReader<ChildStdout>,
+    /// Empty when it has no such listener, as for `workers`.
     pub(crate) public: String,
+    pub(crate) workers: String,
     pub(crate) admin: String,
     pub(crate) greeting: String,
     data: PathBuf,
@@ -62,9 +64,10 @@ impl Farm {
         // From here on nobody reads the log; a full pipe must not stop the farm.
         let mut errors = child.stderr.take().unwrap();
         std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::stderr()));
-        let public = after(&greeting, "grpc://");
-        let admin = after(&greeting, "http://").trim_end_matches("/metrics").to_owned();
-        Ok(Self { child, output, public, admin, greeting, data: data.to_owned(), _own: None })
+        let public = address(&greeting, "Remote Execution API");
+        let workers = address(&greeting, "for workers");
+        let admin = address(&greeting, "metrics and health").trim_end_matches("/metrics").to_owned();
+        Ok(Self { child, output, public, workers, admin, greeting, data: data.to_owned(), _own: None })
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -99,8 +102,18 @@ impl Farm {
 
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.wait()
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn ask_to_stop(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -108,7 +121,7 @@ impl Farm {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("the farm did not stop on SIGTERM");
+        panic!("the farm did not stop");
     }
 
     /// Whether the process still runs.
@@ -154,7 +167,9 @@ pub(crate) fn command(data: &Path, environment: &[(&str, &str)]) -> Command {
     command
 }
 
-fn after(text: &str, prefix: &str) -> String {
-    let rest = text.split(prefix).nth(1).unwrap();
-    rest.split_whitespace().next().unwrap().to_owned()
+/// The address in the line of the greeting that begins with `label`.
+fn address(greeting: &str, label: &str) -> String {
+    let rest = greeting.lines().find_map(|line| line.trim_start().strip_prefix(label)).unwrap_or_default();
+    let address = rest.split_whitespace().next().unwrap_or_default();
+    address.split("://").last().unwrap_or_default().to_owned()
 }

@@ -20,11 +20,12 @@ use croft::proto::worker::scheduler_message::Message as FromScheduler;
 use croft::proto::worker::worker_message::Message as FromWorker;
 use croft::proto::worker::workers_server::{Workers, WorkersServer};
 use croft::proto::worker::{
-    Finished, Hello, Kill, Lease, ResourceUsage, SchedulerMessage, Start, Welcome, WorkerMessage,
+    Acknowledge, Finished, Hello, Kill, Lease, ResourceUsage, SchedulerMessage, Start, Welcome, WorkerMessage,
 };
 use croft::store::{Blob, Cas, Key, Store};
 use croft::tasks::{self, Shutdown};
-use croft::worker::{Config, Worker, link};
+use croft::worker::link::{self, Link};
+use croft::worker::{Config, Worker};
 use futures_util::{FutureExt, Stream, StreamExt};
 use prost::Message;
 use tokio::sync::mpsc;
@@ -108,6 +109,7 @@ struct Farm {
     cas: Cas,
     connections: mpsc::Receiver<Connection>,
     connection: Connection,
+    drain: Shutdown,
     shutdown: Shutdown,
     worker: tokio::task::JoinHandle<Result<()>>,
     directory: tempfile::TempDir,
@@ -135,9 +137,11 @@ impl Farm {
             }
             .boxed()
         });
-        let worker = tasks::spawn("worker", link::run(worker, connect, shutdown.clone()));
+        let drain = Shutdown::new();
+        let stop = link::Stop { drain: drain.clone(), now: shutdown.clone() };
+        let worker = tasks::spawn("worker", Link::new(worker, connect, stop).run());
         let connection = within(connections.recv()).await.expect("a connection");
-        Self { cas, connections, connection, shutdown, worker, directory, attempts: 0 }
+        Self { cas, connections, connection, drain, shutdown, worker, directory, attempts: 0 }
     }
 
     async fn put(&self, bytes: impl Into<Bytes>) -> rev2::Digest {
@@ -179,17 +183,48 @@ impl Farm {
             timeout: Some(croft::proto::Duration { seconds: timeout, nanos: 0 }),
             ..Start::default()
         };
-        self.connection.to.send(Ok(said(FromScheduler::Start(start)))).await.expect("connected");
+        self.tell(FromScheduler::Start(start)).await;
         lease
     }
 
-    /// The end of the next lease.
+    async fn tell(&self, message: FromScheduler) {
+        self.connection.to.send(Ok(said(message))).await.expect("connected");
+    }
+
+    /// Ends the connection and waits for the next.
+    async fn reconnect(&mut self) {
+        let (to, _) = mpsc::channel(1);
+        // Dropping the sender ends the stream.
+        drop(std::mem::replace(&mut self.connection.to, to));
+        self.connection = within(self.connections.recv()).await.expect("a new connection");
+    }
+
+    /// The end of the next lease, which is acknowledged.
     async fn finished(&mut self) -> Finished {
+        let finished = self.unacknowledged().await;
+        self.tell(FromScheduler::Acknowledge(Acknowledge { lease: finished.lease.clone() })).await;
+        finished
+    }
+
+    /// The end of the next lease.
+    async fn unacknowledged(&mut self) -> Finished {
         loop {
             let message =
                 within(self.connection.from.message()).await.expect("connected").expect("a message");
             if let Some(FromWorker::Finished(finished)) = message.message {
                 return finished;
+            }
+        }
+    }
+
+    /// The next message that is no heartbeat and no progress.
+    async fn message(&mut self) -> FromWorker {
+        loop {
+            let message =
+                within(self.connection.from.message()).await.expect("connected").expect("a message");
+            match message.message.expect("a known one") {
+                FromWorker::Heartbeat(_) | FromWorker::Progress(_) => {}
+                message => return message,
             }
         }
     }
@@ -391,23 +426,93 @@ async fn a_killed_lease_says_so_and_frees_its_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_connection_kills_its_leases_and_the_worker_comes_back() {
+async fn a_lease_outlives_its_connection_and_is_answered_until_that_is_acknowledged() {
     let mut farm = Farm::start().await;
-    farm.start_script("sleep 600", |_| {}).await;
-    farm.start_script("sleep 600", |_| {}).await;
-    let (to, _) = mpsc::channel(1);
-    // Dropping the sender ends the stream.
-    drop(std::mem::replace(&mut farm.connection.to, to));
-    farm.connection = within(farm.connections.recv()).await.expect("a new connection");
+    let lease = farm.start_script("sleep 0.5; cat /proc/sys/kernel/random/uuid", |_| {}).await;
+    farm.reconnect().await;
+    assert_eq!(farm.connection.hello.leases, std::slice::from_ref(&lease));
+    let first = farm.unacknowledged().await;
+    assert_eq!(first.lease, Some(lease.clone()));
+    farm.reconnect().await;
+    assert_eq!(farm.connection.hello.leases, std::slice::from_ref(&lease));
+    assert_eq!(farm.finished().await, first, "the same answer: it ran once");
+    // The worker takes orders in their order: what it says to this one, it says after it has taken the acknowledgement.
     let response = farm.run("echo again", &[]).await;
     assert_eq!(code(&response), 0);
+    farm.tell(FromScheduler::Kill(Kill { lease: Some(lease) })).await;
+    let outcome = farm.unacknowledged().await.outcome;
+    assert_eq!(outcome, Some(Outcome::Killed(true)), "what is not held does not run, and that is said");
+    farm.reconnect().await;
+    assert_eq!(farm.connection.hello.leases, []);
     farm.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ending_the_farm_kills_what_runs() {
+async fn a_lease_that_is_started_twice_runs_once() {
     let mut farm = Farm::start().await;
-    farm.start_script("sleep 600", |_| {}).await;
+    let lease = farm.start_script("sleep 0.2", |_| {}).await;
+    farm.attempts -= 1;
+    assert_eq!(farm.start_script("sleep 0.2", |_| {}).await, lease);
+    assert_eq!(farm.finished().await.lease, Some(lease));
+    let next = farm.start_script("true", |_| {}).await;
+    assert_eq!(farm.finished().await.lease, Some(next), "the connection held, and there is no second answer");
+    farm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_nobody_acknowledges_takes_on_no_more_than_it_can_remember() {
+    let mut farm = Farm::start().await;
+    let absent = Function::Sha256.hash(b"absent").to_proto();
+    let most = croft::proto::worker::leases_max(2);
+    for _ in 0..=most {
+        farm.start_action(absent.clone(), absent.clone(), 10).await;
+        if farm.attempts <= u32::try_from(most).expect("small") {
+            farm.unacknowledged().await;
+        }
+    }
+    farm.reconnect().await;
+    assert_eq!(farm.connection.hello.leases.len(), most + 1);
+    for _ in 0..most {
+        farm.finished().await;
+    }
+    let last = Lease { execution: Bytes::from_static(&[7; 16]), attempt: farm.attempts };
+    assert_eq!(farm.finished().await.lease, Some(last));
+    farm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_lease_tells_how_far_it_is() {
+    let mut farm = Farm::start().await;
+    let lease = farm.start_script("sleep 600", |_| {}).await;
+    let progress = loop {
+        let message = within(farm.connection.from.message()).await.expect("connected").expect("a message");
+        if let Some(FromWorker::Progress(progress)) = message.message {
+            break progress;
+        }
+    };
+    assert_eq!(progress.lease, Some(lease));
+    let metadata = progress.metadata.expect("metadata");
+    assert!(
+        metadata.input_fetch_completed_timestamp.is_some() && metadata.execution_start_timestamp.is_some()
+    );
+    assert!(metadata.execution_completed_timestamp.is_none());
+    // What runs is killed then.
+    farm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_worker_says_so_finishes_and_says_goodbye() {
+    let mut farm = Farm::start().await;
+    let lease = farm.start_script("sleep 2", |_| {}).await;
+    // The next connection shows that the worker has taken the lease.
+    farm.reconnect().await;
+    assert_eq!(farm.connection.hello.leases, std::slice::from_ref(&lease));
+    farm.drain.cancel();
+    assert!(matches!(farm.message().await, FromWorker::Draining(_)));
+    farm.reconnect().await;
+    assert!(matches!(farm.message().await, FromWorker::Draining(_)), "a new connection hears of it, too");
+    assert_eq!(farm.finished().await.lease, Some(lease));
+    assert!(matches!(farm.message().await, FromWorker::Goodbye(_)));
     farm.stop().await;
 }
 

@@ -37,8 +37,12 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 /// The services and, for all that is not theirs, plain HTTP.
 pub(super) fn beside(services: Routes, farm: Farm) -> Routes {
     let router = services.into_axum_router();
-    let router = router.fallback(move |request: Request| serve(farm, request));
-    Routes::from(router.layer(middleware::from_fn(refuse_web_pages)))
+    Routes::from(router.fallback(move |request: Request| serve(farm, request)))
+}
+
+/// The services, for all but web pages.
+pub(super) fn guarded(services: Routes) -> Routes {
+    Routes::from(services.into_axum_router().layer(middleware::from_fn(refuse_web_pages)))
 }
 
 /// No client of ours is a web page. One that somebody beside the farm looks at could reach it under a name of its own that leads

@@ -1,21 +1,26 @@
 //! The one task that feeds the core and performs its effects.
 //!
 //! It never waits on a client or a worker: clients see a cell with the latest state, a worker has a bounded outbox and is
-//! lost when that is full, and settling an answer is a task of its own.
+//! lost when that is full, settling an answer is a task of its own, and what must be durable before it is said waits at a gate.
 
-use std::collections::{BTreeMap, VecDeque};
+mod gate;
+mod restore;
+mod settling;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
-use crate::proto::rev2::ExecuteResponse;
-use crate::tasks::{self, Shutdown};
+use crate::tasks::Shutdown;
 
 use super::config::Config;
 use super::core::Core;
@@ -23,81 +28,112 @@ use super::departures::{Departures, Gone};
 use super::event::{Effect, Event, Refusal, Submission};
 use super::handle::{Message, Watch};
 use super::id::{ExecutionId, Lease, OperationId, Time, WorkerId};
+use super::journal::Writer;
 use super::requirements::{Capacity, Requirements};
 use super::session::{Command, WorkerSession};
-use super::task::{Offer, Task, Update};
+use super::task::{Offer, Stage, Task, Update};
 use super::{Listed, Settle};
-
-/// How many answers are checked and written at once; the rest wait in line, each as one response in memory.
-const SETTLING_MAX: usize = 256;
+use gate::{Gate, Gated};
+pub(super) use restore::{Restored, restore};
+use settling::Settling;
 
 /// How many operations one answer lists: what the driver spends on it at most.
 const LIST_MAX: usize = 1000;
+
+/// Commands that one slot may have on their way at most: the kill of a lease that the worker has answered meanwhile, the start of the
+/// next, and its kill. Any more can only come when the worker has answered, and so read, the next.
+const COMMANDS_PER_SLOT: usize = 3;
+
+/// How long the end of the farm waits for the journal. What it does not have by then was promised to nobody.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Driver {
     core: Core,
     started: Instant,
     operations: BTreeMap<OperationId, watch::Sender<Arc<Update>>>,
     connections: BTreeMap<WorkerId, Connection>,
+    /// Those with thanks that wait for room.
+    thanked_late: BTreeSet<WorkerId>,
     /// How many connections of workers there have been.
     connected: u64,
     departures: Arc<Departures>,
     /// Why the submission in hand was not accepted.
     refusal: Option<Refusal>,
     settling: Settling,
+    gate: Gate,
 }
 
 /// The way to a worker that is connected.
 struct Connection {
     number: u64,
     outbox: mpsc::Sender<Command>,
-}
-
-/// What it takes to settle an answer outside of the driver's task.
-#[derive(Clone)]
-struct Settling {
-    config: Arc<Config>,
-    settle: Arc<dyn Settle>,
-    permits: Arc<Semaphore>,
-    messages: mpsc::Sender<Message>,
+    /// The part of the outbox that thanks leave free.
+    reserved: usize,
+    /// Thanks that wait for room; there are no more than answers which the worker keeps for them.
+    thanks: VecDeque<Lease>,
 }
 
 impl Driver {
     pub(super) fn new(config: Arc<Config>, settle: Arc<dyn Settle>, messages: mpsc::Sender<Message>) -> Self {
-        let permits = Arc::new(Semaphore::new(SETTLING_MAX));
         Self {
             core: Core::new(Arc::clone(&config)),
             started: Instant::now(),
             operations: BTreeMap::new(),
             connections: BTreeMap::new(),
+            thanked_late: BTreeSet::new(),
             connected: 0,
             departures: Arc::new(Departures::default()),
             refusal: None,
-            settling: Settling { config, settle, permits, messages },
+            settling: Settling::new(config, settle, messages),
+            gate: Gate::default(),
         }
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shutdown: Shutdown) {
+    /// Goes on from what the journal holds, and keeps it up to date through `writer`.
+    pub(super) fn resume(mut self, writer: Writer, restored: Restored) -> Self {
+        self.gate = Gate::new(Some(writer));
+        for change in restored.changes {
+            self.gate.record(change);
+        }
+        self.feed(Event::Restore(restored.records));
+        self.gate.hand_over();
+        self
+    }
+
+    /// Runs until `shutdown`.
+    ///
+    /// # Errors
+    /// When the journal cannot be written: the farm must not go on and promise what it cannot keep.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shutdown: Shutdown) -> Result<()> {
         let departures = Arc::clone(&self.departures);
         loop {
             let deadline = self.core.deadline().and_then(|at| self.started.checked_add(at.since_start()));
+            let mut progress = None;
             let first = tokio::select! {
+                // The stop comes first: a worker that ends with the farm must not be taken for one that has failed.
+                biased;
                 () = shutdown.cancelled() => break,
+                further = self.gate.progress() => { progress = Some(further); None },
                 message = inbox.recv() => message,
                 () = departures.any() => None,
                 () = sleep_until(deadline) => None,
             };
+            if let Some(progress) = progress {
+                self.gate.note(progress)?;
+            }
             self.turn(first, &mut inbox);
             // Under load there is always a next message; whoever was woken gets a turn all the same.
             tokio::task::yield_now().await;
         }
-        self.stop();
+        self.stop().await
     }
 
     /// Does everything that is there to do.
     ///
     /// The departures are taken before the inbox is emptied and handled after: what a worker said before it left counts.
     fn turn(&mut self, first: Option<Message>, inbox: &mut mpsc::Receiver<Message>) {
+        self.release();
+        self.catch_up_on_thanks();
         let gone = self.departures.take();
         let waiting = inbox.len();
         let rest = std::iter::from_fn(|| inbox.try_recv().ok()).take(waiting);
@@ -108,23 +144,42 @@ impl Driver {
             self.left(gone);
         }
         self.feed(Event::Tick);
+        self.gate.hand_over();
         metrics::QUEUE_LENGTH.set(gauge(self.core.queued()));
         metrics::WORKERS.set(gauge(self.core.workers()));
     }
 
-    /// Kills what runs and lets everybody go: dropping the driver ends all sessions and watches.
-    fn stop(mut self) {
-        self.feed(Event::Stop);
+    /// Lets everybody go: dropping the driver ends all sessions and watches.
+    ///
+    /// With a journal nothing ends by that. Workers come back to the next start with what they run, and what was queued is queued.
+    /// Without one nobody will want what runs, so it is killed.
+    async fn stop(mut self) -> Result<()> {
+        if !self.gate.is_durable() {
+            self.feed(Event::Stop);
+        }
+        let flushed = tokio::time::timeout(STOP_PATIENCE, self.flush()).await;
         metrics::QUEUE_LENGTH.set(0);
         metrics::WORKERS.set(0);
+        match flushed {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(Kind::Timeout, "the scheduler's journal was not written in time")),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.gate.hand_over();
+        while !self.gate.is_clear() {
+            let progress = self.gate.progress().await;
+            self.gate.note(progress)?;
+        }
+        self.release();
+        Ok(())
     }
 
     // A reply that nobody waits for any more is dropped with what it holds, and a dropped watch or session says so itself.
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Submit { task, requirements, reply } => {
-                let _ = reply.send(self.submit(*task, requirements));
-            }
+            Message::Submit { task, requirements, reply } => self.accept(*task, requirements, reply),
             Message::Watch { operation, reply } => {
                 let _ = reply.send(self.watch(operation));
             }
@@ -161,7 +216,23 @@ impl Driver {
         }
     }
 
+    /// Takes a submission; the client hears of it when it is safe.
+    fn accept(&mut self, task: Task, requirements: Arc<Requirements>, reply: oneshot::Sender<Result<Watch>>) {
+        match self.submit(task, requirements) {
+            Ok(watch) => self.say(Gated::Accept { reply, watch: Box::new(watch) }),
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
     fn submit(&mut self, task: Task, requirements: Arc<Requirements>) -> Result<Watch> {
+        if self.gate.is_full() {
+            return Err(Error::new(
+                Kind::Exhausted,
+                "the farm cannot write down new actions as fast as they come",
+            ));
+        }
         let operation = OperationId::new(random());
         let submission = Submission {
             operation,
@@ -203,16 +274,17 @@ impl Driver {
     /// A worker that connects again replaces its old connection, whose end means nothing any more.
     fn join(&mut self, offer: Offer, capacity: Capacity) -> WorkerSession {
         let worker = offer.worker;
-        // A lease costs three commands at most: start, kill, and thanks for the answer. A slot is given again only after the worker
-        // has answered, so the thanks of one lease and the start of the next are there together.
-        let (outbox, commands) = mpsc::channel(4 * capacity.slots as usize);
+        // What it still holds may all have to be killed.
+        let reserved = COMMANDS_PER_SLOT * capacity.slots as usize + offer.leases.len();
+        let (outbox, commands) = mpsc::channel(reserved + capacity.slots as usize);
         self.connected += 1;
-        self.connections.insert(worker, Connection { number: self.connected, outbox });
+        let connection = Connection { number: self.connected, outbox, reserved, thanks: VecDeque::new() };
+        self.connections.insert(worker, connection);
         let name = offer.name.into();
         let capacity = Arc::new(capacity);
         self.feed(Event::WorkerJoined { worker, name, capacity, leases: offer.leases });
         let guard = self.departures.guard(Gone::Worker(worker, self.connected));
-        WorkerSession::new(worker, commands, self.settling.messages.clone(), guard)
+        WorkerSession::new(worker, commands, self.settling.messages(), guard)
     }
 
     /// Hands an event to the core and performs what follows, and what follows from that.
@@ -237,16 +309,16 @@ impl Driver {
                 return self.command(worker, Command::Start { lease, task });
             }
             Effect::Kill { worker, lease } => return self.command(worker, Command::Kill { lease }),
-            Effect::Acknowledge { worker, lease } => {
-                return self.command(worker, Command::Acknowledge { lease });
-            }
-            Effect::Keep(_) | Effect::Erase(_) => {}
-            Effect::Settle { lease, task, response } => self.settle(lease, task, response),
-            Effect::Report { operation, update } => self.report(operation, update),
+            Effect::Acknowledge { worker, lease } => self.say(Gated::Acknowledge { worker, lease }),
+            Effect::Keep(record) => self.gate.record((record.key(), Some(record))),
+            Effect::Erase(key) => self.gate.record((key, None)),
+            Effect::Settle { lease, task, response } => self.settling.begin(lease, task, response),
+            Effect::Report { operation, update } => match update.stage {
+                Stage::Completed => self.say(Gated::Report { operation, update }),
+                Stage::Queued | Stage::Executing => self.report(operation, update),
+            },
             Effect::Refuse(refusal) => self.refusal = Some(refusal),
-            Effect::Forget { operation } => {
-                self.operations.remove(&operation);
-            }
+            Effect::Forget { operation } => self.say(Gated::Forget { operation }),
             Effect::Drop { worker, reason } => {
                 tracing::warn!(%worker, reason, "a worker is given up");
                 self.connections.remove(&worker);
@@ -285,27 +357,60 @@ impl Driver {
         self.operations.insert(operation, watch::Sender::new(update));
     }
 
-    fn settle(&self, lease: Lease, task: Arc<Task>, response: Box<ExecuteResponse>) {
-        let settling = self.settling.clone();
-        tasks::spawn("settle", async move {
-            let result = settling.settle(&task, *response).await;
-            // The driver is gone only when the farm stops, and then nobody waits for the answer.
-            let _ = settling.messages.send(Message::Event(Event::Settled { lease, result })).await;
-        });
+    /// Says what must be durable first, at once or when it is.
+    fn say(&mut self, gated: Gated) {
+        if let Some(gated) = self.gate.pass(gated) {
+            self.say_now(gated);
+        }
+    }
+
+    /// Says what has become durable.
+    fn release(&mut self) {
+        while let Some(gated) = self.gate.release() {
+            self.say_now(gated);
+        }
+    }
+
+    fn say_now(&mut self, gated: Gated) {
+        match gated {
+            Gated::Accept { reply, watch } => {
+                let _ = reply.send(Ok(*watch));
+            }
+            Gated::Report { operation, update } => self.report(operation, update),
+            Gated::Forget { operation } => {
+                self.operations.remove(&operation);
+            }
+            Gated::Acknowledge { worker, lease } => self.thank(worker, lease),
+        }
+    }
+
+    /// Thanks are in no hurry: they wait for room, so that a burst of them after a slow commit does not lose the worker.
+    fn thank(&mut self, worker: WorkerId, lease: Lease) {
+        let Some(connection) = self.connections.get_mut(&worker) else { return };
+        connection.thanks.push_back(lease);
+        if !connection.thank() {
+            self.thanked_late.insert(worker);
+        }
+    }
+
+    fn catch_up_on_thanks(&mut self) {
+        let connections = &mut self.connections;
+        self.thanked_late
+            .retain(|worker| connections.get_mut(worker).is_some_and(|connection| !connection.thank()));
     }
 }
 
-impl Settling {
-    async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<Box<ExecuteResponse>, String> {
-        let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-        match tokio::time::timeout(self.config.settle_timeout, self.settle.settle(task, response)).await {
-            Ok(Ok(response)) => Ok(Box::new(response)),
-            Ok(Err(error)) => {
-                tracing::warn!(action = %task.action_digest, error = error.chain(), "an answer could not be settled");
-                Err(error.to_string())
+impl Connection {
+    /// Sends the thanks that there is room for. Returns whether none are left.
+    fn thank(&mut self) -> bool {
+        while self.outbox.capacity() > self.reserved {
+            let Some(lease) = self.thanks.pop_front() else { return true };
+            if self.outbox.try_send(Command::Acknowledge { lease }).is_err() {
+                // The connection has ended, and the worker will ask again.
+                return true;
             }
-            Err(_) => Err("checking the outputs took too long".to_owned()),
         }
+        self.thanks.is_empty()
     }
 }
 

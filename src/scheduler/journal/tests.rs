@@ -1,0 +1,272 @@
+//! The embedded journal on a real disk, and the thread before it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::super::id::{ExecutionId, Lease, OperationId, WorkerId};
+use super::super::record::{Pending, Record};
+use super::super::task::{Availability, Platform, Stage, Task, Update};
+use super::memory::Memory;
+use super::*;
+use crate::digest::Function;
+use crate::index::Index;
+use crate::proto::rev2::{ActionResult, ExecuteResponse, OutputFile};
+
+pub(in super::super) fn task(name: &str) -> Arc<Task> {
+    Arc::new(Task {
+        instance: "main".into(),
+        action_digest: Function::Sha256.hash(name.as_bytes()),
+        command: Function::Sha256.hash(b"command"),
+        input_root: Function::Sha256.hash(b"root"),
+        do_not_cache: false,
+        timeout: Duration::from_secs(60),
+        platform: Arc::new(Platform::default()),
+        priority: 0,
+        invocation: "".into(),
+        identity: "".into(),
+        neighbours: Box::default(),
+    })
+}
+
+pub(in super::super) fn execution(number: u32) -> Record {
+    Record::Execution(Box::new(Pending {
+        execution: ExecutionId::new(number.into()),
+        task: task(&number.to_string()),
+        arrival: number.into(),
+        queued_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        priority: 0,
+        attempts: 0,
+        failures: 0,
+        losses: 0,
+    }))
+}
+
+pub(in super::super) fn live(number: u32) -> Record {
+    Record::Live { operation: OperationId::new(number.into()), execution: ExecutionId::new(number.into()) }
+}
+
+pub(in super::super) fn leased(number: u32) -> Record {
+    let lease = Lease { execution: ExecutionId::new(number.into()), attempt: 1 };
+    Record::Leased { lease, worker: WorkerId::new(7), name: "worker".into() }
+}
+
+/// A finished operation whose answer names so many outputs, of about 100 bytes each.
+fn finished(number: u32, outputs: usize) -> Record {
+    let file = |number| OutputFile { path: format!("{number:0100}"), ..OutputFile::default() };
+    let result = ActionResult { output_files: (0..outputs).map(file).collect(), ..ActionResult::default() };
+    let update = Update {
+        stage: Stage::Completed,
+        task: task("finished"),
+        queued_at: UNIX_EPOCH,
+        attempt: 1,
+        metadata: None,
+        response: Some(Arc::new(ExecuteResponse { result: Some(result), ..ExecuteResponse::default() })),
+    };
+    Record::Finished { operation: OperationId::new(number.into()), update: Arc::new(update) }
+}
+
+fn kept(record: Record) -> Change {
+    (record.key(), Some(record))
+}
+
+fn sorted(mut records: Vec<Record>) -> Vec<Record> {
+    records.sort_by_key(Record::key);
+    records
+}
+
+fn load(path: &Path) -> Vec<Record> {
+    sorted(Embedded::open(path).unwrap().load().unwrap())
+}
+
+/// Opens what is there as a database without the journal around it.
+fn keys(path: &Path, prefix: u8) -> usize {
+    let (index, _) = Index::open(path).unwrap();
+    index
+        .page(std::ops::Bound::Unbounded, prefix, 10_000)
+        .unwrap()
+        .iter()
+        .filter(|(key, _)| key[0] == prefix)
+        .count()
+}
+
+#[test]
+fn records_are_there_after_a_restart_and_erased_ones_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let journal = Embedded::open(&path).unwrap();
+    let cordon = Record::Worker {
+        name: "worker".into(),
+        availability: Availability::Cordoned { reason: "its disk is slow".into() },
+    };
+    let records = [execution(1), live(1), leased(1), execution(2), live(2), cordon, finished(3, 1)];
+    journal.commit(&records.clone().map(kept)).unwrap();
+    assert_eq!(sorted(journal.load().unwrap()), sorted(records.to_vec()));
+    drop(journal);
+    let journal = Embedded::open(&path).unwrap();
+    assert_eq!(sorted(journal.load().unwrap()), sorted(records.to_vec()));
+    let erased: Vec<Change> = records[..3].iter().map(|record| (record.key(), None)).collect();
+    journal.commit(&erased).unwrap();
+    drop(journal);
+    assert_eq!(load(&path), sorted(records[3..].to_vec()));
+}
+
+#[test]
+fn more_records_than_a_page_are_all_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let journal = Embedded::open(&path).unwrap();
+    let records: Vec<Record> = (0..2500).map(live).collect();
+    for some in records.chunks(GROUP_RECORDS_MAX) {
+        journal.commit(&some.iter().cloned().map(kept).collect::<Vec<_>>()).unwrap();
+    }
+    assert_eq!(sorted(journal.load().unwrap()), sorted(records));
+}
+
+#[test]
+fn an_answer_of_any_size_is_kept_in_parts_that_go_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let large = finished(1, 5000);
+    assert!(codec::value(&large).len() > 3 * GROUP_BYTES_MAX);
+    let journal = Embedded::open(&path).unwrap();
+    journal.commit(&[kept(execution(1)), kept(live(1))]).unwrap();
+    journal.commit(&[kept(large.clone()), (execution(1).key(), None)]).unwrap();
+    drop(journal);
+    let journal = Embedded::open(&path).unwrap();
+    assert_eq!(journal.load().unwrap(), [large.clone()]);
+    journal.commit(&[(large.key(), None)]).unwrap();
+    assert_eq!(journal.load().unwrap(), []);
+    drop(journal);
+    assert_eq!(keys(&path, b'p'), 0);
+}
+
+#[test]
+fn parts_that_no_record_names_are_removed_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let large = finished(1, 5000);
+    Embedded::open(&path).unwrap().commit(&[kept(large.clone())]).unwrap();
+    let mut batch = crate::index::Batch::default();
+    batch.remove(&codec::key(&large.key()));
+    Index::open(&path).unwrap().0.commit(batch, || {}).unwrap();
+    assert!(keys(&path, b'p') > 4);
+    assert_eq!(load(&path), []);
+    assert_eq!(keys(&path, b'p'), 0);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_dropped_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    Embedded::open(&path).unwrap().commit(&[kept(live(1)), kept(live(2))]).unwrap();
+    let mut batch = crate::index::Batch::default();
+    batch.insert(&codec::key(&live(1).key()), b"nonsense".to_vec());
+    Index::open(&path).unwrap().0.commit(batch, || {}).unwrap();
+    let before = crate::metrics::JOURNAL_DROPPED.get();
+    assert_eq!(load(&path), [live(2)]);
+    assert!(crate::metrics::JOURNAL_DROPPED.get() > before);
+    assert_eq!(keys(&path, b'o'), 1);
+}
+
+#[test]
+fn a_damaged_journal_is_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    Embedded::open(&path).unwrap().commit(&[kept(live(1))]).unwrap();
+    // Nothing of it is what it was.
+    let length = std::fs::metadata(path.join("db")).unwrap().len();
+    std::fs::write(path.join("db"), vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
+    let journal = Embedded::open(&path).unwrap();
+    assert_eq!(journal.load().unwrap(), []);
+    journal.commit(&[kept(live(2))]).unwrap();
+    drop(journal);
+    assert_eq!(load(&path), [live(2)]);
+}
+
+#[test]
+fn a_journal_that_opens_but_cannot_be_read_is_kept_aside_and_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let journal = Embedded::open(&path).unwrap();
+    journal.commit(&[kept(live(1))]).unwrap();
+    journal.begin_anew().unwrap();
+    assert_eq!(journal.load().unwrap(), []);
+    journal.commit(&[kept(live(2))]).unwrap();
+    drop(journal);
+    assert_eq!(load(&path), [live(2)]);
+    assert_eq!(load(&path.with_extension("bad-1")), [live(1)]);
+}
+
+/// What must happen soon; the bound is only there so that a failure ends.
+async fn durable(writer: &mut Writer, count: u64) -> Progress {
+    let reach = async {
+        loop {
+            let progress = writer.progress().await;
+            if progress.durable >= count || progress.failure.is_some() {
+                return progress;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reach).await.expect("this happens soon")
+}
+
+#[tokio::test]
+async fn what_gathers_during_a_commit_goes_into_one_group() {
+    let memory = Arc::new(Memory::default());
+    memory.hold(true);
+    let mut writer = Writer::start(Arc::clone(&memory) as Arc<dyn Journal>).unwrap();
+    writer.append(&mut vec![kept(live(1))]);
+    // The thread may take the first alone or with the others; what it has not taken before the hold ends is one group.
+    for number in 2..=100 {
+        writer.append(&mut vec![kept(live(number))]);
+    }
+    writer.append(&mut vec![(live(50).key(), None)]);
+    memory.hold(false);
+    assert_eq!(durable(&mut writer, 101).await.durable, 101);
+    let commits = memory.commits();
+    assert!(commits.len() <= 100, "{} commits", commits.len());
+    assert_eq!(memory.records().len(), 99);
+}
+
+#[tokio::test]
+async fn a_writer_that_is_far_behind_says_so() {
+    let memory = Arc::new(Memory::default());
+    memory.hold(true);
+    let mut writer = Writer::start(Arc::clone(&memory) as Arc<dyn Journal>).unwrap();
+    let mut changes: Vec<Change> = (0..100_000).map(|number| kept(live(number))).collect();
+    assert!(!writer.is_full());
+    writer.append(&mut changes);
+    assert!(writer.is_full());
+    memory.hold(false);
+    durable(&mut writer, 100_000).await;
+    assert!(!writer.is_full());
+}
+
+#[tokio::test]
+async fn nothing_is_durable_after_a_commit_that_failed() {
+    let memory = Arc::new(Memory::default());
+    let mut writer = Writer::start(Arc::clone(&memory) as Arc<dyn Journal>).unwrap();
+    writer.append(&mut vec![kept(live(1))]);
+    durable(&mut writer, 1).await;
+    memory.fail();
+    writer.append(&mut vec![kept(live(2))]);
+    let progress = durable(&mut writer, 2).await;
+    assert_eq!(progress.durable, 1);
+    assert!(progress.failure.is_some());
+    assert_eq!(memory.records(), [live(1)]);
+}
+
+#[tokio::test]
+async fn dropping_the_writer_commits_what_waits() {
+    let memory = Arc::new(Memory::default());
+    let writer = Writer::start(Arc::clone(&memory) as Arc<dyn Journal>).unwrap();
+    writer.append(&mut (0..1000).map(|number| kept(live(number))).collect());
+    drop(writer);
+    let all = async {
+        while memory.records().len() < 1000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+}
