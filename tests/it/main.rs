@@ -20,6 +20,7 @@ mod lifecycle;
 mod operations;
 mod operator;
 mod origin;
+mod restart;
 mod roles;
 mod sandbox;
 #[path = "../../src/store/servers.rs"]

@@ -7,6 +7,8 @@ mod embedded;
 #[cfg(test)]
 pub(super) mod memory;
 #[cfg(test)]
+mod restart_tests;
+#[cfg(test)]
 pub(super) mod tests;
 mod writer;
 
