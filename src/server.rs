@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Role};
 use crate::error::{Context, Error, Result};
-use crate::rpc::{Assets, Farm, Instances, Offered, Settler, Stored, Uploads};
+use crate::rpc::{Assets, Farm, Instances, Logs, Offered, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
@@ -142,6 +142,7 @@ impl Server {
             config: Arc::new(config.execution.clone()),
             http: config.http,
             uploads: Uploads::default(),
+            logs: Logs::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench farm` starts the real binary, drives it over loopback from this process, and prints for each figure the
 //! machine's own limit: the same bytes over a raw socket, the same file written and synced, bare processes. `-- --quick` takes
-//! fewer rounds, `-- reads writes` measures only these (also `actions`, `batches`, `singles`, `streams`, `missing`, `results`). Client, server and worker share the machine's cores.
+//! fewer rounds, `-- reads writes` measures only these (also `actions`, `dispatch`, `batches`, `singles`, `streams`, `missing`, `results`). Client, server and worker share the machine's cores.
 
 #![allow(
     clippy::print_stdout,
@@ -19,8 +19,11 @@ mod farm;
 
 mod actions;
 mod blobs;
+mod dispatch;
+mod fleet;
 mod limits;
 mod lookups;
+mod relay;
 mod streams;
 
 use std::time::{Duration, Instant};
@@ -39,7 +42,7 @@ struct Figure {
     limit: f64,
     limit_name: &'static str,
     unit: &'static str,
-    /// What is asked of us: a rate of ours, or a part of the limit.
+    /// What is asked of us: a rate or a time of ours, or a part of the limit.
     goal: Goal,
 }
 
@@ -47,6 +50,7 @@ enum Goal {
     /// It is only shown.
     Shown,
     Rate(f64),
+    AtMost(f64),
     Ratio(f64),
 }
 
@@ -78,7 +82,9 @@ async fn main() {
 
 async fn measure(rounds: Rounds, is_wanted: impl Fn(&str) -> bool) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for name in ["actions", "reads", "writes", "batches", "singles", "streams", "missing", "results"] {
+    for name in
+        ["actions", "dispatch", "reads", "writes", "batches", "singles", "streams", "missing", "results"]
+    {
         if is_wanted(name) {
             figures.extend(measure_one(name, rounds).await);
         }
@@ -90,6 +96,7 @@ async fn measure_one(name: &str, rounds: Rounds) -> Vec<Figure> {
     let mut figures = Vec::new();
     match name {
         "actions" => figures.push(actions::no_ops(rounds).await),
+        "dispatch" => figures.extend(dispatch::figures(rounds).await),
         "reads" => figures.push(blobs::reads(rounds).await),
         "writes" => figures.push(blobs::durable_writes(rounds).await),
         "batches" => figures.push(blobs::batches(rounds).await),
@@ -123,6 +130,7 @@ impl Figure {
         let goal = match goal {
             Goal::Shown => "none".to_owned(),
             Goal::Rate(rate) => format!(">= {rate:.0} {unit}: {}", mark(ours >= rate)),
+            Goal::AtMost(most) => format!("<= {most:.0} {unit}: {}", mark(ours <= most)),
             Goal::Ratio(part) => format!("ratio >= {part}: {}", mark(ratio >= *part)),
         };
         let limit = format!("{limit:.0} {unit} ({limit_name})");

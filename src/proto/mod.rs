@@ -82,5 +82,12 @@ pub fn is_instance_name(name: &str) -> bool {
     name.is_empty() || segments.all(|segment| !segment.is_empty() && !RESERVED.contains(&segment))
 }
 
+/// A moment by the wall clock; a clock set before 1970 reads as 1970.
+pub fn timestamp(time: std::time::SystemTime) -> Timestamp {
+    let since_epoch = time.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let nanos = since_epoch.subsec_nanos().cast_signed();
+    Timestamp { seconds: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX), nanos }
+}
+
 /// The compiled descriptors of all of the above, for gRPC server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

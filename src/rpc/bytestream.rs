@@ -1,4 +1,4 @@
-//! `ByteStream`: blobs of any size, in pieces.
+//! `ByteStream`: blobs of any size, in pieces, and what running commands print.
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -12,7 +12,7 @@ use crate::proto::bytestream::{
 use crate::store::{Blob, Chunks, zstandard};
 
 use super::resource::{self, Form};
-use super::{Farm, cas, uploads};
+use super::{Farm, cas, logs, uploads};
 
 /// Blobs that are taken whole when they come in one message. Hashing and decompressing this much takes 0.5 ms, which other requests on
 /// the same thread can wait for.
@@ -23,7 +23,10 @@ impl ByteStream for Farm {
     type ReadStream = BoxStream<'static, Result<ReadResponse, Status>>;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let chunks = self.open(request.get_ref()).await?;
+        let chunks = match logs::parse(&request.get_ref().resource_name) {
+            Some(name) => self.follow_log(name, request.get_ref()).await?,
+            None => self.open(request.get_ref()).await?,
+        };
         Ok(Response::new(chunks.map(|chunk| Ok(ReadResponse { data: chunk? })).boxed()))
     }
 

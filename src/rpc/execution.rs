@@ -10,26 +10,30 @@ use tonic::{Request, Response, Status};
 
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
-use crate::proto::Any;
 use crate::proto::longrunning::{Operation, operation};
 use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
 use crate::proto::rev2::{
-    self, Action, ActionResult, Command, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse,
-    RequestMetadata, WaitExecutionRequest,
+    self, Action, ActionResult, Command, Directory, ExecuteOperationMetadata, ExecuteRequest,
+    ExecuteResponse, ExecutedActionMetadata, RequestMetadata, WaitExecutionRequest,
 };
-use crate::scheduler::{OperationId, Platform, Stage, Task, Update, Watch};
+use crate::proto::worker::output::Stream;
+use crate::proto::{Any, timestamp};
+use crate::scheduler::{NEIGHBOURS_MAX, OperationId, Platform, Stage, Task, Update, Watch};
 use crate::status;
 use crate::store::{ActionKey, tree};
 
 use super::inline::Hints;
-use super::{Farm, names};
+use super::{Farm, logs, names};
 
 /// Bytes of an action: digests, a time-out, a platform and a salt. It waits in the queue and travels to the worker.
 const ACTION_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes of a command. Arguments that a kernel takes are below 4 MiB in all.
 const COMMAND_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of an input root whose directories are looked at when a worker is chosen.
+const ROOT_BYTES_MAX: u64 = 64 << 10;
 
 /// How often a client hears of an operation that does not change: proxies and clients give up on silent streams.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -48,7 +52,7 @@ impl Execution for Farm {
     type WaitExecutionStream = Operations;
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Operations>, Status> {
-        let invocation = invocation(request.metadata());
+        let asker = Asker { invocation: invocation(request.metadata()), identity: identity(&request) };
         let request = request.into_inner();
         let function = self.function_of(
             &request.instance_name,
@@ -57,14 +61,17 @@ impl Execution for Farm {
         )?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let hints = Hints::of(&request);
-        if !request.skip_cache_lookup {
-            let key = ActionKey { instance: request.instance_name.as_str().into(), digest };
-            if let Some(result) = self.action_cache.get(&key).await? {
-                let operation = self.cached(&key, hints, result).await?;
-                return Ok(Response::new(stream::iter([Ok(operation)]).boxed()));
-            }
+        check_size("action", &digest, ACTION_BYTES_MAX)?;
+        let key = ActionKey { instance: request.instance_name.as_str().into(), digest };
+        // Nearly all that is not asked of the action cache itself misses, so the action is read meanwhile.
+        let (result, action) = tokio::join!(self.lookup(&key, &request), self.cas.message::<Action>(&digest));
+        if let Some(result) = result? {
+            let operation = self.cached(&key, hints, result).await?;
+            return Ok(Response::new(stream::iter([Ok(operation)]).boxed()));
         }
-        let task = self.task(request, digest, invocation).await?;
+        let action = action?.ok_or_else(|| Error::missing_input(vec![digest]))?;
+        let priority = request.execution_policy.map_or(0, |policy| policy.priority);
+        let task = self.task(key, &action, (asker, priority)).await?;
         let watch = self.scheduler.submit(task).await?;
         Ok(Response::new(self.clone().follow(watch, hints)))
     }
@@ -90,36 +97,51 @@ impl Farm {
         Ok(watch)
     }
 
+    async fn lookup(&self, key: &ActionKey, request: &ExecuteRequest) -> Result<Option<ActionResult>> {
+        if request.skip_cache_lookup { Ok(None) } else { self.action_cache.get(key).await }
+    }
+
     /// What the scheduler needs to know, read from the CAS and checked.
-    async fn task(&self, request: ExecuteRequest, digest: Digest, invocation: String) -> Result<Task> {
-        let function = digest.function();
-        check_size("action", &digest, ACTION_BYTES_MAX)?;
-        let Some(action) = self.cas.message::<Action>(&digest).await? else {
-            return Err(Error::missing_input(vec![digest]));
-        };
+    async fn task(&self, key: ActionKey, action: &Action, (asker, priority): (Asker, i32)) -> Result<Task> {
         let named = |what: &str, digest: Option<&rev2::Digest>| {
-            Digest::from_proto(function, digest)
+            Digest::from_proto(key.digest.function(), digest)
                 .map_err(|error| Error::invalid(format!("{what} digest: {error}")))
         };
         let command_digest = named("command", action.command_digest.as_ref())?;
         let root_digest = named("input root", action.input_root_digest.as_ref())?;
         check_size("command", &command_digest, COMMAND_BYTES_MAX)?;
-        let Some(command) = self.cas.message::<Command>(&command_digest).await? else {
+        let (command, neighbours) =
+            tokio::join!(self.cas.message::<Command>(&command_digest), self.neighbours(&root_digest));
+        let Some(command) = command? else {
             return Err(self.absent_command(command_digest, &root_digest).await);
         };
         Ok(Task {
-            instance: request.instance_name.into(),
-            action_digest: digest,
+            instance: key.instance,
+            action_digest: key.digest,
             command: command_digest,
             input_root: root_digest,
             do_not_cache: action.do_not_cache,
-            timeout: self.timeout(&action)?,
-            platform: Arc::new(platform(&action, &command)),
-            priority: request.execution_policy.map_or(0, |policy| policy.priority),
-            invocation: invocation.into(),
-            identity: "".into(),
-            neighbours: Box::default(),
+            timeout: self.timeout(action)?,
+            platform: Arc::new(platform(action, &command)),
+            priority,
+            invocation: asker.invocation.into(),
+            identity: asker.identity.into(),
+            neighbours,
         })
+    }
+
+    /// The trees by which a worker is preferred that had them: the input root and the directories at its top.
+    ///
+    /// It is only a hint, so a root that is large, absent or broken counts by its digest alone.
+    async fn neighbours(&self, root: &Digest) -> Box<[u64]> {
+        let directory = match root.size() {
+            0..=ROOT_BYTES_MAX => self.cas.message::<Directory>(root).await.ok().flatten(),
+            _ => None,
+        };
+        let below = directory.map(|directory| directory.directories).unwrap_or_default();
+        let below =
+            below.iter().filter_map(|node| Digest::from_proto(root.function(), node.digest.as_ref()).ok());
+        std::iter::once(*root).chain(below).take(NEIGHBOURS_MAX).map(|digest| short(&digest)).collect()
     }
 
     /// The error for an absent command. It names all inputs that are absent too, so that the client uploads everything at once.
@@ -191,7 +213,11 @@ impl Farm {
         let task = &update.task;
         let name = names::operation(&task.instance, id);
         let mut metadata = metadata(&task.action_digest, wire_stage(update.stage));
-        metadata.partial_execution_metadata = update.metadata.as_deref().cloned();
+        metadata.partial_execution_metadata = partial(update);
+        if update.stage == Stage::Executing {
+            metadata.stdout_stream_name = logs::name(&name, Stream::Stdout);
+            metadata.stderr_stream_name = logs::name(&name, Stream::Stderr);
+        }
         let Some(response) = &update.response else {
             return Ok(Operation {
                 name,
@@ -200,6 +226,10 @@ impl Farm {
                 result: None,
             });
         };
+        // A result may be large, and one that is passed on as it is need not be copied.
+        if hints.are_none() {
+            return Ok(finished(name, &metadata, response));
+        }
         let mut response = ExecuteResponse::clone(response);
         if let Some(result) = &mut response.result {
             hints.apply(&self.cas, task.action_digest.function(), result).await;
@@ -237,12 +267,24 @@ impl Following {
         if std::mem::take(&mut self.is_first) {
             return Ok(self.watch.current());
         }
-        match tokio::time::timeout(REPEAT_AFTER, self.watch.next()).await {
-            Ok(Some(update)) => Ok(update),
-            Ok(None) => Err(Error::new(Kind::Unavailable, "the farm is stopping")),
-            Err(_) => Ok(self.watch.current()),
-        }
+        changed(&mut self.watch, REPEAT_AFTER).await
     }
+}
+
+/// The next state of an operation, or the present one again when it lasts.
+async fn changed(watch: &mut Watch, repeat_after: Duration) -> Result<Arc<Update>> {
+    match tokio::time::timeout(repeat_after, watch.next()).await {
+        Ok(Some(update)) => Ok(update),
+        Ok(None) => Err(Error::new(Kind::Unavailable, "the farm is stopping")),
+        Err(_) => Ok(watch.current()),
+    }
+}
+
+/// Who asks for an execution.
+struct Asker {
+    invocation: String,
+    /// The address of a client that came over the network; empty for one in this process.
+    identity: String,
 }
 
 fn check_size(what: &str, digest: &Digest, max: u64) -> Result<()> {
@@ -256,6 +298,16 @@ fn invocation(metadata: &MetadataMap) -> String {
     let bytes = metadata.get_bin(REQUEST_METADATA).and_then(|value| value.to_bytes().ok());
     let metadata = bytes.and_then(|bytes| RequestMetadata::decode(bytes).ok());
     metadata.map(|metadata| metadata.tool_invocation_id).unwrap_or_default()
+}
+
+fn identity<T>(request: &Request<T>) -> String {
+    request.remote_addr().map(|address| address.ip().to_string()).unwrap_or_default()
+}
+
+/// Enough of a digest to tell trees apart when nothing but speed depends on it.
+fn short(digest: &Digest) -> u64 {
+    let first = digest.hash().first_chunk().expect("no function has fewer than 8 bytes");
+    u64::from_be_bytes(*first)
 }
 
 /// The action's platform, or for clients older than 2.2 the command's.
@@ -277,6 +329,17 @@ fn metadata(digest: &Digest, stage: WireStage) -> ExecuteOperationMetadata {
     }
 }
 
+/// What is known of an execution that has not ended: of the attempt that runs, and when it was queued in any case.
+fn partial(update: &Update) -> Option<ExecutedActionMetadata> {
+    if update.response.is_some() {
+        return None;
+    }
+    Some(update.metadata.as_deref().cloned().unwrap_or_else(|| ExecutedActionMetadata {
+        queued_timestamp: Some(timestamp(update.queued_at)),
+        ..ExecutedActionMetadata::default()
+    }))
+}
+
 fn wire_stage(stage: Stage) -> WireStage {
     match stage {
         Stage::Queued => WireStage::Queued,
@@ -295,5 +358,62 @@ fn any(name: &str, message: &impl Message) -> Any {
     Any {
         type_url: format!("type.googleapis.com/build.bazel.remote.execution.v2.{name}"),
         value: message.encode_to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::scheduler::{Config, Handle, Settle};
+    use crate::tasks::Shutdown;
+
+    struct Unsettled;
+
+    #[async_trait]
+    impl Settle for Unsettled {
+        async fn settle(&self, _: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
+            Ok(response)
+        }
+    }
+
+    fn task() -> Task {
+        Task {
+            instance: "".into(),
+            action_digest: Function::Sha256.hash(b"action"),
+            command: Function::Sha256.hash(b"command"),
+            input_root: Function::Sha256.hash(b"root"),
+            do_not_cache: false,
+            timeout: Duration::from_secs(60),
+            platform: Arc::new(Platform::default()),
+            priority: 0,
+            invocation: "".into(),
+            identity: "".into(),
+            neighbours: Box::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_operation_waits_hears_of_it_again_and_of_its_end_at_once() {
+        let shutdown = Shutdown::new();
+        let handle = Handle::start(Config::default(), Arc::new(Unsettled), shutdown.clone());
+        let mut watch = handle.submit(task()).await.unwrap();
+        assert_eq!(watch.current().stage, Stage::Queued);
+        for _ in 0..3 {
+            let update = changed(&mut watch, Duration::from_millis(5)).await.unwrap();
+            assert_eq!(update.stage, Stage::Queued);
+        }
+        handle.cancel(watch.id()).await.unwrap();
+        assert_eq!(changed(&mut watch, Duration::MAX).await.unwrap().stage, Stage::Completed);
+        shutdown.cancel();
+        assert_eq!(changed(&mut watch, Duration::MAX).await.unwrap_err().kind(), Kind::Unavailable);
+    }
+
+    #[test]
+    fn trees_are_told_apart_by_their_digests() {
+        let digest = Function::Sha256.hash(b"a");
+        assert_eq!(short(&digest), short(&digest));
+        assert_ne!(short(&digest), short(&Function::Sha256.hash(b"b")));
     }
 }

@@ -27,6 +27,11 @@ impl Hints {
         }
     }
 
+    /// Whether nothing was asked for.
+    pub(super) fn are_none(&self) -> bool {
+        !self.stdout && !self.stderr && self.files.is_empty()
+    }
+
     /// Fills in what was asked for, as long as there is room. The digests stay, so nothing depends on it.
     pub(super) async fn apply(&self, cas: &Cas, function: Function, result: &mut ActionResult) {
         let mut reader = Reader { cas, function, left: INLINE_BYTES_MAX };

@@ -18,6 +18,7 @@ mod config;
 mod execution;
 mod http;
 mod inline;
+mod logs;
 mod names;
 mod operations;
 mod routes;
@@ -29,6 +30,7 @@ mod workers;
 pub use assets::{Assets, Stored};
 pub use config::{Config, Http};
 pub use instance::Instances;
+pub use logs::Logs;
 pub use routes::{client_routes, worker_routes};
 pub use settle::Settler;
 pub use uploads::Uploads;
@@ -53,5 +55,6 @@ pub struct Farm {
     pub config: Arc<Config>,
     pub http: Http,
     pub uploads: Uploads,
+    pub logs: Logs,
     pub assets: Assets,
 }

@@ -20,7 +20,7 @@ use crate::scheduler::{
 };
 use crate::tasks;
 
-use super::Farm;
+use super::{Farm, Logs};
 
 /// How long a connection may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(10);
@@ -56,8 +56,9 @@ impl Workers for Farm {
         let welcome = wire::Welcome { heartbeat_interval };
         let (outgoing, messages) = mpsc::channel(OUTBOX_MAX);
         send(&outgoing, ToWorker::Welcome(welcome)).await?;
+        let logs = self.logs.clone();
         tasks::spawn("worker session", async move {
-            let end = converse(session, incoming, &outgoing).await;
+            let end = converse((session, logs), incoming, &outgoing).await;
             if let Err(error) = end {
                 // The worker may be gone already; then nobody reads the reason.
                 let _ = outgoing.send(Err(error.into())).await;
@@ -115,7 +116,7 @@ type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
 
 /// Carries messages both ways until one end closes. Dropping the session tells the scheduler that the connection is gone.
 async fn converse(
-    mut session: WorkerSession,
+    (mut session, logs): (WorkerSession, Logs),
     mut incoming: Streaming<wire::WorkerMessage>,
     outgoing: &Outgoing,
 ) -> Result<()> {
@@ -127,7 +128,7 @@ async fn converse(
             },
             message = incoming.message() => match message.map_err(broken)?.and_then(|message| message.message) {
                 Some(FromWorker::Goodbye(_)) => return session.leave().await,
-                Some(message) => apply(&session, message).await?,
+                Some(message) => apply(&session, &logs, message).await?,
                 None => return Ok(()),
             },
         }
@@ -164,12 +165,17 @@ fn start(lease: Lease, task: &Task) -> wire::Start {
     }
 }
 
-async fn apply(session: &WorkerSession, message: FromWorker) -> Result<()> {
+async fn apply(session: &WorkerSession, logs: &Logs, message: FromWorker) -> Result<()> {
     match message {
         FromWorker::Draining(draining) => {
             session.mark(Availability::Draining { reason: draining.reason }).await
         }
-        FromWorker::Output(_) | FromWorker::Goodbye(_) => Ok(()),
+        FromWorker::Output(output) => {
+            let stream = output.stream();
+            logs.append(from_wire(output.lease)?, stream, (output.offset, &output.data));
+            Ok(())
+        }
+        FromWorker::Goodbye(_) => Ok(()),
         FromWorker::Hello(_) => Err(Error::invalid("a worker says hello once")),
         FromWorker::Heartbeat(_) => session.heartbeat().await,
         FromWorker::Progress(progress) => {
@@ -178,6 +184,7 @@ async fn apply(session: &WorkerSession, message: FromWorker) -> Result<()> {
         }
         FromWorker::Finished(finished) => {
             let lease = from_wire(finished.lease)?;
+            logs.end(lease);
             session.finished(lease, outcome(finished.outcome)).await
         }
     }

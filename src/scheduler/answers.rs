@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
-use crate::proto::{Status, Timestamp};
+use crate::proto::{Status, timestamp};
 
 use super::execution::FailedAttempt;
 
@@ -73,11 +73,4 @@ pub(super) fn stamp_response(response: &mut ExecuteResponse, queued_at: SystemTi
 /// Notes when the action was queued.
 pub(super) fn stamp(metadata: &mut ExecutedActionMetadata, queued_at: SystemTime) {
     metadata.queued_timestamp = Some(timestamp(queued_at));
-}
-
-/// A clock set before 1970 reads as 1970.
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let nanos = i32::try_from(since_epoch.subsec_nanos()).expect("nanoseconds of a second are below 10^9");
-    Timestamp { seconds: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX), nanos }
 }

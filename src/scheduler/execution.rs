@@ -116,7 +116,7 @@ impl Execution {
             losses: 0,
             failed_on: BTreeSet::new(),
             queued_at: submission.at,
-            update: Arc::new(update(&task, Stage::Queued, submission.at, 0)),
+            update: Arc::new(queued(submission.execution, &task, submission.at, 0)),
             task,
         }
     }
@@ -140,7 +140,7 @@ impl Execution {
             losses: pending.losses,
             failed_on: BTreeSet::new(),
             queued_at: pending.queued_at,
-            update: Arc::new(update(&task, Stage::Queued, pending.queued_at, pending.attempts)),
+            update: Arc::new(queued(pending.execution, &task, pending.queued_at, pending.attempts)),
             task,
         }
     }
@@ -239,25 +239,31 @@ impl Execution {
 
     /// The execution is in another stage.
     pub(super) fn enter(&mut self, stage: Stage) {
-        self.update = Arc::new(update(&self.task, stage, self.queued_at, self.shown()));
+        self.update = Arc::new(self.update(stage));
     }
 
     /// More is known of the running attempt.
     pub(super) fn advance(&mut self, mut metadata: Box<ExecutedActionMetadata>) {
         answers::stamp(&mut metadata, self.queued_at);
-        let mut next = update(&self.task, Stage::Executing, self.queued_at, self.shown());
+        let mut next = self.update(Stage::Executing);
         next.metadata = Some(metadata);
         self.update = Arc::new(next);
     }
 
     /// What an operation is told when it ends with `response`.
     pub(super) fn last_word(&self, response: Arc<ExecuteResponse>) -> Arc<Update> {
-        let mut last = update(&self.task, Stage::Completed, self.queued_at, self.shown());
+        let mut last = self.update(Stage::Completed);
         last.response = Some(response);
         Arc::new(last)
     }
+
+    fn update(&self, stage: Stage) -> Update {
+        let blank = queued(self.update.execution, &self.task, self.queued_at, self.shown());
+        Update { stage, ..blank }
+    }
 }
 
-fn update(task: &Arc<Task>, stage: Stage, queued_at: SystemTime, attempt: u32) -> Update {
-    Update { stage, task: Arc::clone(task), queued_at, attempt, metadata: None, response: None }
+fn queued(execution: ExecutionId, task: &Arc<Task>, queued_at: SystemTime, attempt: u32) -> Update {
+    let (stage, task) = (Stage::Queued, Arc::clone(task));
+    Update { execution, stage, task, queued_at, attempt, metadata: None, response: None }
 }

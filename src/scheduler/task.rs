@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 
-use super::id::{Lease, WorkerId};
+use super::id::{ExecutionId, Lease, WorkerId};
 use super::lookup::fingerprint;
 
 /// An action that a client wants run, with everything that the scheduler needs to know of it.
@@ -154,6 +154,8 @@ pub enum Stage {
 /// What a client sees of its operation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
+    /// What the operation waits for; operations of equal actions may share it.
+    pub execution: ExecutionId,
     pub stage: Stage,
     pub task: Arc<Task>,
     /// When the execution was first queued, by the wall clock.

@@ -184,6 +184,7 @@ impl Attempt {
             exit = running.wait() => return Ok((Why::Itself, exit?)),
             () = tokio::time::sleep_until(Instant::now() + limit) => Why::Timeout,
             () = self.kill.cancelled() => Why::Killed,
+            never = outputs::follow(running, &self.reports) => match never {},
         };
         running.kill();
         let stuck = || Error::new(Kind::Unavailable, "the command's processes cannot be killed");
@@ -283,9 +284,5 @@ fn duration_message(duration: Duration) -> proto::Duration {
 }
 
 fn timestamp() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(since.subsec_nanos()).expect("below a billion"),
-    }
+    proto::timestamp(SystemTime::now())
 }

@@ -35,7 +35,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn new(farm: &Farm) -> Self {
-        let channel = farm.channel().await;
+        Self::over(farm.channel().await)
+    }
+
+    pub(crate) fn over(channel: Channel) -> Self {
         Self {
             cas: ContentAddressableStorageClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),

@@ -17,6 +17,7 @@ mod execution;
 mod farm;
 mod http;
 mod lifecycle;
+mod live;
 mod operations;
 mod operator;
 mod origin;

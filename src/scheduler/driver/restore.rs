@@ -49,12 +49,13 @@ pub(in super::super) async fn restore(
 /// The results of executions that a worker was given. It may have finished one, and only the journal was too late.
 async fn recall(records: &[Record], settle: &Arc<dyn Settle>) -> Recalled {
     let leased = leased(records);
-    let lookup = |pending: &Pending| {
-        let (execution, task, settle) = (pending.execution, Arc::clone(&pending.task), Arc::clone(settle));
+    let started = executions(records).filter(|pending| leased.contains(&pending.execution));
+    let started: Vec<_> = started.map(|pending| (pending.execution, Arc::clone(&pending.task))).collect();
+    let lookups = started.into_iter().map(|(execution, task)| {
+        let settle = Arc::clone(settle);
         async move { settle.recall(&task).await.map(|response| (execution, Arc::new(response))) }
-    };
-    let started = executions(records).filter(|pending| leased.contains(&pending.execution)).map(lookup);
-    let mut lookups = std::pin::pin!(futures_util::stream::iter(started).buffer_unordered(RECALLS_MAX));
+    });
+    let mut lookups = std::pin::pin!(futures_util::stream::iter(lookups).buffer_unordered(RECALLS_MAX));
     let mut recalled = Recalled::new();
     let collect = async {
         while let Some(found) = lookups.next().await {
@@ -104,6 +105,7 @@ fn finish_recalled(records: Vec<Record>, recalled: &Recalled) -> Restored {
 
 fn last_word(pending: &Pending, response: &Arc<ExecuteResponse>) -> Arc<Update> {
     Arc::new(Update {
+        execution: pending.execution,
         stage: Stage::Completed,
         task: Arc::clone(&pending.task),
         queued_at: pending.queued_at,

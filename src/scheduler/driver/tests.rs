@@ -124,7 +124,8 @@ async fn nothing_waits_for_a_journal_that_has_everything() {
 
 fn queued(name: &str) -> Update {
     let (stage, queued_at) = (Stage::Queued, SystemTime::UNIX_EPOCH);
-    Update { stage, task: task(name), queued_at, attempt: 0, metadata: None, response: None }
+    let execution = ExecutionId::new(1);
+    Update { execution, stage, task: task(name), queued_at, attempt: 0, metadata: None, response: None }
 }
 
 #[tokio::test]

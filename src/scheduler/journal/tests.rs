@@ -56,6 +56,7 @@ fn finished(number: u32, outputs: usize) -> Record {
     let file = |number| OutputFile { path: format!("{number:0100}"), ..OutputFile::default() };
     let result = ActionResult { output_files: (0..outputs).map(file).collect(), ..ActionResult::default() };
     let update = Update {
+        execution: ExecutionId::new(1),
         stage: Stage::Completed,
         task: task("finished"),
         queued_at: UNIX_EPOCH,

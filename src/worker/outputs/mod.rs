@@ -3,6 +3,7 @@
 //! Everything is read through the descriptor of the exec root, one path at a time and without following any link, so nothing
 //! outside of it can be read and any number of outputs needs only a few descriptors.
 
+mod live;
 mod scan;
 mod upload;
 
@@ -18,6 +19,7 @@ use crate::error::Result;
 use crate::proto::rev2;
 use crate::store::Cas;
 use crate::tasks;
+pub(super) use live::follow;
 use scan::{Folder, Found, Scan};
 pub(super) use upload::{upload_file, upload_messages};
 

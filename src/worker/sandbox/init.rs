@@ -92,6 +92,8 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
     let network = init.networks.get(order.network).ok_or("the command names no network of the launcher's")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
     let left = prepare(init.scratch, &order.directory)?;
+    // A send fails only when the farm is gone.
+    let _ = wire::send_begun(&init.channel, &left);
     let working_directory = format!("{EXEC_ROOT}/{}", order.working_directory);
     rustix::process::chdir(&working_directory).step("enter the working directory")?;
     let command = match sys::fork(0).step("start a process for the command")? {
@@ -99,7 +101,6 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
         Side::Parent(pid) => pid,
     };
     let end = supervise(&init.channel, &children, command).step("wait for the command")?;
-    // A send fails only when the farm is gone.
     let _ = wire::send_end(&init.channel, end, sys::children_usage(), &left);
     Ok(())
 }

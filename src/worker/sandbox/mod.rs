@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use tokio::io::Interest;
@@ -104,7 +104,16 @@ struct Process {
 /// A command that runs. Dropping it kills the command and all that it started.
 pub struct Running {
     channel: AsyncFd<OwnedFd>,
+    /// Set while [`Running::wait`] waits, as soon as the command begins.
+    printed: OnceLock<Arc<Printed>>,
     _network: Network,
+}
+
+/// The files that a running command prints into.
+#[derive(Debug)]
+pub struct Printed {
+    pub stdout: File,
+    pub stderr: File,
 }
 
 /// A network namespace in use by one action.
@@ -170,7 +179,7 @@ impl Launcher {
                 break;
             }
         }
-        Ok(Running { channel, _network: network })
+        Ok(Running { channel, printed: OnceLock::new(), _network: network })
     }
 
     async fn network(&self) -> Result<Network> {
@@ -214,19 +223,31 @@ impl Running {
     /// # Errors
     /// `Unavailable` when the sandbox could not be set up or broke; the command may or may not have run.
     pub async fn wait(&self) -> Result<Exit> {
-        let (bytes, fds) = receive(&self.channel).await.map_err(|error| {
-            Error::new(Kind::Unavailable, "the sandbox does not answer").with_source(error)
-        })?;
-        if bytes.is_empty() {
-            return Err(Error::new(Kind::Unavailable, "the sandbox's init ended before the command did"));
-        }
-        match wire::parse_event(&bytes, fds) {
-            Some(Event::Ended { end, usage, left: Left { view, stdout, stderr } }) => {
-                Ok(Exit { end, usage, view, stdout: stdout.into(), stderr: stderr.into() })
+        loop {
+            let (bytes, fds) = receive(&self.channel).await.map_err(|error| {
+                Error::new(Kind::Unavailable, "the sandbox does not answer").with_source(error)
+            })?;
+            if bytes.is_empty() {
+                return Err(Error::new(Kind::Unavailable, "the sandbox's init ended before the command did"));
             }
-            Some(Event::Fault(sentence)) => Err(Error::new(Kind::Unavailable, sentence)),
-            None => Err(Error::bug("the sandbox's init sent a message that makes no sense")),
+            match wire::parse_event(&bytes, fds) {
+                Some(Event::Begun { stdout, stderr }) => {
+                    let printed = Printed { stdout: stdout.into(), stderr: stderr.into() };
+                    // An init says it once.
+                    let _ = self.printed.set(Arc::new(printed));
+                }
+                Some(Event::Ended { end, usage, left: Left { view, stdout, stderr } }) => {
+                    return Ok(Exit { end, usage, view, stdout: stdout.into(), stderr: stderr.into() });
+                }
+                Some(Event::Fault(sentence)) => return Err(Error::new(Kind::Unavailable, sentence)),
+                None => return Err(Error::bug("the sandbox's init sent a message that makes no sense")),
+            }
         }
+    }
+
+    /// What the command prints into; `None` until it begins, which is found out while somebody waits.
+    pub fn printed(&self) -> Option<Arc<Printed>> {
+        self.printed.get().cloned()
     }
 
     /// Kills the command and all that it started; [`Running::wait`] tells when nothing runs any more.

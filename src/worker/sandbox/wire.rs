@@ -23,11 +23,20 @@ const FDS_MAX: usize = 3;
 const LAST: u8 = b'.';
 const MORE: u8 = b'+';
 
-/// Why an init stopped before it ran the command, or how the command ended.
+/// What an init says of its command: that it cannot be run, or that it begins and how it ended.
 #[derive(Debug)]
 pub(super) enum Event {
     Fault(String),
-    Ended { end: End, usage: Usage, left: Left },
+    /// The files that the command prints into, to be read while it runs.
+    Begun {
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Ended {
+        end: End,
+        usage: Usage,
+        left: Left,
+    },
 }
 
 /// What a command left behind.
@@ -143,6 +152,11 @@ pub(super) fn send_fault(socket: impl AsFd, sentence: &str) -> Result<(), Errno>
     send(socket, &bytes[..bytes.len().min(DATAGRAM_BYTES)], &[])
 }
 
+/// Tells the farm that the command begins and hands over what it prints into.
+pub(super) fn send_begun(socket: impl AsFd, left: &Left) -> Result<(), Errno> {
+    send(socket, b"B", &[left.stdout.as_fd(), left.stderr.as_fd()])
+}
+
 /// Tells the farm how the command ended and hands over what it left.
 pub(super) fn send_end(socket: impl AsFd, end: End, usage: Usage, left: &Left) -> Result<(), Errno> {
     let (kind, number) = match end {
@@ -160,6 +174,10 @@ pub(super) fn parse_event(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Event> {
     let text = std::str::from_utf8(bytes).ok()?;
     if let Some(sentence) = text.strip_prefix('F') {
         return Some(Event::Fault(sentence.to_owned()));
+    }
+    if text == "B" {
+        let [stdout, stderr] = fds.try_into().ok()?;
+        return Some(Event::Begun { stdout, stderr });
     }
     let mut words = text.strip_prefix('E')?.split(' ');
     let (kind, number) = (words.next()?, words.next()?.parse().ok()?);
@@ -201,8 +219,11 @@ mod tests {
         let usage = Usage { user_us: 1, system_us: 2, resident_bytes: 3 };
         let fd = || one.try_clone().expect("a descriptor");
         let left = Left { view: fd(), stdout: fd(), stderr: fd() };
+        send_begun(&one, &left).expect("sent");
         send_end(&one, End::Signaled(9), usage, &left).expect("sent");
         let mut buffer = [0; 256];
+        let (length, fds) = receive(&other, &mut buffer).expect("received");
+        assert!(matches!(parse_event(&buffer[..length], fds), Some(Event::Begun { .. })));
         let (length, fds) = receive(&other, &mut buffer).expect("received");
         let event = parse_event(&buffer[..length], fds).expect("an event");
         assert!(

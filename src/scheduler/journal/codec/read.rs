@@ -72,6 +72,7 @@ impl Reader {
         let metadata: Option<ExecutedActionMetadata> = read.metadata.as_deref().map(decode).transpose()?;
         let response: ExecuteResponse = decode(&read.response)?;
         Ok(Update {
+            execution: ExecutionId::new(number(&read.execution)?),
             stage: Stage::Completed,
             task: self.task(read.task)?,
             queued_at: time(read.queued_at_ns),

@@ -72,7 +72,9 @@ fn finished() -> impl Strategy<Value = Record> {
     (any::<u128>(), task(), time(), any::<u32>(), metadata, response).prop_map(
         |(operation, task, queued_at, attempt, metadata, response)| {
             let response = Some(Arc::new(response));
-            let update = Update { stage: Stage::Completed, task, queued_at, attempt, metadata, response };
+            let execution = ExecutionId::new(operation.rotate_left(1));
+            let update =
+                Update { execution, stage: Stage::Completed, task, queued_at, attempt, metadata, response };
             Record::Finished { operation: OperationId::new(operation), update: Arc::new(update) }
         },
     )

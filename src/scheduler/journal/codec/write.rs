@@ -88,6 +88,7 @@ fn finished(update: &Update) -> proto::Finished {
         task: Some(task(&update.task)),
         queued_at_ns: nanoseconds(update.queued_at),
         attempt: update.attempt,
+        execution: execution_bytes(update.execution),
         metadata: update.metadata.as_ref().map(|metadata| metadata.encode_to_vec().into()),
         response: update
             .response

@@ -1,0 +1,282 @@
+//! Dispatch: how many actions pass through the farm when workers answer at once, and how soon each reaches its worker.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use croft::config::{Config, Listener, Role};
+use croft::digest::{Digest, Function};
+use croft::listen;
+use croft::proto::rev2::execution_client::ExecutionClient;
+use croft::proto::rev2::execution_server::ExecutionServer;
+use croft::proto::rev2::{Action, Command, Directory, DirectoryNode, ExecuteRequest};
+use croft::proto::worker::workers_server::WorkersServer;
+use croft::server::Server;
+use croft::tasks::Shutdown;
+use croft::worker::link::Stop;
+use futures_util::stream::{self, StreamExt};
+use prost::Message;
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::client::Client;
+use crate::fleet::{Arrived, Fleet};
+use crate::relay::Relay;
+use crate::{Figure, Goal, Rounds, median, rate};
+
+/// Workers, each with one slot and a connection.
+const WORKERS: u32 = 200;
+
+/// Connections of clients, and actions that are under way at saturation.
+const CONNECTIONS: usize = 4;
+const AT_ONCE: usize = 1000;
+
+/// Actions of one round.
+const ACTIONS: usize = 20_000;
+
+/// Actions that are stored with one request.
+const BATCH: usize = 1000;
+
+/// What is asked for: actions a second at saturation, and milliseconds until the worker has an action at half the load.
+const RATE: f64 = 5000.0;
+const WAIT_MS: f64 = 20.0;
+
+/// A server in this process with threads of its own, whose names show what it costs.
+struct Target {
+    public: String,
+    workers: String,
+    shutdown: Shutdown,
+    runtime: Option<tokio::runtime::Runtime>,
+    _data: tempfile::TempDir,
+}
+
+/// What one target was measured at.
+struct Measured {
+    /// Actions per second.
+    rate: f64,
+    /// Milliseconds from sending an action to its receipt by a worker, at half of `rate`.
+    p50: f64,
+    p99: f64,
+}
+
+pub(crate) async fn figures(rounds: Rounds) -> Vec<Figure> {
+    let limit = measure(rounds, Target::relay().await).await;
+    let ours = measure(rounds, Target::farm().await).await;
+    let figure = |name: &str, (ours, limit): (f64, f64), unit, goal| Figure {
+        name: name.into(),
+        ours,
+        limit,
+        limit_name: "bare relay over gRPC",
+        unit,
+        goal,
+    };
+    vec![
+        figure("dispatch to 200 workers", (ours.rate, limit.rate), "/s", Goal::Rate(RATE)),
+        figure("dispatch, p50 at half the load", (ours.p50, limit.p50), "ms", Goal::Shown),
+        figure("dispatch, p99 at half the load", (ours.p99, limit.p99), "ms", Goal::AtMost(WAIT_MS)),
+    ]
+}
+
+async fn measure(rounds: Rounds, target: Target) -> Measured {
+    let sent = Arc::new(Mutex::new(HashMap::<String, Instant>::new()));
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let arrived: Arrived = {
+        let (sent, waits) = (Arc::clone(&sent), Arc::clone(&waits));
+        Arc::new(move |hash, at| {
+            if let Some(sent) = sent.lock().unwrap().remove(hash) {
+                waits.lock().unwrap().push((at - sent).as_secs_f64() * 1000.0);
+            }
+        })
+    };
+    let fleet = Fleet::connect(&target.workers, WORKERS, &arrived).await;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(channel(&target.public).await);
+    }
+    let mut rates = Vec::new();
+    for round in 0..rounds.0.min(3) {
+        let actions = target.actions(&clients[0], round).await;
+        let before = cpu();
+        rates.push(rate(ACTIONS as f64, saturate(&clients, &actions)).await);
+        explain(&before, ACTIONS);
+    }
+    let rate = median(rates);
+    println!("{rate:.0} /s");
+    let actions = target.actions(&clients[0], rounds.0).await;
+    pace(&clients, &actions, (rate / 2.0, &sent)).await;
+    let mut waits = std::mem::take(&mut *waits.lock().unwrap());
+    waits.sort_by(f64::total_cmp);
+    assert_eq!(waits.len(), ACTIONS, "an action did not reach a worker");
+    drop(fleet);
+    Measured { rate, p50: waits[ACTIONS / 2], p99: waits[ACTIONS * 99 / 100] }
+}
+
+/// Runs `actions`, always as many at once as may be.
+async fn saturate(clients: &[Channel], actions: &[Digest]) {
+    let runs = actions.iter().enumerate().map(|(number, action)| {
+        let client = clients[number % clients.len()].clone();
+        tokio::spawn(run(client, *action))
+    });
+    stream::iter(runs).buffer_unordered(AT_ONCE).for_each(|ended| async { ended.unwrap() }).await;
+}
+
+/// Runs `actions`, so many a second whether or not the farm keeps up, and notes when each was sent.
+async fn pace(
+    clients: &[Channel],
+    actions: &[Digest],
+    (rate, sent): (f64, &Mutex<HashMap<String, Instant>>),
+) {
+    let (begin, mut runs) = (Instant::now(), tokio::task::JoinSet::new());
+    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    for (number, action) in actions.iter().enumerate() {
+        while begin.elapsed().as_secs_f64() * rate < number as f64 {
+            tick.tick().await;
+        }
+        sent.lock().unwrap().insert(action.hex(), Instant::now());
+        runs.spawn(run(clients[number % clients.len()].clone(), *action));
+    }
+    runs.join_all().await;
+}
+
+async fn run(client: Channel, action: Digest) {
+    let request = ExecuteRequest { action_digest: Some(action.to_proto()), ..ExecuteRequest::default() };
+    let mut operations = ExecutionClient::new(client).execute(request).await.unwrap().into_inner();
+    let mut last = None;
+    while let Some(operation) = operations.message().await.unwrap() {
+        MESSAGES.fetch_add(1, Ordering::Relaxed);
+        last = Some(operation);
+    }
+    assert!(last.unwrap().done);
+}
+
+/// Messages that clients got.
+static MESSAGES: AtomicUsize = AtomicUsize::new(0);
+
+impl Target {
+    /// The farm without a worker of its own.
+    async fn farm() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (runtime, stop) = (runtime(), Stop::default());
+        let loopback = Listener { listen: "127.0.0.1:0".parse().unwrap() };
+        let config = Config {
+            data: Some(data.path().to_owned()),
+            roles: [Role::Cas, Role::Scheduler].into(),
+            public: loopback.clone(),
+            workers: Some(loopback.clone()),
+            admin: loopback,
+            // Tiers and the like may be given in the environment, to be compared.
+            ..Config::load(None).unwrap()
+        };
+        let shutdown = stop.now.clone();
+        let server = runtime.spawn(async move { Server::start(&config, stop).await.unwrap() }).await.unwrap();
+        let address = |address: Option<SocketAddr>| address.unwrap().to_string();
+        let (public, workers) = (address(server.public), address(server.workers));
+        runtime.spawn(server.run());
+        Self { public, workers, shutdown, runtime: Some(runtime), _data: data }
+    }
+
+    async fn relay() -> Self {
+        let (runtime, shutdown) = (runtime(), Shutdown::new());
+        let relay = Relay::default();
+        let routes = Routes::new(ExecutionServer::new(relay.clone())).add_service(WorkersServer::new(relay));
+        let address = runtime.spawn(serve(routes, shutdown.clone())).await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        Self { public: address.clone(), workers: address, shutdown, runtime: Some(runtime), _data: data }
+    }
+
+    /// Distinct actions with distinct commands, stored where there is a store.
+    async fn actions(&self, client: &Channel, round: usize) -> Vec<Digest> {
+        let is_stored = self.public != self.workers;
+        let client = Client::over(client.clone());
+        let root = root().encode_to_vec();
+        if is_stored {
+            client.put(root.clone()).await;
+        }
+        let root = client.function.hash(&root);
+        let mut digests = Vec::new();
+        for first in (0..ACTIONS).step_by(BATCH) {
+            let commands: Vec<Vec<u8>> =
+                (first..first + BATCH).map(|number| command(round, number)).collect();
+            let action = |command: &Vec<u8>| {
+                let command_digest = Some(client.function.hash(command).to_proto());
+                let action =
+                    Action { command_digest, input_root_digest: Some(root.to_proto()), ..Action::default() };
+                action.encode_to_vec()
+            };
+            let actions: Vec<Vec<u8>> = commands.iter().map(action).collect();
+            digests.extend(actions.iter().map(|action| client.function.hash(action)));
+            if is_stored {
+                client.put_all(commands.into_iter().chain(actions).map(Into::into).collect()).await;
+            }
+        }
+        digests
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        // A runtime may not be awaited inside of another.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// An input root such as small builds have: what the farm reads of it to choose a worker.
+fn root() -> Directory {
+    let directories = ["external", "lib", "src"].map(|name| DirectoryNode {
+        name: name.into(),
+        digest: Some(Function::Sha256.hash(name.as_bytes()).to_proto()),
+    });
+    Directory { directories: directories.into(), ..Directory::default() }
+}
+
+fn command(round: usize, number: usize) -> Vec<u8> {
+    let arguments = vec!["/usr/bin/compile".into(), format!("{round}/{number}.c"), "-o".into(), "out".into()];
+    Command { arguments, ..Command::default() }.encode_to_vec()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("farm").build().unwrap()
+}
+
+async fn serve(routes: Routes, shutdown: Shutdown) -> String {
+    let listener = listen::bind("bench", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(listen::serve(listener, routes, shutdown));
+    address
+}
+
+pub(crate) async fn channel(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().tcp_nodelay(true);
+    endpoint.connect().await.unwrap()
+}
+
+/// Prints what each of `actions` has cost since `before`: server's threads and the client's and workers' have names of their own.
+fn explain(before: &HashMap<String, f64>, actions: usize) {
+    let spent = |(name, after): (String, f64)| {
+        let micros = (after - before.get(&name).unwrap_or(&0.0)) / actions as f64 * 1e6;
+        (name, micros)
+    };
+    let mut costs: Vec<(String, f64)> =
+        cpu().into_iter().map(spent).filter(|(_, micros)| *micros >= 1.0).collect();
+    costs.sort_by(|one, other| other.1.total_cmp(&one.1));
+    let costs: Vec<String> = costs.iter().map(|(name, micros)| format!("{name} {micros:.0}")).collect();
+    let messages = MESSAGES.swap(0, Ordering::Relaxed) as f64 / actions as f64;
+    println!("us of CPU per action by thread: {}; {messages:.1} messages per action", costs.join(", "));
+}
+
+/// Seconds of CPU by the names of the process's threads.
+fn cpu() -> HashMap<String, f64> {
+    let mut seconds = HashMap::new();
+    for entry in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("schedstat")) else { continue };
+        let Ok(name) = std::fs::read_to_string(entry.path().join("comm")) else { continue };
+        let nanos: f64 = stat.split(' ').next().unwrap().parse().unwrap();
+        *seconds.entry(name.trim().to_owned()).or_default() += nanos / 1e9;
+    }
+    seconds
+}
