@@ -142,7 +142,8 @@ impl Core {
             Event::Cancel { operation } => self.cancel(operation, "the client cancelled the operation"),
             Event::Delete { operation } => self.delete(operation),
             Event::WorkerJoined { worker, name, capacity, leases } => {
-                self.worker_joined(worker, name, capacity, &leases);
+                self.connect(worker, name, capacity);
+                self.resume(worker, &leases);
             }
             Event::WorkerAway { worker } => self.worker_away(worker),
             Event::WorkerLeft { worker } => self.worker_left(worker),
@@ -196,6 +197,10 @@ impl Core {
     fn finish(&mut self, id: ExecutionId, response: ExecuteResponse) {
         let Some(execution) = self.remove_execution(id) else { return };
         let update = execution.last_word(Arc::new(response));
+        // Every end is kept before any is told: what one client was told is over does not run again for another.
+        for operation in execution.operations.iter() {
+            self.keep_end(*operation, &update);
+        }
         for operation in execution.operations.iter() {
             self.finish_operation(*operation, &update);
         }

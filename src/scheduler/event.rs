@@ -104,6 +104,7 @@ pub(super) enum Hedging {
 
 /// Why a submission is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "each names what there is too much of")]
 pub(super) enum Refusal {
     /// As many operations are queued or running as may be.
     TooManyOperations,

@@ -112,6 +112,7 @@ impl Core {
         execution.operations.remove(&operation);
         let is_last = execution.operations.is_empty();
         let update = execution.last_word(Arc::new(answers::cancelled(sentence)));
+        self.keep_end(operation, &update);
         self.finish_operation(operation, &update);
         if is_last {
             self.abort(id);
@@ -144,13 +145,17 @@ impl Core {
         }
     }
 
+    /// Has the journal keep how an operation ends, if anybody will ask.
+    pub(super) fn keep_end(&mut self, operation: OperationId, update: &Arc<Update>) {
+        if self.operations.live(operation).is_some_and(|live| !live.is_deleted) {
+            self.keep(Record::Finished { operation, update: Arc::clone(update) });
+        }
+    }
+
     /// Moves an operation, whose execution is over for it, to the finished ones, and tells its watchers the last word.
     pub(super) fn finish_operation(&mut self, operation: OperationId, update: &Arc<Update>) {
         let Some(live) = self.operations.finish(operation) else { return };
         self.timers.clear(Timer::Abandon(operation));
-        if !live.is_deleted {
-            self.keep(Record::Finished { operation, update: Arc::clone(update) });
-        }
         self.effects.push(Effect::Report { operation, update: Arc::clone(update) });
         if live.is_deleted {
             return self.forget(operation);

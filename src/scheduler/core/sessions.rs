@@ -23,13 +23,8 @@ enum Departure {
 }
 
 impl Core {
-    pub(super) fn worker_joined(
-        &mut self,
-        worker: WorkerId,
-        name: Arc<str>,
-        capacity: Arc<Capacity>,
-        leases: &[Lease],
-    ) {
+    /// A worker connects, for the first time or again. It gets nothing new before it is known what it has.
+    pub(super) fn connect(&mut self, worker: WorkerId, name: Arc<str>, capacity: Arc<Capacity>) {
         #[cfg(test)]
         let capacity = self.misjudged(capacity);
         for predecessor in self.standings.succeeded_by(worker, &name) {
@@ -40,14 +35,17 @@ impl Core {
         } else {
             self.fleet.join(worker, name, capacity)
         };
+        self.fleet.set_takes_work(worker, false);
         self.timers.clear(Timer::Away(worker));
         self.heard(worker);
-        // It gets nothing new before it is known what it has.
-        self.fleet.set_takes_work(worker, false);
-        self.reconcile(worker, leases);
         if are_classes_changed {
             self.check_all_stranded();
         }
+    }
+
+    /// A worker that has connected says which leases it holds.
+    pub(super) fn resume(&mut self, worker: WorkerId, leases: &[Lease]) {
+        self.reconcile(worker, leases);
         self.refresh_availability(worker);
     }
 

@@ -17,7 +17,7 @@ use crate::scheduler::id::OperationId;
 use crate::scheduler::requirements::Requirements;
 use crate::scheduler::task::{Stage, Task, Update};
 
-pub(super) use kinds::{KINDS, ending};
+pub(super) use kinds::KINDS;
 use leases::Leases;
 use promises::Promises;
 
@@ -45,6 +45,18 @@ pub(super) struct Operation {
 /// There are at least so many starts to one by age. One of 16 is to be by age, and may reserve a worker instead.
 const BY_AGE_EVERY: u64 = 15;
 
+/// Nothing can be wrong after this that was right before.
+pub(super) fn is_dull(event: &Event, effects: &[Effect]) -> bool {
+    let may_be = match event {
+        Event::Heartbeat { .. } | Event::Progress { .. } | Event::Tick | Event::Delete { .. } => true,
+        Event::Watched { .. } | Event::Unwatched { .. } | Event::Cancel { .. } => true,
+        Event::Restore(_) | Event::Submit(_) | Event::Mark { .. } | Event::Stop => false,
+        Event::WorkerJoined { .. } | Event::WorkerAway { .. } | Event::WorkerLeft { .. } => false,
+        Event::Finished { .. } | Event::Settled { .. } => false,
+    };
+    may_be && effects.is_empty()
+}
+
 type Checked = Result<(), String>;
 
 impl Books {
@@ -67,8 +79,7 @@ impl Books {
             self.enter_effect(event, effect)?;
         }
         self.leases.leave_event(event);
-        let is_dull = matches!(event, Event::Heartbeat { .. } | Event::Progress { .. });
-        if is_dull && effects.is_empty() {
+        if is_dull(event, effects) {
             return Ok(());
         }
         self.leases.check_kept(&brought_back)?;
@@ -104,7 +115,7 @@ impl Books {
                     self.is_wanted(number),
                     "{lease:?} of action {number} starts, and nobody waits for it"
                 );
-                if self.leases.start(*worker, *lease, task, &self.requirements[&number])? {
+                if self.leases.start((*worker, *lease), task, &self.requirements[&number])? {
                     self.see("hedge");
                 }
                 Ok(())

@@ -36,7 +36,7 @@ const STEADY_SEEDS: u64 = 200;
 const KEPT: &[u64] = &[];
 
 /// How long things go wrong.
-const CHAOS: Duration = Duration::from_secs(20);
+const CHAOS: Duration = Duration::from_secs(15);
 
 /// How long it may take afterwards until everything is finished: some retries, each as long as a lease lasts.
 const PEACE: Duration = Duration::from_secs(120);

@@ -172,9 +172,12 @@ impl Steady {
     fn started(&mut self, execution: ExecutionId) -> Result<(), String> {
         self.starts += 1;
         let Some(started) = self.queued.remove(&execution) else { return Ok(()) };
-        for one in self.queued.iter().filter(|(_, one)| one.latest < self.starts) {
-            return Err(format!("{:?} of {} waits beyond its turn by age", one.0, one.1.invocation));
-        }
+        let late = self.queued.iter().find(|(_, one)| one.latest < self.starts);
+        ensure!(
+            late.is_none(),
+            "{:?} waits beyond its turn by age",
+            late.map(|(id, one)| (id, one.invocation))
+        );
         self.count_passed(started.invocation)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::script::{Stage, lease, patient, restored};
 use crate::scheduler::core::*;
+use crate::scheduler::execution::State;
 use crate::scheduler::record::{Record, RecordKey};
 
 /// How many histories, and how many events each.
@@ -63,10 +64,10 @@ fn answer(core: &Core, dice: &mut Dice) -> String {
     let (state, (lease, worker)) = leases[usize::try_from(dice.roll(leases.len() as u64)).unwrap()];
     let said = format!("{}/{}", lease.execution.number(), lease.attempt);
     match state {
-        crate::scheduler::execution::State::Settling { .. } => {
+        State::Settling { .. } => {
             format!("{} {said}", dice.pick(&["settled", "settled", "unsettled"]))
         }
-        _ => {
+        State::Queued | State::Running { .. } => {
             format!("w{} {said} {}", worker.number(), dice.pick(&["answers", "answers", "faults", "killed"]))
         }
     }

@@ -223,12 +223,13 @@ impl Stage {
 
 /// Does one thing that a journal is told. Returns whether that was what the effect is about.
 fn tell(journal: &mut BTreeMap<RecordKey, Record>, effect: &Effect) -> bool {
-    match effect {
-        Effect::Keep(record) => drop(journal.insert(record.key(), record.clone())),
-        Effect::Erase(key) => drop(journal.remove(key)),
-        _ => return false,
+    if let Effect::Keep(record) = effect {
+        journal.insert(record.key(), record.clone());
     }
-    true
+    if let Effect::Erase(key) = effect {
+        journal.remove(key);
+    }
+    matches!(effect, Effect::Keep(_) | Effect::Erase(_))
 }
 
 /// A core that starts from this journal, in a state that is sound and that the journal holds.

@@ -23,6 +23,20 @@ pub(in super::super) const KINDS: &[&str] = &[
     "goodbye",
     "storm",
     "cancel storm",
+    "judged",
+    "acknowledge",
+    "keep",
+    "erase",
+    "restart",
+    "records lost",
+    "partition",
+    "brought back",
+    "taken over",
+    "answer said again",
+    "message of an old connection",
+    "full outbox",
+    "not back in time",
+    "succeeded",
 ];
 
 pub(super) fn kind(effect: &Effect) -> &'static str {
@@ -54,7 +68,7 @@ pub(super) fn kind(effect: &Effect) -> &'static str {
     }
 }
 
-pub(in super::super) fn ending(response: &ExecuteResponse) -> &'static str {
+fn ending(response: &ExecuteResponse) -> &'static str {
     let message = response.status.as_ref().map_or("", |status| status.message.as_str());
     let endings = [
         ("the client cancelled", "cancelled"),

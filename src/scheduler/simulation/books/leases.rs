@@ -20,6 +20,9 @@ pub(super) struct Leases {
     held: BTreeMap<(WorkerId, Lease), Standing>,
     /// Every lease that a worker was ever given, by whichever life of the scheduler.
     given: BTreeSet<(WorkerId, Lease)>,
+    /// Those that this life of the scheduler has given. An earlier one may have given the same again without a record of it, if it did not
+    /// arrive.
+    given_now: BTreeSet<(WorkerId, Lease)>,
     /// The last attempt at each execution.
     attempts: BTreeMap<ExecutionId, u32>,
     works: BTreeMap<ExecutionId, Work>,
@@ -102,7 +105,11 @@ impl Leases {
         if !by_operator {
             worker.own = if is_open { Own::Open } else { Own::Closed };
         } else if is_open {
-            self.closed.remove(&worker.name);
+            let name = Arc::clone(&worker.name);
+            self.closed.remove(&name);
+            // An operator who opens a worker knows better than its past failures.
+            let workers = &self.workers;
+            self.distrusted.retain(|id| workers.get(id).is_none_or(|worker| worker.name != name));
         } else {
             self.closed.insert(Arc::clone(&worker.name));
         }
@@ -124,9 +131,10 @@ impl Leases {
         };
         let before = of_worker(&self.held);
         self.held.retain(|(id, _), _| *id != worker);
-        self.strays.retain(|(id, _)| *id != worker);
+        let strays = std::mem::take(&mut self.strays);
+        self.strays = strays.iter().filter(|(id, _)| *id != worker).copied().collect();
         for lease in leases {
-            if !before.contains_key(lease) {
+            if !before.contains_key(lease) || strays.contains(&(worker, *lease)) {
                 self.strays.insert((worker, *lease));
             }
             let is_current = before.get(lease) == Some(&Standing::Current);
@@ -169,8 +177,7 @@ impl Leases {
     /// Returns whether this is a second lease of a running execution.
     pub(super) fn start(
         &mut self,
-        worker: WorkerId,
-        lease: Lease,
+        (worker, lease): (WorkerId, Lease),
         task: &Arc<Task>,
         requirements: &Arc<Requirements>,
     ) -> Result<bool, String> {
@@ -182,7 +189,8 @@ impl Leases {
         ensure!(is_open, "{lease:?} starts on {worker:?}, which is taken out");
         let last = self.attempts.insert(lease.execution, lease.attempt).unwrap_or(0);
         ensure!(lease.attempt > last, "{lease:?} follows attempt {last}");
-        ensure!(self.given.insert((worker, lease)), "{lease:?} is given to {worker:?} twice");
+        self.given.insert((worker, lease));
+        ensure!(self.given_now.insert((worker, lease)), "{lease:?} is given to {worker:?} twice");
         let work = Work { requirements: Arc::clone(requirements), key: task.merge_key() };
         self.works.insert(lease.execution, work);
         let others = self.current().filter(|(_, other)| other.execution == lease.execution).count();
@@ -263,6 +271,7 @@ impl Leases {
         self.workers.clear();
         self.held.clear();
         self.strays.clear();
+        self.given_now.clear();
         self.adrift.clear();
         self.closed.clear();
         self.distrusted.clear();

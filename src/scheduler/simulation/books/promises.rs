@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Books, Checked, Leases, ending};
+use super::{Books, Checked, Leases, Operation};
 use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::Effect;
@@ -86,9 +86,13 @@ impl Books {
                 if let Some(claim) = promises.claims.get_mut(operation) {
                     claim.response = Some(Arc::clone(response));
                 }
-                let is_end_of_all = !matches!(ending(response), "cancelled" | "abandoned");
-                if let Some(execution) = promises.executions.get(operation).filter(|_| is_end_of_all) {
-                    promises.safe.insert(*execution);
+                // After a restart it may be over for one that waited and not for another, who had not been told.
+                let Some(execution) = promises.executions.get(operation).copied() else { return Ok(()) };
+                let is_other = |(other, one): (&OperationId, &Operation)| {
+                    one.stage != Stage::Completed && promises.executions.get(other) == Some(&execution)
+                };
+                if !self.operations.iter().any(is_other) {
+                    promises.safe.insert(execution);
                 }
             }
             Word::Effect(Effect::Forget { operation }) => {
