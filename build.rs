@@ -16,6 +16,7 @@ const FILES: &[&str] = &[
     "google/longrunning/operations.proto",
     "croft/journal/v1/journal.proto",
     "croft/worker/v1/worker.proto",
+    "keda/externalscaler.proto",
 ];
 
 /// Packages whose messages the crate `bazel-remote-apis` has, and where.

@@ -1,9 +1,12 @@
 //! Every metric, by name. Six names are a contract with existing dashboards and keep their prefix `nativelink_`; ours begin with `croft_`.
 //!
-//! No label has values that a client chooses, so the number of series is bounded.
+//! No label has values that a client chooses, so the number of series is bounded. The one exception is the label `property_set`, whose
+//! series are replaced as a whole ([`replace`]) and are few by the care of who sets them.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     TextEncoder, histogram_opts, opts,
@@ -28,9 +31,37 @@ pub static REQUEST_DURATION: LazyLock<HistogramVec> = LazyLock::new(|| {
 pub static QUEUE_LENGTH: LazyLock<IntGauge> =
     LazyLock::new(|| register(IntGauge::new("nativelink_scheduler_queue_length", "queued operations")));
 
-/// Workers that are connected.
-pub static WORKERS: LazyLock<IntGauge> =
-    LazyLock::new(|| register(IntGauge::new("nativelink_worker_active_count", "connected workers")));
+/// The same by set of platform properties; `other` for the small ones together.
+pub static SCHEDULER_QUEUE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let options = opts!("croft_scheduler_queue_length", "queued executions by platform properties");
+    register(IntGaugeVec::new(options, &["property_set"]))
+});
+
+/// How long the execution that waits longest has waited.
+pub static SCHEDULER_OLDEST: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "seconds that the longest waiting execution has waited";
+    register(IntGauge::new("croft_scheduler_oldest_queued_seconds", help))
+});
+
+/// Executions that run or are being settled.
+pub static SCHEDULER_RUNNING: LazyLock<IntGauge> =
+    LazyLock::new(|| register(IntGauge::new("croft_scheduler_running", "executions that run")));
+
+/// Workers by state (`open`, `cordoned`, `draining`, `away`).
+pub static WORKERS_BY_STATE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register(IntGaugeVec::new(opts!("croft_workers", "workers by what may be expected of them"), &["state"]))
+});
+
+/// The workers that it would take to run at once all that is queued and runs, by set of platform properties.
+pub static WORKERS_WANTED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let options = opts!("croft_workers_wanted", "workers to run at once all that is queued and runs");
+    register(IntGaugeVec::new(options, &["property_set"]))
+});
+
+/// Workers that are connected and not draining.
+pub static WORKERS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register(IntGauge::new("nativelink_worker_active_count", "connected workers that do not drain"))
+});
 
 /// Attempts that ended by the worker's fault.
 pub static EXECUTION_FAILURES: LazyLock<IntCounter> = LazyLock::new(|| {
@@ -170,10 +201,23 @@ pub static STORE_BACK_PRESSURE: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 
 /// Makes `metric` visible at `/metrics`.
-fn register<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
+fn register<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");
     REGISTRY.register(Box::new(metric.clone())).expect("each name stands once in this file");
     metric
+}
+
+/// Sets gauges that have one label to `values`, and removes those that are not in it.
+pub fn replace(gauges: &IntGaugeVec, values: &BTreeMap<String, i64>) {
+    let present = gauges.collect();
+    let labels = present.iter().flat_map(|family| family.get_metric()).flat_map(|metric| metric.get_label());
+    for gone in labels.map(|pair| pair.value()).filter(|label| !values.contains_key(*label)) {
+        // It was there a moment ago; if another scrape has removed it, that is as good.
+        let _ = gauges.remove_label_values(&[gone]);
+    }
+    for (label, value) in values {
+        gauges.with_label_values(&[label.as_str()]).set(*value);
+    }
 }
 
 /// The value of a counter or a gauge with these labels, or `None` if nothing has touched it.

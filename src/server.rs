@@ -100,6 +100,7 @@ impl Server {
         let pages = Pages {
             readiness: self.readiness.clone(),
             storage: Arc::new(storage(&faces.action_cache, &self.stack)),
+            scheduler: farm.as_ref().filter(|farm| farm.offered.execution).map(|farm| farm.scheduler.clone()),
         };
         self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
         let mut connected = None;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Folder or file of `src`, and what it may import with `crate::` beside itself and [`BASE`].
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("commands", &["server", "config", "telemetry", "worker", "web", "store"]),
+    ("commands", &["server", "config", "telemetry", "worker", "web", "store", "scheduler"]),
     ("server", &["config", "rpc", "worker", "web", "listen", "store", "scheduler"]),
     ("config", &["rpc", "worker", "web", "listen", "store", "scheduler", "telemetry"]),
     ("rpc", &["listen", "store", "scheduler"]),

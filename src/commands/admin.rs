@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use reqwest::{Client, Method, Response, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::Serialize;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::tls;
@@ -38,15 +39,35 @@ impl Admin {
     /// The body that the farm answers to `method` at the path of `segments`.
     ///
     /// # Errors
-    /// `Unavailable` when no farm answers; else what the farm says, in its own words.
+    /// `Unavailable` when no farm answers, `NotFound` when it does not know what the path names; else what it says, in its own words.
     pub(super) async fn ask<'a>(
         &self,
         method: Method,
         segments: impl IntoIterator<Item = &'a str>,
     ) -> Result<String> {
+        self.send(self.request(method, segments)).await
+    }
+
+    /// As [`Admin::ask`], with a body in JSON.
+    ///
+    /// # Errors
+    /// As for `ask`.
+    pub(super) async fn tell<'a>(
+        &self,
+        method: Method,
+        segments: impl IntoIterator<Item = &'a str>,
+        body: &impl Serialize,
+    ) -> Result<String> {
+        self.send(self.request(method, segments).json(body)).await
+    }
+
+    fn request<'a>(&self, method: Method, segments: impl IntoIterator<Item = &'a str>) -> RequestBuilder {
         let mut url = self.address.clone();
         url.path_segments_mut().expect("addresses of http have paths").clear().extend(segments);
-        let request = self.client.request(method, url).header(ADMIN_HEADER, "1");
+        self.client.request(method, url).header(ADMIN_HEADER, "1")
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<String> {
         let response = request.send().await.map_err(|error| self.silent(error))?;
         let status = response.status();
         let body = read(response).await?;
@@ -54,7 +75,8 @@ impl Admin {
             return Ok(body);
         }
         let message = if body.trim().is_empty() { status.to_string() } else { body.trim().to_owned() };
-        Err(Error::new(Kind::Precondition, format!("the farm answers: {message}")))
+        let kind = if status == StatusCode::NOT_FOUND { Kind::NotFound } else { Kind::Precondition };
+        Err(Error::new(kind, format!("the farm answers: {message}")))
     }
 
     fn silent(&self, error: reqwest::Error) -> Error {
@@ -83,6 +105,11 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &str) -> Result<T> {
             "the farm answers in a form that this program does not know; use the farm's own version";
         Error::new(Kind::Precondition, message).with_source(error)
     })
+}
+
+/// The value in the form that the farm's own answers have.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("our own types have text keys and no infinite numbers") + "\n"
 }
 
 /// Runs the work of a command.

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod admin;
 mod check;
@@ -13,10 +14,13 @@ mod farm;
 mod forget;
 mod launcher;
 mod lifecycle;
+mod mark;
 mod print_config;
+mod scheduler;
 mod scrub;
 mod status;
 mod table;
+mod why;
 
 /// A reproducible build farm: Remote Execution API v2 cache, scheduler and workers in one binary.
 ///
@@ -50,13 +54,50 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// Show what a running farm holds and how it is used
+    /// Show what a running farm holds, what waits, and what its workers do
     Status {
         #[command(flatten)]
         farm: RunningFarm,
         /// Print what the farm answers, in JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Say why an operation waits; without one, what waits longest for each set of platform properties and why
+    Why {
+        #[command(flatten)]
+        farm: RunningFarm,
+        /// The operation: its full name or the 32 digits at its end
+        operation: Option<String>,
+        /// Print what the farm answers, in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a worker finish what it runs and take nothing new
+    Drain {
+        #[command(flatten)]
+        mark: MarkArguments,
+        /// Why, for whoever looks at the worker later
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Return when nothing runs on it any more
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait, as in 90s or 2h; the worker drains on in any case
+        #[arg(long, default_value = "1h", value_parser = parse_time, requires = "wait")]
+        timeout: Duration,
+    },
+    /// Give a worker no new work, until it is opened again
+    Cordon {
+        #[command(flatten)]
+        mark: MarkArguments,
+        /// Why, for whoever looks at the worker later
+        #[arg(long)]
+        reason: String,
+    },
+    /// Give a worker that was cordoned or drained work again
+    Open {
+        #[command(flatten)]
+        mark: MarkArguments,
     },
     /// Verify all that a running farm keeps on its disks; the exit code is 1 when something was damaged or lost
     Scrub {
@@ -97,6 +138,30 @@ struct RunningFarm {
     address: String,
 }
 
+/// Which worker a command is about.
+#[derive(Debug, Args)]
+struct MarkArguments {
+    #[command(flatten)]
+    farm: RunningFarm,
+    /// The worker: its name, or its id where several have that name
+    worker: String,
+    /// Print what the farm answers, in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl MarkArguments {
+    fn run(&self, verb: &'static str, reason: &str, wait: Option<Duration>) -> Result<()> {
+        let mark = mark::Mark { verb, worker: &self.worker, reason, wait, as_json: self.json };
+        mark::run(&self.farm.address, &mark)
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration> {
+    let parsed = humantime_serde::re::humantime::parse_duration(text);
+    parsed.map_err(|error| Error::invalid("a time is written as in 90s or 2h").with_source(error))
+}
+
 impl Arguments {
     /// # Errors
     /// Those of the command.
@@ -107,6 +172,14 @@ impl Arguments {
             Some(Command::Check { files }) => check::run(&files)?,
             Some(Command::PrintConfig { config }) => print_config::run(config.as_deref())?,
             Some(Command::Status { farm, json }) => status::run(&farm.address, json)?,
+            Some(Command::Why { farm, operation, json }) => {
+                why::run(&farm.address, operation.as_deref(), json)?;
+            }
+            Some(Command::Drain { mark, reason, wait, timeout }) => {
+                mark.run("drain", &reason, wait.then_some(timeout))?;
+            }
+            Some(Command::Cordon { mark, reason }) => mark.run("cordon", &reason, None)?,
+            Some(Command::Open { mark }) => mark.run("open", "", None)?,
             Some(Command::Scrub { farm }) => return scrub::run(&farm.address),
             Some(Command::Forget { farm, instance, digest, function }) => {
                 let action = forget::Action { instance: &instance, digest: &digest, function: &function };

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use reqwest::Method;
 
 use super::admin::{self, Admin};
-use super::table;
+use super::{scheduler, table};
 use crate::error::Result;
 use crate::web::{Status, StorageStatus, TierStatus};
 
@@ -19,7 +19,9 @@ pub(super) fn run(address: &str, as_json: bool) -> Result<()> {
 
 fn render(status: &Status) -> String {
     let tiers = render_tiers(&status.storage.tiers);
-    format!("croft {}\n\n{tiers}{}", status.version, render_pending(&status.storage))
+    let pending = render_pending(&status.storage);
+    let scheduler = status.scheduler.as_ref().map_or_else(String::new, scheduler::render);
+    format!("croft {}\n\n{tiers}{pending}\n{scheduler}", status.version)
 }
 
 fn render_tiers(tiers: &[TierStatus]) -> String {
@@ -66,6 +68,7 @@ fn unknown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::Overview;
 
     #[test]
     fn tiers_are_rows_with_units() {
@@ -91,7 +94,7 @@ mod tests {
         };
         let storage =
             StorageStatus { tiers: vec![disk, idle], pending_writes: Some(7), pending_bytes: Some(2048) };
-        let text = render(&Status { version: "1.2.3".into(), storage });
+        let text = render(&Status { version: "1.2.3".into(), storage, scheduler: Some(Overview::default()) });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "croft 1.2.3");
         assert!(lines[2].starts_with("tier  kind  used     max        hit rate"), "{text}");

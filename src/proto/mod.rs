@@ -68,6 +68,12 @@ pub mod worker {
     }
 }
 
+/// KEDA's external scaler.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod keda {
+    tonic::include_proto!("externalscaler");
+}
+
 pub use bazel_remote_apis::build::bazel::semver::SemVer;
 pub use bazel_remote_apis::google::protobuf::{Any, Duration, Timestamp};
 pub use bazel_remote_apis::google::rpc::Status;

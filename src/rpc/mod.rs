@@ -22,6 +22,7 @@ mod logs;
 mod names;
 mod operations;
 mod routes;
+mod scaler;
 mod settle;
 mod split;
 mod uploads;

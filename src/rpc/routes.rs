@@ -9,6 +9,7 @@ use crate::proto;
 use crate::proto::asset::fetch_server::FetchServer;
 use crate::proto::asset::push_server::PushServer;
 use crate::proto::bytestream::byte_stream_server::ByteStreamServer;
+use crate::proto::keda::external_scaler_server::ExternalScalerServer;
 use crate::proto::longrunning::operations_server::OperationsServer;
 use crate::proto::rev2::action_cache_server::ActionCacheServer;
 use crate::proto::rev2::capabilities_server::CapabilitiesServer;
@@ -18,6 +19,7 @@ use crate::proto::worker::workers_server::WorkersServer;
 
 use crate::store::RESULT_MAX;
 
+use super::scaler::Scaler;
 use super::{Farm, Offered, http};
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
@@ -69,9 +71,10 @@ async fn with_execution(services: Routes, farm: &Farm, reporter: &HealthReporter
     services.add_service(ExecutionServer::new(farm.clone())).add_service(OperationsServer::new(farm.clone()))
 }
 
-/// The service for workers. Whoever reaches it may hand in results, so it is never on the clients' listener.
+/// The services for workers, and for who adds and removes them. Whoever reaches it may hand in results, so it is never on the clients' listener.
 pub fn worker_routes(farm: &Farm) -> Routes {
-    Routes::new(WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX))
+    let workers = WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX);
+    Routes::new(workers).add_service(ExternalScalerServer::new(Scaler::new(farm.scheduler.clone())))
 }
 
 /// What reflection tells of.

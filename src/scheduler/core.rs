@@ -22,6 +22,7 @@ mod restore;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod why;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -42,6 +43,8 @@ use super::queue::Queue;
 use super::standing::Standings;
 use super::task::Stage;
 use super::timers::{Timer, Timers};
+
+pub(super) use why::why_completed;
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -121,16 +124,6 @@ impl Core {
     /// When a `Tick` is due if nothing else happens before.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.timers.next()
-    }
-
-    /// How many executions wait for a worker.
-    pub(super) fn queued(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// How many workers are connected.
-    pub(super) fn workers(&self) -> usize {
-        self.standings.connected_count()
     }
 
     fn apply(&mut self, event: Event) {

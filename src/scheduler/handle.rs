@@ -18,7 +18,7 @@ use super::journal::{Embedded, Journal, Writer};
 use super::requirements::{Capacity, Requirements};
 use super::session::WorkerSession;
 use super::task::{Availability, Offer, Task, Update};
-use super::view::{Demand, Overview, Why};
+use super::view::{Load, Overview, Why, WorkerView};
 use super::{Listed, Settle};
 
 /// Messages that may wait for the driver. It handles one in microseconds; whoever sends waits when this is full.
@@ -42,7 +42,8 @@ pub(super) enum Message {
     Join { offer: Offer, capacity: Capacity, reply: oneshot::Sender<WorkerSession> },
     Overview { reply: oneshot::Sender<Overview> },
     Why { operation: OperationId, reply: oneshot::Sender<Option<Why>> },
-    Demand { reply: oneshot::Sender<Vec<Demand>> },
+    Load { reply: oneshot::Sender<Load> },
+    FindWorkers { key: String, reply: oneshot::Sender<Vec<(WorkerId, WorkerView)>> },
     Event(Event),
 }
 
@@ -179,12 +180,20 @@ impl Handle {
         self.ask(|reply| Message::Why { operation, reply }).await
     }
 
-    /// What each property set asks of the fleet.
+    /// What the fleet is asked for, by property set.
     ///
     /// # Errors
     /// As for `watch`.
-    pub async fn demand(&self) -> Result<Vec<Demand>> {
-        self.ask(|reply| Message::Demand { reply }).await
+    pub async fn load(&self) -> Result<Load> {
+        self.ask(|reply| Message::Load { reply }).await
+    }
+
+    /// The workers whose name or identifier is `key`, at most 100.
+    ///
+    /// # Errors
+    /// As for `watch`.
+    pub async fn find_workers(&self, key: String) -> Result<Vec<(WorkerId, WorkerView)>> {
+        self.ask(|reply| Message::FindWorkers { key, reply }).await
     }
 
     /// Says whether a worker, and whoever else has its name, is to take new work. A worker that is not known is let be.

@@ -20,6 +20,7 @@ mod health;
 mod history;
 mod id;
 mod journal;
+mod kind;
 mod lookup;
 mod operations;
 mod queue;
@@ -45,9 +46,12 @@ use crate::proto::rev2::ExecuteResponse;
 pub use config::{Config, PropertyKind};
 pub use handle::{Handle, Watch};
 pub use id::{ExecutionId, Lease, OperationId, WorkerId};
+pub use kind::WorkerKind;
 pub use session::{Command, WorkerSession};
 pub use task::{Availability, NEIGHBOURS_MAX, Offer, Outcome, Platform, Stage, Task, Update};
-pub use view::{Demand, Overview, QueueView, RunningView, Why, WorkerView};
+pub use view::{
+    Demand, Load, Overview, QueueView, RunningView, Why, WorkerCounts, WorkerView, whole_workers,
+};
 
 /// An operation with where it stands.
 pub type Listed = (OperationId, Arc<Update>);

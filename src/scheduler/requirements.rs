@@ -256,6 +256,31 @@ fn parse_amount(name: &str, value: &str) -> Result<u64> {
     value.parse().map_err(|_| refusal())
 }
 
+/// What operators ask.
+impl Capacity {
+    /// The properties with each value that is offered, sorted.
+    pub(super) fn properties(&self) -> impl Iterator<Item = (&str, String)> {
+        let exact = self.exact.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        exact.chain(self.amounts.iter().map(|(name, amount)| (name.as_str(), amount.to_string())))
+    }
+
+    /// The part of an idle worker that one action takes: the largest of its parts of the slots, of each amount, and of
+    /// what it is expected to use; `None` if the worker cannot run it.
+    pub(super) fn part_of(&self, shape: &Shape) -> Option<f64> {
+        let needs = self.needs(shape)?;
+        let part = |needed: u64, offered: u64| needed as f64 / offered.max(1) as f64;
+        let hard =
+            needs.hard.iter().zip(self.amounts.values()).map(|(needed, offered)| part(*needed, *offered));
+        let share = self.share();
+        let soft = [
+            part(needs.soft.millicores, share.millicores),
+            part(needs.soft.memory_bytes, share.memory_bytes),
+        ];
+        let slot = 1.0 / f64::from(self.slots.max(1));
+        Some(hard.chain(soft).fold(slot, f64::max).min(1.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -95,6 +95,13 @@ impl Timers {
     }
 }
 
+impl Timers {
+    /// When something is due.
+    pub(super) fn due(&self, timer: &Timer) -> Option<Time> {
+        self.due.get(timer).map(|due| due.at)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

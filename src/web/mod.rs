@@ -1,5 +1,6 @@
-//! The admin listener, over HTTP: metrics, liveness, readiness, and what an operator asks of the storage.
+//! The admin listener, over HTTP: metrics, liveness, readiness, and what an operator asks of the storage and of the scheduler.
 
+mod scheduler;
 mod storage;
 
 use std::sync::Arc;
@@ -14,10 +15,12 @@ use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+pub use self::scheduler::MarkRequest;
 pub use self::storage::{ScrubPass, ScrubReport, Storage, StorageStatus, Tier, TierStatus};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::scheduler::{Handle, Overview};
 use crate::store::ActionKey;
 use crate::tasks::Shutdown;
 
@@ -40,13 +43,17 @@ impl Readiness {
 pub struct Pages {
     pub readiness: Readiness,
     pub storage: Arc<Storage>,
+    /// None where this process schedules nothing.
+    pub scheduler: Option<Handle>,
 }
 
 /// The page `/status.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
     pub storage: StorageStatus,
+    /// None where this process schedules nothing.
+    pub scheduler: Option<Overview>,
 }
 
 /// Serves the admin pages until `shutdown`.
@@ -61,6 +68,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, shutdown: Shutdown) -> R
         .route("/status.json", get(status))
         .route("/scrub", post(scrub))
         .route("/ac/{*name}", delete(forget))
+        .merge(scheduler::routes())
         .layer(middleware::from_fn(refuse_other_origins))
         .with_state(pages);
     let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
@@ -77,7 +85,8 @@ async fn refuse_other_origins(request: Request, next: Next) -> Response {
     (StatusCode::FORBIDDEN, message).into_response()
 }
 
-async fn render_metrics() -> impl IntoResponse {
+async fn render_metrics(State(pages): State<Pages>) -> impl IntoResponse {
+    scheduler::measure(&pages).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render())
 }
 
@@ -89,7 +98,13 @@ async fn ready(State(pages): State<Pages>) -> (StatusCode, &'static str) {
 }
 
 async fn status(State(pages): State<Pages>) -> Response {
-    json(&Status { version: env!("CARGO_PKG_VERSION").to_owned(), storage: pages.storage.status() })
+    match scheduler::overview(&pages).await {
+        Ok(scheduler) => {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            json(&Status { version, storage: pages.storage.status(), scheduler })
+        }
+        Err(error) => failed(&error),
+    }
 }
 
 /// Answers when the pass has ended; a client that goes away ends it.

@@ -1,13 +1,16 @@
 //! What operators ask of a running farm: by command, and over the admin listener.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use croft::digest::Function;
+use croft::proto::keda::external_scaler_client::ExternalScalerClient;
+use croft::proto::keda::{GetMetricsRequest, ScaledObjectRef};
 use croft::proto::rev2::{ActionResult, GetActionResultRequest};
 use reqwest::{Client as Http, Method, StatusCode};
 use tonic::Code;
 
-use crate::client::Client;
+use crate::client::{Client, Inputs, code, finish, shell};
 use crate::farm::Farm;
 
 fn croft(farm: &str, arguments: &[&str]) -> Output {
@@ -21,6 +24,13 @@ fn text(bytes: &[u8]) -> String {
 
 fn address(farm: &Farm) -> String {
     format!("http://{}", farm.admin)
+}
+
+/// Where workers connect, as the greeting has it.
+fn workers_address(farm: &Farm) -> String {
+    let line = farm.greeting.lines().find(|line| line.contains("for workers")).unwrap();
+    let address = line.split("grpc://").nth(1).and_then(|rest| rest.split_whitespace().next());
+    format!("http://{}", address.unwrap())
 }
 
 /// An address where nothing listens: the port was free a moment ago.
@@ -196,4 +206,248 @@ async fn a_scrub_tells_what_is_damaged_and_makes_room_for_it_again() {
     assert_eq!(client.read_blob(&digest).await.unwrap(), content);
     let output = croft(&address(&farm), &["scrub"]);
     assert_eq!(output.status.code(), Some(0), "{} {}", text(&output.stdout), text(&output.stderr));
+}
+
+/// An execution that was begun: its operation's name, and the stream that keeps it alive.
+struct Begun {
+    name: String,
+    stream: tonic::Streaming<croft::proto::longrunning::Operation>,
+}
+
+async fn begin(client: &Client, script: &str, properties: &[(&str, &str)]) -> Begun {
+    let property = |(name, value): &(&str, &str)| croft::proto::rev2::platform::Property {
+        name: (*name).into(),
+        value: (*value).into(),
+    };
+    let platform = croft::proto::rev2::Platform { properties: properties.iter().map(property).collect() };
+    let change = |action: &mut croft::proto::rev2::Action| action.platform = Some(platform);
+    let action = client.action(&shell(script, &[]), &Inputs::default(), change).await;
+    let mut stream = client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    let name = stream.message().await.unwrap().unwrap().name;
+    Begun { name, stream }
+}
+
+impl Begun {
+    async fn cancel(&self, client: &Client) {
+        let request = croft::proto::longrunning::CancelOperationRequest { name: self.name.clone() };
+        client.operations.clone().cancel_operation(request).await.unwrap();
+    }
+
+    async fn ends(mut self) -> croft::proto::rev2::ExecuteResponse {
+        tokio::time::timeout(PATIENCE, finish(&mut self.stream)).await.expect("it ends").unwrap()
+    }
+}
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The output of a command that must succeed.
+fn said(farm: &Farm, arguments: &[&str]) -> String {
+    let output = croft(&address(farm), arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What a command that must fail says.
+fn refused(farm: &Farm, arguments: &[&str]) -> String {
+    let output = croft(&address(farm), arguments);
+    assert!(!output.status.success(), "{arguments:?}: {}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+/// Repeats a command until its output has `part`.
+async fn until_said(farm: &Farm, arguments: &[&str], part: &str) -> String {
+    let start = Instant::now();
+    loop {
+        let output = said(farm, arguments);
+        if output.contains(part) {
+            return output;
+        }
+        assert!(start.elapsed() < PATIENCE, "`{part}` is not in: {output}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_queued_action_that_no_worker_can_run_is_explained() {
+    let farm = Farm::start_with(&[("CROFT_SCHEDULER__UNSATISFIABLE_AFTER", "10m")]);
+    let client = Client::new(&farm).await;
+    let begun = begin(&client, "true", &[("Pool", "gpu")]).await;
+    let id = begun.name.rsplit('/').next().unwrap();
+    let sentence = "no connected worker offers platform property `Pool` = `gpu`";
+    for operation in [begun.name.as_str(), id] {
+        let why = until_said(&farm, &["why", operation], "unless such a worker comes").await;
+        assert!(why.starts_with(&format!("operation {id} is queued:\n  {sentence}\n")), "{why}");
+    }
+    let oldest = said(&farm, &["why"]);
+    assert!(oldest.contains("Pool=gpu: 1 queued") && oldest.contains(sentence), "{oldest}");
+    let why: croft::scheduler::Why = serde_json::from_str(&said(&farm, &["why", id, "--json"])).unwrap();
+    assert_eq!((why.stage.as_str(), why.reasons[0].as_str()), ("queued", sentence));
+    let status = said(&farm, &["status"]);
+    let row = status.lines().find(|line| line.starts_with("Pool=gpu")).unwrap();
+    assert!(row.contains(sentence) && status.contains("queued: 1 (the oldest for "), "{status}");
+    for line in [
+        "croft_workers_wanted{property_set=\"Pool=gpu\"} 1",
+        "croft_scheduler_queue_length{property_set=\"Pool=gpu\"} 1",
+        "nativelink_scheduler_queue_length 1",
+        "croft_workers{state=\"open\"} 1",
+    ] {
+        let metrics = farm.page("/metrics").await.1;
+        assert!(metrics.contains(line), "`{line}` is not in:\n{metrics}");
+    }
+
+    begun.cancel(&client).await;
+    let why = said(&farm, &["why", id]);
+    assert!(why.contains("is completed:\n  it ended with status 1"), "{why}");
+    assert!(!farm.page("/metrics").await.1.contains("Pool=gpu"));
+    assert_eq!(said(&farm, &["why"]), "Nothing waits.\n");
+}
+
+#[tokio::test]
+async fn a_drained_worker_finishes_and_takes_nothing_new_until_it_is_opened() {
+    let farm = Farm::start_with(&[("CROFT_WORKER__NAME", "alpha"), ("CROFT_WORKER__SLOTS", "2")]);
+    let client = Client::new(&farm).await;
+    let first = begin(&client, "sleep 600", &[]).await;
+    let runs = until_said(&farm, &["why", &first.name], "is executing").await;
+    assert!(runs.contains("attempt 1 runs on worker `alpha` for "), "{runs}");
+    let status = said(&farm, &["status"]);
+    let worker = status.lines().find(|line| line.starts_with("alpha   open")).expect(&status);
+    assert!(worker.contains("1 of 2"), "{status}");
+    assert!(status.contains(first.name.rsplit('/').next().unwrap()), "{status}");
+
+    let mut drain = Command::new(env!("CARGO_BIN_EXE_croft"))
+        .args([
+            "drain",
+            "alpha",
+            "--reason",
+            "new kernel",
+            "--wait",
+            "--timeout",
+            "5m",
+            "--admin",
+            &address(&farm),
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    until_said(&farm, &["status"], "draining (new kernel)").await;
+    let second = begin(&client, "echo second", &[]).await;
+    let why = until_said(&farm, &["why", &second.name], "is queued").await;
+    assert!(why.contains("the only worker that could run it is draining"), "{why}");
+    assert!(drain.try_wait().unwrap().is_none(), "it waits for the first");
+    first.cancel(&client).await;
+    let output = tokio::task::spawn_blocking(|| drain.wait_with_output()).await.unwrap().unwrap();
+    let progress = text(&output.stdout);
+    assert!(output.status.success(), "{progress}");
+    assert!(
+        progress.starts_with("worker `alpha` is draining (new kernel); it runs 1 action\n"),
+        "{progress}"
+    );
+    assert!(progress.ends_with("nothing runs on worker `alpha`\n"), "{progress}");
+
+    assert_eq!(said(&farm, &["open", "alpha"]), "worker `alpha` is open; it runs 1 action\n");
+    assert_eq!(code(&second.ends().await), 0);
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_too_long_says_so_and_goes_on() {
+    let farm = Farm::start_with(&[("CROFT_WORKER__NAME", "alpha")]);
+    let client = Client::new(&farm).await;
+    let first = begin(&client, "sleep 600", &[]).await;
+    until_said(&farm, &["why", &first.name], "is executing").await;
+    let errors = refused(&farm, &["drain", "alpha", "--wait", "--timeout", "1s"]);
+    assert!(errors.contains("worker `alpha` still ran something after 1s; it goes on draining"), "{errors}");
+    assert!(said(&farm, &["status"]).contains("draining"));
+}
+
+#[tokio::test]
+async fn a_cordoned_worker_says_why_and_runs_what_waits_when_it_is_opened() {
+    let farm = Farm::start_with(&[("CROFT_WORKER__NAME", "alpha")]);
+    let client = Client::new(&farm).await;
+    let answer = said(&farm, &["cordon", "alpha", "--reason", "disk full"]);
+    assert_eq!(answer, "worker `alpha` is cordoned (disk full); it runs nothing\n");
+    let begun = begin(&client, "true", &[]).await;
+    let why = until_said(&farm, &["why", &begun.name], "is queued").await;
+    assert!(why.contains("the only worker that could run it is cordoned (disk full)"), "{why}");
+    assert!(farm.page("/metrics").await.1.contains("croft_workers{state=\"cordoned\"} 1"));
+    let status: croft::web::Status = serde_json::from_str(&said(&farm, &["status", "--json"])).unwrap();
+    let worker = &status.scheduler.as_ref().unwrap().workers[0];
+    said(&farm, &["open", &worker.id]);
+    assert_eq!(code(&begun.ends().await), 0);
+}
+
+#[tokio::test]
+async fn what_an_operator_mistypes_is_told_in_a_sentence() {
+    let farm = Farm::start_with(&[("CROFT_WORKER__NAME", "alpha")]);
+    let absent = "0".repeat(32);
+    let long = "x".repeat(257);
+    for (arguments, sentence) in [
+        (&["drain", "beta"][..], "there is no worker `beta`; there are alpha"),
+        (&["open", "a/b"], "there is no worker `a/b`; there are alpha"),
+        (&["why", "nonsense"], "`nonsense` is no operation; one is 32 hexadecimal digits"),
+        (&["why", &absent], "is unknown: it ended long ago, or never was"),
+        (&["cordon", "alpha", "--reason", &long], "at most 256 bytes"),
+        (&["cordon", "alpha", "--reason", ""], "a cordon needs a reason"),
+        (&["cordon", "alpha"], "--reason"),
+        (&["drain", "alpha", "--wait", "--timeout", "soon"], "90s or 2h"),
+    ] {
+        let errors = refused(&farm, arguments);
+        assert!(errors.contains(sentence), "{arguments:?}: {errors}");
+    }
+    let elsewhere = nowhere();
+    for arguments in
+        [&["why"][..], &["drain", "alpha"], &["cordon", "alpha", "--reason", "x"], &["open", "alpha"]]
+    {
+        let errors = text(&croft(&elsewhere, arguments).stderr);
+        assert!(errors.contains("no farm answers"), "{arguments:?}: {errors}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_mark_a_worker() {
+    croft::tls::install();
+    let farm = Farm::start_with(&[("CROFT_WORKER__NAME", "alpha")]);
+    let http = Http::builder().no_proxy().build().unwrap();
+    for verb in ["drain", "cordon", "open"] {
+        let url = format!("{}/workers/alpha/{verb}", address(&farm));
+        assert_eq!(http.post(&url).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+        let request = http.post(&url).header("croft-admin", "1").header("origin", "http://evil.example");
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    }
+    assert!(said(&farm, &["status"]).contains("alpha   open"));
+    let url = format!("{}/workers/alpha/cordon", address(&farm));
+    let body = format!("{{\"reason\": \"{}\"}}", "x".repeat(10_000));
+    let request = http.post(&url).header("croft-admin", "1").body(body);
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn an_autoscaler_follows_the_queue_on_the_workers_listener() {
+    let environment =
+        [("CROFT_WORKERS__LISTEN", "127.0.0.1:0"), ("CROFT_SCHEDULER__UNSATISFIABLE_AFTER", "10m")];
+    let farm = Farm::start_with(&environment);
+    let client = Client::new(&farm).await;
+    let mut scaler = ExternalScalerClient::connect(workers_address(&farm)).await.unwrap();
+    let object = |properties: &str| ScaledObjectRef {
+        name: "workers".into(),
+        namespace: "farm".into(),
+        scaler_metadata: [("properties".to_owned(), properties.to_owned())].into(),
+    };
+    assert!(!scaler.is_active(object("Pool=gpu")).await.unwrap().into_inner().result);
+    let begun = [
+        begin(&client, "echo 1", &[("Pool", "gpu")]).await,
+        begin(&client, "echo 2", &[("Pool", "gpu")]).await,
+    ];
+    let request = |properties| GetMetricsRequest {
+        scaled_object_ref: Some(object(properties)),
+        metric_name: "croft_workers_wanted".into(),
+    };
+    for (properties, wanted) in [("Pool=gpu", 2), ("Pool=cpu", 0), ("", 2)] {
+        let values = scaler.get_metrics(request(properties)).await.unwrap().into_inner().metric_values;
+        assert_eq!(values[0].metric_value, wanted, "{properties}");
+    }
+    begun[0].cancel(&client).await;
+    let values = scaler.get_metrics(request("Pool=gpu")).await.unwrap().into_inner().metric_values;
+    assert_eq!(values[0].metric_value, 1);
+    assert_eq!(scaler.is_active(object("gpu")).await.unwrap_err().code(), Code::InvalidArgument);
 }

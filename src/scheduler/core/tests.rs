@@ -4,6 +4,7 @@ mod availability;
 mod hedging;
 mod histories;
 mod measure;
+mod report;
 mod restoring;
 mod script;
 mod sessions;

@@ -23,7 +23,7 @@ use crate::metrics;
 use crate::tasks::Shutdown;
 
 use super::config::Config;
-use super::core::Core;
+use super::core::{Core, why_completed};
 use super::departures::{Departures, Gone};
 use super::event::{Effect, Event, Refusal, Submission};
 use super::handle::{Message, Watch};
@@ -32,6 +32,7 @@ use super::journal::Writer;
 use super::requirements::{Capacity, Requirements};
 use super::session::{Command, WorkerSession};
 use super::task::{Offer, Stage, Task, Update};
+use super::view::Why;
 use super::{Listed, Settle};
 use gate::{Gate, Gated};
 pub(super) use restore::{Restored, restore};
@@ -145,8 +146,6 @@ impl Driver {
         }
         self.feed(Event::Tick);
         self.gate.hand_over();
-        metrics::QUEUE_LENGTH.set(gauge(self.core.queued()));
-        metrics::WORKERS.set(gauge(self.core.workers()));
     }
 
     /// Lets everybody go: dropping the driver ends all sessions and watches.
@@ -195,13 +194,22 @@ impl Driver {
                 let _ = reply.send(self.core.overview(self.now()));
             }
             Message::Why { operation, reply } => {
-                let _ = reply.send(self.core.why(self.now(), operation));
+                let _ = reply.send(self.why(operation));
             }
-            Message::Demand { reply } => {
-                let _ = reply.send(self.core.demand());
+            Message::Load { reply } => {
+                let _ = reply.send(self.core.load(self.now()));
+            }
+            Message::FindWorkers { key, reply } => {
+                let _ = reply.send(self.core.find_workers(self.now(), &key));
             }
             Message::Event(event) => self.feed(event),
         }
+    }
+
+    /// The core knows the live operations; of a finished one there is its last update.
+    fn why(&self, operation: OperationId) -> Option<Why> {
+        let completed = || why_completed(operation, &self.operations.get(&operation)?.borrow());
+        self.core.why(self.now(), operation).or_else(completed)
     }
 
     fn left(&mut self, gone: Gone) {
@@ -436,8 +444,4 @@ fn refused(refusal: Refusal) -> Error {
 
 fn random() -> u128 {
     Uuid::new_v4().as_u128()
-}
-
-fn gauge(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -138,7 +138,7 @@ fn announce(records: &[Record], recalled: usize) {
     let finished = records.iter().filter(|record| matches!(record, Record::Finished { .. })).count();
     let (queued, running) = (queued.len(), running.len());
     for (state, count) in [("queued", queued), ("running", running), ("finished", finished)] {
-        metrics::JOURNAL_RESTORED.with_label_values(&[state]).set(super::gauge(count));
+        metrics::JOURNAL_RESTORED.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     if !records.is_empty() {
         tracing::info!(queued, running, finished, recalled, "the scheduler goes on where it was");

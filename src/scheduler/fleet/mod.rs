@@ -400,3 +400,35 @@ impl<'a> Room<'a> {
         self.lines().any(|(one, needs)| one == line && self.fits(needs))
     }
 }
+
+/// What operators ask.
+impl Fleet {
+    /// What the worker has, whether in use or not.
+    pub(super) fn capacity_of(&self, worker: &Worker) -> &Capacity {
+        &self.classes[worker.class].as_ref().expect("a worker has its class").capacity
+    }
+
+    /// The workers that could run this if they were idle and open.
+    pub(super) fn able(&self, requirements: &Requirements) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        let able =
+            |class: &Option<Class>| class.as_ref().is_some_and(|one| one.capacity.could_run(requirements));
+        let classes: Vec<bool> = self.classes.iter().map(able).collect();
+        self.iter().filter(move |(_, worker)| classes[worker.class])
+    }
+
+    /// The kinds of workers there are.
+    pub(super) fn capacities(&self) -> impl Iterator<Item = &Capacity> {
+        self.by_capacity.keys().map(AsRef::as_ref)
+    }
+
+    /// The worker that starts nothing else until it has room for `line`.
+    pub(super) fn reserved_worker(&self, line: LineId) -> Option<&Worker> {
+        self.get(self.lines.get(line.index())?.reserved?)
+    }
+
+    /// Whether something of this shape could start on the worker right now.
+    pub(super) fn has_room_for(&self, worker: &Worker, shape: &Shape) -> bool {
+        let needs = self.capacity_of(worker).needs(shape);
+        worker.is_idle() && needs.is_some_and(|needs| worker.fits(&needs))
+    }
+}

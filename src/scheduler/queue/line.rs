@@ -170,3 +170,12 @@ impl Line {
         self.groups.iter().map(|(flow, group)| (*flow, group.entries.len()))
     }
 }
+
+/// What operators ask.
+impl Line {
+    /// Since when the entry of a flow with that arrival waits.
+    pub(super) fn since(&self, flow: u32, arrival: u64) -> Option<Time> {
+        let ticket = self.groups.get(&flow)?.entries.get(&arrival)?.ticket;
+        self.age.get(&ticket).map(|aged| aged.since)
+    }
+}

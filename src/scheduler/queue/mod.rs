@@ -140,11 +140,6 @@ impl Queue {
         lines.map(|(id, line, oldest)| LineView { id, shape: line.shape(), length: line.len(), oldest })
     }
 
-    /// The shapes that are queued.
-    pub(super) fn shapes(&self) -> impl Iterator<Item = &Shape> {
-        self.lines().map(|line| line.shape)
-    }
-
     /// All open lines, those without entries too.
     pub(super) fn open_lines(&self) -> impl Iterator<Item = (LineId, &Shape)> + Clone {
         self.by_number().map(|(id, line)| (id, line.shape()))
@@ -357,5 +352,42 @@ impl Queue {
             line.is_listed = true;
             self.idle.push_back(id);
         }
+    }
+}
+
+/// Who else waits in the line of an execution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Rivals {
+    /// The lowest and the highest of the priorities that are lower than its own.
+    pub(super) more_urgent: Option<(i32, i32)>,
+    /// The other invocations of its own priority.
+    pub(super) invocations: usize,
+}
+
+/// What operators ask.
+impl Queue {
+    /// Who else waits in the line of an execution. It counts no further than 10,000.
+    pub(super) fn rivals(&self, place: Place, priority: i32) -> Rivals {
+        let mut rivals = Rivals::default();
+        for (flow, _) in self.line(place.line).flows().take(AHEAD_MAX) {
+            let its = self.flows.priority(flow);
+            if its < priority {
+                let (lowest, highest) = rivals.more_urgent.unwrap_or((its, its));
+                rivals.more_urgent = Some((lowest.min(its), highest.max(its)));
+            } else if its == priority && flow != place.flow {
+                rivals.invocations += 1;
+            }
+        }
+        rivals
+    }
+
+    /// Since when an execution waits.
+    pub(super) fn since(&self, place: Place, position: Position) -> Option<Time> {
+        self.line(place.line).since(place.flow, position.arrival)
+    }
+
+    /// Since when no connected worker could ever run what is in `line`.
+    pub(super) fn stranded_since(&self, line: LineId) -> Option<Time> {
+        self.line(line).stranded_since
     }
 }

@@ -75,6 +75,15 @@ fn play_shown(config: Config, shown: Shown, lines: &[Line<'_>]) {
     }
 }
 
+/// The core after `lines`, whatever it said to them, and the time of the last one.
+pub(super) fn core_after(lines: &[&str]) -> (Core, Time) {
+    let mut stage = Stage::new(patient());
+    for line in lines {
+        stage.play(line);
+    }
+    (stage.core, stage.now)
+}
+
 impl Stage {
     pub(super) fn new(config: Config) -> Self {
         let config = Arc::new(config);
