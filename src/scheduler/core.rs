@@ -126,6 +126,11 @@ impl Core {
         self.timers.next()
     }
 
+    /// How many executions wait for a worker.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
     fn apply(&mut self, event: Event) {
         match event {
             Event::Restore(records) => self.restore(records),

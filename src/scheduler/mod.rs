@@ -7,6 +7,8 @@
 //! attempts; an attempt on a worker is a *lease*.
 
 mod answers;
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod core;
 mod departures;

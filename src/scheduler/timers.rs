@@ -1,6 +1,6 @@
 //! Deadlines by what they are for. Each is held once, so a deadline that was met leaves nothing behind.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::id::{Lease, OperationId, Time, WorkerId};
 use super::lookup::Lookup;
@@ -32,8 +32,10 @@ pub(super) enum Timer {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     due: Lookup<Timer, Due>,
-    /// Where each deadline is filed.
-    order: BTreeSet<(Time, Timer)>,
+    /// By where each deadline is filed.
+    order: BTreeMap<Slot, Timer>,
+    /// How often a deadline was filed.
+    filings: u64,
 }
 
 /// A deadline that moves away stays filed where it was, and is filed anew only when that time has come: a worker's deadline moves
@@ -42,35 +44,42 @@ pub(super) struct Timers {
 struct Due {
     at: Time,
     /// Not after `at`.
-    filed: Time,
+    filed: Slot,
 }
+
+/// A time, and a number so that no two deadlines are filed in one place. It is compared instead of what the deadline is for.
+type Slot = (Time, u64);
 
 impl Timers {
     /// Sets or moves a deadline.
     pub(super) fn set(&mut self, timer: Timer, at: Time) {
+        let filed = (at, self.filings);
         match self.due.get_mut(&timer) {
-            Some(due) if due.filed <= at => due.at = at,
+            Some(due) if due.filed.0 <= at => {
+                due.at = at;
+                return;
+            }
             Some(due) => {
-                let old = std::mem::replace(due, Due { at, filed: at });
-                self.order.remove(&(old.filed, timer.clone()));
-                self.order.insert((at, timer));
+                self.order.remove(&due.filed);
+                *due = Due { at, filed };
             }
             None => {
-                self.due.insert(timer.clone(), Due { at, filed: at });
-                self.order.insert((at, timer));
+                self.due.insert(timer.clone(), Due { at, filed });
             }
         }
+        self.filings += 1;
+        self.order.insert(filed, timer);
     }
 
     pub(super) fn clear(&mut self, timer: Timer) {
         if let Some(due) = self.due.remove(&timer) {
-            self.order.remove(&(due.filed, timer));
+            self.order.remove(&due.filed);
         }
     }
 
     /// When to look again: not after the first deadline, and perhaps before it.
     pub(super) fn next(&self) -> Option<Time> {
-        self.order.first().map(|(at, _)| *at)
+        self.order.first_key_value().map(|((at, _), _)| *at)
     }
 
     #[cfg(test)]
@@ -82,15 +91,14 @@ impl Timers {
     pub(super) fn pop_due(&mut self, now: Time) -> Option<Timer> {
         loop {
             self.next().filter(|at| *at <= now)?;
-            let (_, timer) = self.order.pop_first()?;
+            let ((_, number), timer) = self.order.pop_first()?;
             let due = self.due.get_mut(&timer).expect("what is filed is due");
             if due.at <= now {
                 self.due.remove(&timer);
                 return Some(timer);
             }
-            due.filed = due.at;
-            let at = due.at;
-            self.order.insert((at, timer));
+            due.filed = (due.at, number);
+            self.order.insert(due.filed, timer);
         }
     }
 }

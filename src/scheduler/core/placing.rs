@@ -122,9 +122,9 @@ impl Core {
         let (fitting, unfitting): (Vec<_>, Vec<_>) = room.lines().partition(|(_, needs)| room.fits(needs));
         let unfitting = unfitting.into_iter().map(|(line, _)| line);
         let unreserved = unfitting.filter(|line| !self.fleet.is_reserved(*line));
-        let Some((ticket, line)) = self.queue.oldest_line(unreserved) else { return false };
+        let Some((arrival, line)) = self.queue.oldest_line(unreserved) else { return false };
         let fitting = fitting.into_iter().map(|(line, _)| line);
-        if self.queue.oldest_line(fitting).is_some_and(|(other, _)| other < ticket) {
+        if self.queue.oldest_line(fitting).is_some_and(|(other, _)| other < arrival) {
             return false;
         }
         self.fleet.reserve(worker, line);
@@ -168,9 +168,10 @@ impl Core {
 
     pub(super) fn fail_stranded(&mut self, shape: &Shape) {
         let Some(line) = self.queue.find(shape).filter(|line| self.queue.has_entries(*line)) else { return };
-        let overdue = self.queue.overdue(line, self.now, self.config.unsatisfiable_after);
         let response = answers::unsatisfiable(&self.fleet.why_stranded(&shape.requirements));
-        for id in overdue {
+        while self.queue.has_entries(line)
+            && let Some(id) = self.queue.overdue(line, self.now, self.config.unsatisfiable_after)
+        {
             self.dequeue(id);
             self.finish(id, response.clone());
         }

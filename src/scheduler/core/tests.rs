@@ -3,7 +3,7 @@
 mod availability;
 mod hedging;
 mod histories;
-mod measure;
+mod order;
 mod report;
 mod restoring;
 mod script;
@@ -72,6 +72,75 @@ fn amounts_are_held_while_the_lease_runs() {
         ("submit 2 b cores=2", "2 Queued"),
         ("submit 3 c cores=1", "3 Queued; w1 starts 3/1; 3 Executing"),
         ("w1 1/1 answers", "settle 1/1; w1 starts 2/1; 2 Executing"),
+    ]);
+}
+
+#[test]
+fn invocations_take_turns_by_rounds_and_one_start_in_sixteen_goes_by_age() {
+    let mut farm = vec![("join w1 1".to_owned(), String::new())];
+    let mut order: Vec<u32> = (1..=15).collect();
+    // The sixteenth start is by age, which is the same here; then the round is over and it is the other one's turn.
+    order.extend([16, 41, 42]);
+    let submit = |number: u32, invocation: &str| {
+        (format!("submit {number} a{number} invocation={invocation}"), format!("{number} Queued"))
+    };
+    let (line, queued) = submit(1, "x");
+    farm.push((line, format!("{queued}; w1 starts 1/1; 1 Executing")));
+    farm.extend((2..=40).map(|number| submit(number, "x")));
+    farm.extend((41..=50).map(|number| submit(number, "y")));
+    // The first one was never in line, so it was not counted.
+    order.insert(16, 17);
+    for pair in order.windows(2) {
+        let (ended, next) = (pair[0], pair[1]);
+        farm.push((
+            format!("w1 {ended}/1 answers"),
+            format!("settle {ended}/1; w1 starts {next}/1; {next} Executing"),
+        ));
+    }
+    let farm: Vec<_> = farm.iter().map(|(line, said)| (line.as_str(), said.as_str())).collect();
+    play(&farm);
+}
+
+#[test]
+fn a_worker_is_kept_for_what_has_waited_longest() {
+    let mut farm = vec![
+        ("join w1 2 cores=2".to_owned(), String::new()),
+        ("submit 1 a cores=1".to_owned(), "1 Queued; w1 starts 1/1; 1 Executing".to_owned()),
+        ("submit 2 b cores=1".to_owned(), "2 Queued; w1 starts 2/1; 2 Executing".to_owned()),
+        ("submit 3 c cores=2".to_owned(), "3 Queued".to_owned()),
+    ];
+    farm.extend((4..=20).map(|number| {
+        (format!("submit {number} a{number} cores=1 priority=-1"), format!("{number} Queued"))
+    }));
+    // Thirteen more starts, and the next would be the sixteenth.
+    for (ended, next) in [1, 2].into_iter().chain(4..).zip(4..=16) {
+        farm.push((
+            format!("w1 {ended}/1 answers"),
+            format!("settle {ended}/1; w1 starts {next}/1; {next} Executing"),
+        ));
+    }
+    let said = |line: &str, said: &str| (line.to_owned(), said.to_owned());
+    farm.extend([
+        said("reserved", ""),
+        said("w1 15/1 answers", "settle 15/1"),
+        said("reserved w1", ""),
+        said("w1 16/1 answers", "settle 16/1; w1 starts 3/1; 3 Executing"),
+        said("reserved", ""),
+        said("w1 3/1 answers", "settle 3/1; w1 starts 17/1; 17 Executing; w1 starts 18/1; 18 Executing"),
+    ]);
+    let farm: Vec<_> = farm.iter().map(|(line, said)| (line.as_str(), said.as_str())).collect();
+    play(&farm);
+}
+
+#[test]
+fn the_worker_that_had_the_trees_is_taken_while_it_has_room() {
+    play(&[
+        ("join w1 1", ""),
+        ("submit 1 a trees=7,8", "1 Queued; w1 starts 1/1; 1 Executing"),
+        ("join w2 3", ""),
+        ("w1 1/1 answers", "settle 1/1"),
+        ("submit 2 b trees=8,9", "2 Queued; w1 starts 2/1; 2 Executing"),
+        ("submit 3 c trees=8,9", "3 Queued; w2 starts 3/1; 3 Executing"),
     ]);
 }
 
@@ -327,8 +396,8 @@ fn an_action_that_no_worker_could_run_fails_with_the_property() {
         (
             "wait 1",
             &format!(
-                "3 {end} no connected worker offers platform property `cores` = `4`; \
-                 2 {end} no connected worker offers platform property `ISA` = `y`"
+                "2 {end} no connected worker offers platform property `ISA` = `y`; \
+                 3 {end} no connected worker offers platform property `cores` = `4`"
             ),
         ),
         ("wait 29", &format!("4 {end} no connected worker offers platform property `ISA` = `y`")),

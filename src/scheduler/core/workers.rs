@@ -33,7 +33,10 @@ impl Core {
         if execution.hedge.is_some() {
             self.hedged.insert(lease.execution);
         }
-        self.fleet.hold(worker, lease, Some(&execution.shape));
+        match self.queue.find(&execution.shape) {
+            Some(line) => self.fleet.hold_of_line(worker, lease, (line, &execution.shape)),
+            None => self.fleet.hold(worker, lease, Some(&execution.shape)),
+        }
         let deadline = self.now + execution.task.timeout.saturating_add(self.config.lease_slack);
         self.timers.set(Timer::Lease(worker, lease), deadline);
     }

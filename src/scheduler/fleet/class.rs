@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::worker::Free;
+use super::worker::{Free, Whole};
 use crate::scheduler::queue::LineId;
-use crate::scheduler::requirements::{Capacity, Needs};
+use crate::scheduler::requirements::{Capacity, Needs, Shape, SoftSize};
 
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) capacity: Arc<Capacity>,
+    pub(super) whole: Whole,
     pub(super) members: usize,
     /// The numbers of the members that have a free slot and may take work, by what is free on them.
     pub(super) idle: BTreeMap<Free, Vec<u32>>,
@@ -35,7 +36,19 @@ pub(super) struct Able {
 
 impl Class {
     pub(super) fn new(capacity: Arc<Capacity>) -> Self {
-        Self { capacity, members: 0, idle: BTreeMap::new(), lines: Vec::new(), starts: 0 }
+        let whole = Whole::of(&capacity);
+        Self { capacity, whole, members: 0, idle: BTreeMap::new(), lines: Vec::new(), starts: 0 }
+    }
+
+    /// What a lease takes: nothing but its slot on a member that could not be given it as it stands, everything where nobody knows.
+    pub(super) fn needs(&self, shape: Option<&Shape>) -> Arc<Needs> {
+        let Some(shape) = shape else {
+            let hard = self.capacity.amounts.values().copied().collect();
+            return Arc::new(Needs { hard, soft: self.capacity.share() });
+        };
+        let soft = SoftSize::default().share();
+        let only_a_slot = || Needs { hard: vec![0; self.capacity.amounts.len()].into(), soft };
+        Arc::new(self.capacity.needs(shape).unwrap_or_else(only_a_slot))
     }
 
     /// Puts a member among the idle ones. Returns where.

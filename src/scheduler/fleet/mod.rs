@@ -90,7 +90,7 @@ impl Fleet {
         });
         let its_class = self.classes[class].as_mut().expect("a class with a number exists");
         its_class.members += 1;
-        self.workers[number as usize] = Some(Worker::new(id, name, class, &its_class.capacity));
+        self.workers[number as usize] = Some(Worker::new(id, name, class, &its_class.whole));
         self.numbers.insert(id, number);
         self.file(number);
         is_new_class
@@ -190,7 +190,8 @@ impl Fleet {
             None => self.add_class(Arc::clone(&capacity)),
         };
         self.class_mut(class).members += 1;
-        self.worker_mut(number).move_to(class, &capacity);
+        let worker = self.workers[number as usize].as_mut().expect("a worker with a number exists");
+        worker.move_to(class, self.classes[class].as_ref().expect("a class with a number exists"));
         let old_class = self.class_mut(old);
         old_class.members -= 1;
         if old_class.members == 0 {
@@ -284,12 +285,25 @@ impl Fleet {
     /// A lease on something of unknown shape may take all that the worker has.
     pub(super) fn hold(&mut self, worker: WorkerId, lease: Lease, shape: Option<&Shape>) {
         let Some(number) = self.numbers.get(&worker).copied() else { return };
-        self.change(number, |worker, capacity| worker.hold(lease, shape, capacity));
+        let class = self.worker_mut(number).class;
+        let needs = self.class_mut(class).needs(shape);
+        self.change(number, |worker| worker.hold(lease, shape, needs));
+    }
+
+    /// Does what `hold` does for something of an open line.
+    pub(super) fn hold_of_line(&mut self, worker: WorkerId, lease: Lease, (line, shape): (LineId, &Shape)) {
+        let Some(number) = self.numbers.get(&worker).copied() else { return };
+        let class = self.worker_mut(number).class;
+        let able = self.lines[line.index()].able.iter().find(|able| able.class == class);
+        let Some(needs) = able.map(|able| Arc::clone(&able.needs)) else {
+            return self.hold(worker, lease, Some(shape));
+        };
+        self.change(number, |worker| worker.hold(lease, Some(shape), needs));
     }
 
     pub(super) fn release(&mut self, worker: WorkerId, lease: Lease) {
         let Some(number) = self.numbers.get(&worker).copied() else { return };
-        self.change(number, |worker, _| worker.release(lease));
+        self.change(number, |worker| worker.release(lease));
     }
 
     pub(super) fn mark_dying(&mut self, worker: WorkerId, lease: Lease) {
@@ -348,12 +362,12 @@ impl Fleet {
     }
 
     /// Changes the leases of a worker and computes anew what is free.
-    fn change(&mut self, number: u32, change: impl FnOnce(&mut Worker, &Capacity)) {
+    fn change(&mut self, number: u32, change: impl FnOnce(&mut Worker)) {
         self.unfile(number);
         let worker = self.workers[number as usize].as_mut().expect("a worker with a number exists");
         let class = self.classes[worker.class].as_ref().expect("a worker has its class");
-        change(worker, &class.capacity);
-        worker.compute_free(&class.capacity);
+        change(worker);
+        worker.compute_free(&class.whole);
         self.file(number);
     }
 

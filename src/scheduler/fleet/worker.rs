@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::class::Class;
 use crate::scheduler::id::{Lease, WorkerId};
 use crate::scheduler::queue::LineId;
-use crate::scheduler::requirements::{Capacity, Needs, Shape, Share, SoftSize};
+use crate::scheduler::requirements::{Capacity, Needs, Shape, Share};
 
 #[derive(Debug)]
 pub(in crate::scheduler) struct Worker {
@@ -26,7 +27,7 @@ pub(in crate::scheduler) struct Worker {
 struct Held {
     /// `None` when nobody knows it.
     shape: Option<Shape>,
-    needs: Needs,
+    needs: Arc<Needs>,
     is_dying: bool,
 }
 
@@ -34,10 +35,18 @@ struct Held {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Free {
     pub(super) slots: u32,
-    /// In the order of the capacity's amounts.
+    /// In the order of the class's amounts.
     hard: Box<[u64]>,
     /// By what the leases are expected to use; no bound for a worker that runs nothing.
     soft: Option<Share>,
+}
+
+/// What a worker of a class has when it holds nothing, as numbers.
+#[derive(Debug)]
+pub(super) struct Whole {
+    slots: u32,
+    hard: Box<[u64]>,
+    soft: Share,
 }
 
 /// How a worker holds a lease.
@@ -48,18 +57,18 @@ pub(in crate::scheduler) enum Hold {
 }
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, name: Arc<str>, class: usize, capacity: &Capacity) -> Self {
+    pub(super) fn new(id: WorkerId, name: Arc<str>, class: usize, whole: &Whole) -> Self {
         let mut worker = Self {
             id,
             name,
             class,
             leases: Vec::new(),
-            free: Free { slots: 0, hard: capacity.amounts.values().copied().collect(), soft: None },
+            free: Free { slots: 0, hard: whole.hard.clone(), soft: None },
             takes_work: true,
             reserved_for: None,
             filed_at: None,
         };
-        worker.compute_free(capacity);
+        worker.compute_free(whole);
         worker
     }
 
@@ -86,21 +95,21 @@ impl Worker {
         self.free.has_room(needs)
     }
 
-    pub(super) fn hold(&mut self, lease: Lease, shape: Option<&Shape>, capacity: &Capacity) {
+    pub(super) fn hold(&mut self, lease: Lease, shape: Option<&Shape>, needs: Arc<Needs>) {
         if let Err(index) = self.find(lease) {
-            let held = Held { shape: shape.cloned(), needs: share_of(shape, capacity), is_dying: false };
+            let held = Held { shape: shape.cloned(), needs, is_dying: false };
             self.leases.insert(index, (lease, held));
         }
     }
 
     /// The worker offers something else than before; its leases stay.
-    pub(super) fn move_to(&mut self, class: usize, capacity: &Capacity) {
-        self.class = class;
-        self.free.hard = capacity.amounts.values().copied().collect();
+    pub(super) fn move_to(&mut self, number: usize, class: &Class) {
+        self.class = number;
+        self.free.hard = class.whole.hard.clone();
         for (_, held) in &mut self.leases {
-            held.needs = share_of(held.shape.as_ref(), capacity);
+            held.needs = class.needs(held.shape.as_ref());
         }
-        self.compute_free(capacity);
+        self.compute_free(&class.whole);
     }
 
     pub(super) fn release(&mut self, lease: Lease) {
@@ -119,27 +128,28 @@ impl Worker {
         self.leases.binary_search_by_key(&lease, |(lease, _)| *lease)
     }
 
-    /// Computes what is free from nothing but the capacity and the leases. A worker may hold more than it offers: when it comes back
-    /// with less, or before it has said what it offers.
-    pub(super) fn compute_free(&mut self, capacity: &Capacity) {
+    /// Computes what is free from nothing but the whole and the leases. A worker may hold more than it offers: when it comes back with
+    /// less, or before it has said what it offers.
+    pub(super) fn compute_free(&mut self, whole: &Whole) {
         let held = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
-        self.free.slots = capacity.slots.saturating_sub(held);
-        for (index, (free, offered)) in self.free.hard.iter_mut().zip(capacity.amounts.values()).enumerate() {
-            let used: u64 = self.leases.iter().map(|(_, held)| held.needs.hard[index]).sum();
-            *free = offered.saturating_sub(used);
+        self.free.slots = whole.slots.saturating_sub(held);
+        self.free.hard.copy_from_slice(&whole.hard);
+        let mut soft = whole.soft;
+        for (_, held) in &self.leases {
+            soft = soft.less(held.needs.soft);
+            for (free, needed) in self.free.hard.iter_mut().zip(&held.needs.hard) {
+                *free = free.saturating_sub(*needed);
+            }
         }
-        let left = |free: Share, (_, held): &(Lease, Held)| free.less(held.needs.soft);
-        self.free.soft = (held > 0).then(|| self.leases.iter().fold(capacity.share(), left));
+        self.free.soft = (held > 0).then_some(soft);
     }
 }
 
-/// What a lease takes: nothing but its slot on a worker that could not be given it as it stands, everything where it is not known.
-fn share_of(shape: Option<&Shape>, capacity: &Capacity) -> Needs {
-    let Some(shape) = shape else {
-        return Needs { hard: capacity.amounts.values().copied().collect(), soft: capacity.share() };
-    };
-    let soft = SoftSize::default().share();
-    capacity.needs(shape).unwrap_or_else(|| Needs { hard: vec![0; capacity.amounts.len()].into(), soft })
+impl Whole {
+    pub(super) fn of(capacity: &Capacity) -> Self {
+        let hard = capacity.amounts.values().copied().collect();
+        Self { slots: capacity.slots, hard, soft: capacity.share() }
+    }
 }
 
 impl Free {

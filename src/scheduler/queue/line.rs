@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Entry;
 use super::flows::Flows;
+use super::{Entry, Position};
 use crate::scheduler::id::{ExecutionId, Time};
 use crate::scheduler::requirements::Shape;
 
@@ -28,8 +28,9 @@ pub(super) struct Line {
     /// The flow of each group by the key of its head. A key is too low if the flow's round has ended since; it is then put right when it is
     /// looked at.
     order: BTreeMap<Key, u32>,
-    /// All entries in the order in which they were put in line.
-    age: BTreeMap<u64, Aged>,
+    /// The flow of each group by the arrival of its head.
+    age: BTreeMap<u64, u32>,
+    length: usize,
     /// Since when no connected worker could ever run this shape.
     pub(super) stranded_since: Option<Time>,
     /// It is among the lines to be closed when they have no entry.
@@ -47,20 +48,19 @@ struct Group {
 #[derive(Debug, Clone, Copy)]
 struct Queued {
     execution: ExecutionId,
-    ticket: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Aged {
     since: Time,
-    flow: u32,
-    arrival: u64,
 }
 
 /// What is first in a line.
 pub(super) struct Head {
     pub(super) key: Key,
     pub(super) execution: ExecutionId,
+}
+
+impl Group {
+    fn head(&self) -> Option<u64> {
+        self.entries.first_key_value().map(|(arrival, _)| *arrival)
+    }
 }
 
 impl Line {
@@ -71,6 +71,7 @@ impl Line {
             groups: BTreeMap::new(),
             order: BTreeMap::new(),
             age: BTreeMap::new(),
+            length: 0,
             stranded_since: None,
             is_listed: true,
         }
@@ -81,43 +82,49 @@ impl Line {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.age.len()
+        self.length
     }
 
-    /// Puts an entry in line under its ticket.
-    pub(super) fn insert(&mut self, flows: &Flows, flow: u32, (ticket, entry): (u64, Entry)) {
+    pub(super) fn insert(&mut self, flows: &Flows, flow: u32, entry: Entry) {
         let arrival = entry.position.arrival;
-        self.age.insert(ticket, Aged { since: entry.since, flow, arrival });
         let group = self.groups.entry(flow).or_insert(Group { key: Key::NONE, entries: BTreeMap::new() });
-        let is_head = group.entries.first_key_value().is_none_or(|(first, _)| arrival < *first);
-        group.entries.insert(arrival, Queued { execution: entry.execution, ticket });
-        if is_head {
-            self.order.remove(&group.key);
-            group.key = flows.key(flow, arrival);
-            self.order.insert(group.key, flow);
+        let old_head = group.head();
+        group.entries.insert(arrival, Queued { execution: entry.execution, since: entry.since });
+        self.length += 1;
+        if old_head.is_none_or(|old| arrival < old) {
+            self.move_head(flows, flow, old_head);
         }
     }
 
-    /// Takes an entry out. Returns it with its ticket.
-    pub(super) fn remove(&mut self, flows: &Flows, flow: u32, arrival: u64) -> Option<(u64, Entry)> {
+    /// Takes an entry out.
+    pub(super) fn remove(&mut self, flows: &Flows, flow: u32, arrival: u64) -> Option<Entry> {
         let group = self.groups.get_mut(&flow)?;
-        let is_head = group.entries.first_key_value().is_some_and(|(first, _)| *first == arrival);
-        let queued = group.entries.remove(&arrival)?;
-        if is_head {
+        let old_head = group.head();
+        let Queued { execution, since } = group.entries.remove(&arrival)?;
+        self.length -= 1;
+        if old_head == Some(arrival) {
+            self.move_head(flows, flow, old_head);
+        }
+        Some(Entry { execution, position: Position { priority: flows.priority(flow), arrival }, since })
+    }
+
+    /// Files a group anew, whose head was another one.
+    fn move_head(&mut self, flows: &Flows, flow: u32, old_head: Option<u64>) {
+        let group = self.groups.get_mut(&flow).expect("a group whose head moves is there");
+        if let Some(old) = old_head {
             self.order.remove(&group.key);
-            match group.entries.first_key_value() {
-                Some((next, _)) => {
-                    group.key = flows.key(flow, *next);
-                    self.order.insert(group.key, flow);
-                }
-                None => {
-                    self.groups.remove(&flow);
-                }
+            self.age.remove(&old);
+        }
+        match group.head() {
+            Some(head) => {
+                group.key = flows.key(flow, head);
+                self.order.insert(group.key, flow);
+                self.age.insert(head, flow);
+            }
+            None => {
+                self.groups.remove(&flow);
             }
         }
-        let aged = self.age.remove(&queued.ticket).expect("what is in order has an age");
-        let position = super::Position { priority: flows.priority(flow), arrival };
-        Some((queued.ticket, Entry { execution: queued.execution, position, since: aged.since }))
     }
 
     /// The key of the head, perhaps too low.
@@ -141,22 +148,16 @@ impl Line {
         }
     }
 
-    /// Since when the longest waiting entry waits.
-    pub(super) fn oldest(&self) -> Option<Time> {
-        self.age.first_key_value().map(|(_, aged)| aged.since)
+    /// The arrival of the oldest entry.
+    pub(super) fn oldest_arrival(&self) -> Option<u64> {
+        self.age.first_key_value().map(|(arrival, _)| *arrival)
     }
 
-    pub(super) fn oldest_ticket(&self) -> Option<u64> {
-        self.age.first_key_value().map(|(ticket, _)| *ticket)
-    }
-
-    pub(super) fn oldest_execution(&self) -> Option<ExecutionId> {
-        self.by_age().next().map(|(_, execution)| execution)
-    }
-
-    /// All entries, the longest waiting first, with the time since when they wait.
-    pub(super) fn by_age(&self) -> impl Iterator<Item = (Time, ExecutionId)> {
-        self.age.values().map(|aged| (aged.since, self.groups[&aged.flow].entries[&aged.arrival].execution))
+    /// The oldest entry, and since when it waits.
+    pub(super) fn oldest(&self) -> Option<(ExecutionId, Time)> {
+        let (arrival, flow) = self.age.first_key_value()?;
+        let queued = self.groups[flow].entries[arrival];
+        Some((queued.execution, queued.since))
     }
 
     /// The entries of a flow that came before `arrival`.
@@ -175,7 +176,6 @@ impl Line {
 impl Line {
     /// Since when the entry of a flow with that arrival waits.
     pub(super) fn since(&self, flow: u32, arrival: u64) -> Option<Time> {
-        let ticket = self.groups.get(&flow)?.entries.get(&arrival)?.ticket;
-        self.age.get(&ticket).map(|aged| aged.since)
+        Some(self.groups.get(&flow)?.entries.get(&arrival)?.since)
     }
 }

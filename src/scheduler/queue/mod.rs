@@ -1,9 +1,10 @@
 //! Executions that wait for a worker: one line per shape, and in it one group per invocation.
 //!
 //! The order is: the lower priority first; in one priority, the invocation that has had the least; then the older. So that nothing waits for
-//! ever, one start in [`OLDEST_EVERY`] takes what has waited longest instead, whatever its priority.
+//! ever, one start in [`OLDEST_EVERY`] takes the oldest instead, whatever its priority. Age goes by
+//! submission, so a retry stays as old as it is.
 //!
-//! What an execution with `n` longer waiting ones before it, on the workers of a class that can run it, may rely on: it is among the first
+//! What an execution with `n` older ones before it, on the workers of a class that can run it, may rely on: it is among the first
 //! `OLDEST_EVERY · (n + 1)` starts there, not counting the workers that have no room for it and are reserved for another line.
 //!
 //! Whoever has room looks at the heads of the lines that its class can run. They are numbers in one array, so a look costs a nanosecond
@@ -24,7 +25,7 @@ use super::id::{ExecutionId, Time};
 use super::lookup::Lookup;
 use super::requirements::Shape;
 
-/// One start of so many, on the workers of one class, takes what has waited longest.
+/// One start of so many, on the workers of one class, takes the oldest.
 pub(super) const OLDEST_EVERY: u32 = 16;
 
 /// Lines without entries that are remembered, with the classes of workers that could run them: they come and go with every action
@@ -98,7 +99,7 @@ pub(super) struct LineView<'a> {
     pub(super) id: LineId,
     pub(super) shape: &'a Shape,
     pub(super) length: usize,
-    /// Since when its longest waiting execution waits.
+    /// Since when its oldest execution waits.
     pub(super) oldest: Time,
 }
 
@@ -108,7 +109,7 @@ pub(super) struct Queue {
     by_shape: Lookup<Shape, LineId>,
     /// The key of each line's head. It may be too low, never too high.
     heads: Vec<Key>,
-    /// The ticket of each line's longest waiting entry.
+    /// The arrival of each line's oldest entry.
     oldest: Vec<u64>,
     unused: Vec<LineId>,
     /// Lines that had no entry when they were put here, each once.
@@ -117,11 +118,9 @@ pub(super) struct Queue {
     length: usize,
     /// How many lines have entries.
     shapes: usize,
-    /// How often something was put in line.
-    tickets: u64,
 }
 
-/// The ticket of a line without entries.
+/// The arrival of what is in a line without entries.
 const NEVER: u64 = u64::MAX;
 
 impl Queue {
@@ -136,7 +135,7 @@ impl Queue {
 
     /// The lines that have entries.
     pub(super) fn lines(&self) -> impl Iterator<Item = LineView<'_>> {
-        let lines = self.by_number().filter_map(|(id, line)| Some((id, line, line.oldest()?)));
+        let lines = self.by_number().filter_map(|(id, line)| Some((id, line, line.oldest()?.1)));
         lines.map(|(id, line, oldest)| LineView { id, shape: line.shape(), length: line.len(), oldest })
     }
 
@@ -194,17 +193,16 @@ impl Queue {
 
     /// Puts an execution in line.
     pub(super) fn insert(&mut self, line: LineId, party: Party<'_>, entry: Entry) -> Place {
-        self.tickets += 1;
         let place = Place { line, flow: self.flows.join(entry.position.priority, party) };
-        self.put(place, self.tickets, entry);
+        self.put(place, entry);
         place
     }
 
-    fn put(&mut self, place: Place, ticket: u64, entry: Entry) {
+    fn put(&mut self, place: Place, entry: Entry) {
         self.shapes += usize::from(!self.has_entries(place.line));
         self.length += 1;
         let line = self.lines[place.line.index()].as_mut().expect("what is put in line has an open one");
-        line.insert(&self.flows, place.flow, (ticket, entry));
+        line.insert(&self.flows, place.flow, entry);
         self.look_again(place.line);
     }
 
@@ -213,7 +211,7 @@ impl Queue {
         self.take(place, position);
     }
 
-    fn take(&mut self, place: Place, position: Position) -> Option<(u64, Entry)> {
+    fn take(&mut self, place: Place, position: Position) -> Option<Entry> {
         let line = self.lines[place.line.index()].as_mut()?;
         let taken = line.remove(&self.flows, place.flow, position.arrival)?;
         self.flows.leave(place.flow);
@@ -236,7 +234,7 @@ impl Queue {
     ) -> Place {
         let place_now = Place { line: place.line, flow: self.flows.join(new.priority, party) };
         match self.take(place, old) {
-            Some((ticket, entry)) => self.put(place_now, ticket, Entry { position: new, ..entry }),
+            Some(entry) => self.put(place_now, Entry { position: new, ..entry }),
             None => self.flows.leave(place_now.flow),
         }
         place_now
@@ -280,15 +278,15 @@ impl Queue {
         }
     }
 
-    /// Whose turn it is by age: the line whose longest waiting entry has waited longest.
+    /// Whose turn it is by age: the line whose oldest entry is the oldest, with the arrival of that.
     pub(super) fn oldest_line(&self, lines: impl Iterator<Item = LineId>) -> Option<(u64, LineId)> {
         let waiting = lines.map(|line| (self.oldest[line.index()], line));
-        waiting.min().filter(|(ticket, _)| *ticket != NEVER)
+        waiting.min().filter(|(arrival, _)| *arrival != NEVER)
     }
 
-    /// The execution of a line that has waited longest.
+    /// The oldest execution of a line.
     pub(super) fn oldest_in(&self, line: LineId) -> Option<ExecutionId> {
-        self.line(line).oldest_execution()
+        self.line(line).oldest().map(|(execution, _)| execution)
     }
 
     /// What is before an execution in its line. It counts no further than 10,000.
@@ -304,12 +302,12 @@ impl Queue {
         }
     }
 
-    /// No connected worker could run what is in `line`, since `now` or longer. Returns when its longest waiting execution has
+    /// No connected worker could run what is in `line`, since `now` or longer. Returns when its oldest execution has
     /// waited `after`.
     pub(super) fn strand(&mut self, line: LineId, now: Time, after: Duration) -> Option<Time> {
         let line = self.line_mut(line);
         let since = *line.stranded_since.get_or_insert(now);
-        Some(line.oldest()?.max(since) + after)
+        Some(line.oldest()?.1.max(since) + after)
     }
 
     /// A connected worker could run what is in `line`. Returns whether that is news.
@@ -317,13 +315,12 @@ impl Queue {
         self.line_mut(line).stranded_since.take().is_some()
     }
 
-    /// The executions of a line that have waited for `after` while no connected worker could ever run them.
-    pub(super) fn overdue(&self, line: LineId, now: Time, after: Duration) -> Vec<ExecutionId> {
+    /// The oldest execution of a line, if it has waited for `after` while no connected worker could ever run it. A retry is as old as it was,
+    /// but waits anew, and what came after it waits with it.
+    pub(super) fn overdue(&self, line: LineId, now: Time, after: Duration) -> Option<ExecutionId> {
         let line = self.line(line);
-        if line.stranded_since.is_none_or(|since| since + after > now) {
-            return Vec::new();
-        }
-        line.by_age().take_while(|(since, _)| *since + after <= now).map(|(_, execution)| execution).collect()
+        line.stranded_since.filter(|since| *since + after <= now)?;
+        line.oldest().filter(|(_, since)| *since + after <= now).map(|(execution, _)| execution)
     }
 
     fn by_number(&self) -> impl Iterator<Item = (LineId, &Line)> + Clone {
@@ -341,7 +338,7 @@ impl Queue {
 
     fn look_again(&mut self, id: LineId) {
         let line = self.line(id);
-        let (head, oldest) = (line.head_key(), line.oldest_ticket());
+        let (head, oldest) = (line.head_key(), line.oldest_arrival());
         self.heads[id.index()] = head;
         self.oldest[id.index()] = oldest.unwrap_or(NEVER);
     }

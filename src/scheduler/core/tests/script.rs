@@ -2,6 +2,7 @@
 //!
 //! `1`, `2` … are operations, `w1` … workers, `a`, `b` … actions, and `1/2` is the second attempt at the execution that
 //! operation 1 began. `join w1 2 ISA=x name=n holds=1/1` is a worker with two slots, and what it says that it holds.
+//! `reserved w1` is no event: it says which workers are kept free.
 //!
 //! After every line the core's invariants are checked; and the journal is kept, with every state that it is in after any of the
 //! records, and from each of these a core is restored whose invariants hold as well.
@@ -20,6 +21,9 @@ use crate::scheduler::event::Submission;
 use crate::scheduler::record::{Record, RecordKey};
 use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
+
+/// What a submission may say beside platform properties.
+const HINTS: [&str; 3] = ["priority", "invocation", "trees"];
 
 /// An event, and what the core must say to it.
 pub(super) type Line<'a> = (&'a str, &'a str);
@@ -94,6 +98,11 @@ impl Stage {
     /// Plays one line and checks the core's invariants. Returns what it said.
     pub(super) fn play(&mut self, line: &str) -> Vec<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["reserved", expected @ ..] = words.as_slice() {
+            let reserved: Vec<_> = self.core.reserved().map(|(id, _)| format!("w{}", id.number())).collect();
+            assert_eq!(reserved, expected, "the workers that are kept free");
+            return Vec::new();
+        }
         let event = self.event(&words);
         let effects = self.core.handle(self.now, event);
         self.core.check().unwrap();
@@ -181,8 +190,9 @@ impl Stage {
 
     fn submit(&self, operation: &str, action: &str, rest: &[&str]) -> Event {
         let words = rest.iter().filter_map(|word| word.split_once('='));
-        let properties = words.filter(|(name, _)| !["priority", "identity", "invocation"].contains(name));
+        let properties = words.filter(|(name, _)| !HINTS.contains(name));
         let priority = option(rest, "priority=");
+        let trees = option(rest, "trees=").unwrap_or_default();
         let task = Task {
             instance: "main".into(),
             action_digest: Function::Sha256.hash(action.as_bytes()),
@@ -196,7 +206,7 @@ impl Stage {
             priority: priority.map_or(0, |text| text.parse().unwrap()),
             invocation: option(rest, "invocation=").unwrap_or_default().into(),
             identity: option(rest, "identity=").unwrap_or_default().into(),
-            neighbours: Box::default(),
+            neighbours: trees.split(',').filter_map(|tree| tree.parse().ok()).collect(),
         };
         Event::Submit(Box::new(Submission {
             operation: self::operation(operation),
