@@ -338,7 +338,7 @@ mod tests {
             let share = SoftSize::of(cores, bytes).share();
             let (millicores, memory) = (share.millicores as f64, share.memory_bytes as f64);
             assert!(
-                (cores * 1000.0..=(cores * 1500.0).max(100.0)).contains(&millicores),
+                (cores * 1000.0..=(cores * 1500.0).max(125.0)).contains(&millicores),
                 "{cores}: {share:?}"
             );
             let most = (bytes as f64 * 1.5).max((64 << 20) as f64);

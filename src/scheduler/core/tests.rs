@@ -4,6 +4,7 @@ mod availability;
 mod hedging;
 mod histories;
 mod order;
+mod packing;
 mod report;
 mod restoring;
 mod script;

@@ -23,7 +23,7 @@ use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
 
 /// What a submission may say beside platform properties.
-const HINTS: [&str; 3] = ["priority", "invocation", "trees"];
+const HINTS: [&str; 4] = ["priority", "invocation", "identity", "trees"];
 
 /// An event, and what the core must say to it.
 pub(super) type Line<'a> = (&'a str, &'a str);
