@@ -116,7 +116,7 @@ step_clients() {
 }
 
 step_bench() {
-  cargo bench --locked --bench farm --bench store -- --quick
+  cargo bench --locked --bench farm --bench store --bench scheduler --bench journal -- --quick
 }
 
 # ---- running and counting ----
