@@ -78,6 +78,9 @@ const IMPURE: &[&str] = &[
     "async fn",
 ];
 
+/// The one pure file that may use hash maps: it hides their order.
+const LOOKUP: &str = "src/scheduler/lookup.rs";
+
 /// The scheduler's files that do touch it.
 const SCHEDULER_EDGE: &[&str] = &[
     "src/scheduler/driver/",
@@ -197,7 +200,7 @@ fn keeps_the_scheduler_pure(path: &Path, text: &str) -> Vec<String> {
     let code = code(production(text));
     IMPURE
         .iter()
-        .filter(|word| code.contains(*word))
+        .filter(|word| code.contains(*word) && !(shown == LOOKUP && **word == "HashMap"))
         .map(|word| format!("is pure, but says `{word}`"))
         .collect()
 }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::processor_time;
 use croft::digest::{Digest, Function};
 use croft::scheduler::bench::{Bare, Resolved};
 use croft::scheduler::{Config, ExecutionId, Offer, OperationId, Platform, Task, WorkerId};
@@ -19,8 +18,9 @@ const PRIORITIES: i32 = 5;
 const NEIGHBOURS: usize = 4;
 const TREES: u64 = 20_000;
 
-/// Actions that are made ahead of each timed stretch, so that making them is not timed.
-const BATCH: usize = 30_000;
+/// Actions that are made ahead of each timed stretch, so that making them is not timed. So few that they are in the cache as those of a
+/// client would be.
+const BATCH: usize = 500;
 
 pub struct Load {
     core: Bare,
@@ -30,6 +30,12 @@ pub struct Load {
     invocations: Vec<Arc<str>>,
     instance: Arc<str>,
     identity: Arc<str>,
+}
+
+/// The time of an action in the stretch in the middle, and in the slowest one.
+pub struct Cost {
+    pub median: Duration,
+    pub slowest: Duration,
 }
 
 struct Action {
@@ -89,18 +95,19 @@ impl Load {
     }
 
     /// The time that one action takes from its submission to its end, at the length that the queue has.
-    pub fn time(&mut self, cycles: usize) -> Duration {
-        let mut time = Duration::ZERO;
+    pub fn time(&mut self, cycles: usize) -> Cost {
+        let mut times = Vec::new();
         for _ in 0..cycles / BATCH {
             let batch: Vec<Action> = (0..BATCH).map(|_| self.action()).collect();
-            let start = processor_time();
+            let start = Instant::now();
             for action in batch {
                 self.submit(action);
                 assert!(self.core.finish());
             }
-            time += processor_time() - start;
+            times.push(start.elapsed() / u32::try_from(BATCH).unwrap());
         }
-        time / u32::try_from(cycles / BATCH * BATCH).unwrap()
+        times.sort();
+        Cost { median: times[times.len() / 2], slowest: times[times.len() - 1] }
     }
 
     fn submit(&mut self, action: Action) {

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench scheduler` queues a million actions of 100 invocations and 5 priorities for 10,000 workers, with 50 property sets and
 //! then with 1,000. `-- --quick` is a tenth of that. Beside the figures stands what the machine needs for a part of the work that
-//! no scheduler can do without: to keep a million entries under random keys. Times are those of the processor, which the kernel brings up to
-//! date every few milliseconds.
+//! no scheduler can do without: to keep a million entries under random keys. A figure is the median of many short stretches, so
+//! that what else runs on the machine counts little.
 
 #![allow(
     clippy::print_stdout,
@@ -14,7 +14,7 @@
 mod load;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::load::Load;
 
@@ -55,11 +55,12 @@ fn measure(sets: usize, scale: usize) {
         let bytes = resident_bytes().saturating_sub(before.0) as f64 / (load.queued() - before.1) as f64;
         let cost = load.time(CYCLES / scale);
         println!(
-            "  {length:>9} queued: {:>8.0} actions/s, {:>5} ns an action; {bytes:>5.0} bytes for each of the last queued",
-            rate(cost),
-            cost.as_nanos(),
+            "  {length:>9} queued: {:>8.0} actions/s, {:>5} ns an action, {:>6} ns in the slowest stretch; {bytes:>5.0} bytes for each queued",
+            rate(cost.median),
+            cost.median.as_nanos(),
+            cost.slowest.as_nanos(),
         );
-        costs.push((cost, bytes));
+        costs.push((cost.median, bytes));
     }
     let ((first, _), (last, bytes)) = (costs[0], costs[costs.len() - 1]);
     let growth = last.as_secs_f64() / first.as_secs_f64();
@@ -85,7 +86,7 @@ fn floor(length: usize, cycles: usize) -> Duration {
     for map in &mut maps {
         map.extend(keys.iter().map(|key| (*key, [0; 6])));
     }
-    let start = processor_time();
+    let start = Instant::now();
     for cycle in 0..cycles {
         let (new, index) = (random.u128(..), cycle % length);
         let old = std::mem::replace(&mut keys[index], new);
@@ -95,13 +96,7 @@ fn floor(length: usize, cycles: usize) -> Duration {
             map.remove(&old);
         }
     }
-    (processor_time() - start) / u32::try_from(cycles).unwrap()
-}
-
-/// How long this thread has had a processor. What else runs on the machine does not count.
-pub(crate) fn processor_time() -> Duration {
-    let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(times.split_whitespace().next().unwrap().parse().unwrap())
+    start.elapsed() / u32::try_from(cycles).unwrap()
 }
 
 fn rate(cost: Duration) -> f64 {

@@ -1,7 +1,7 @@
 //! What the rest of the program holds of the scheduler.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use super::id::{OperationId, WorkerId};
 use super::journal::{Embedded, Journal, Writer};
 use super::requirements::{Capacity, Requirements};
 use super::session::WorkerSession;
+use super::shared::Shared;
 use super::task::{Availability, Offer, Task, Update};
 use super::view::{Load, Overview, Why, WorkerView};
 use super::{Listed, Settle};
@@ -29,6 +30,8 @@ const MESSAGES_MAX: usize = 1024;
 pub struct Handle {
     config: Arc<Config>,
     messages: mpsc::Sender<Message>,
+    /// Held for a moment, to share what tasks have in common.
+    shared: Arc<Mutex<Shared>>,
 }
 
 /// What the driver is sent.
@@ -98,13 +101,13 @@ impl Handle {
             driver = driver.resume(writer, restored);
         }
         let running = tasks::spawn("scheduler", driver.run(inbox, shutdown));
-        (Self { config, messages }, running)
+        (Self { config, messages, shared: Arc::default() }, running)
     }
 
     /// The way to nowhere, for a process whose part of the farm has no scheduler: whatever is asked fails with `Unavailable`.
     pub fn absent(config: Config) -> Self {
         let (messages, _) = mpsc::channel(1);
-        Self { config: Arc::new(config), messages }
+        Self { config: Arc::new(config), messages, shared: Arc::default() }
     }
 
     /// How often workers are to send a heartbeat, and the other numbers.
@@ -117,8 +120,8 @@ impl Handle {
     /// # Errors
     /// `Precondition` for a platform property that is not declared, `Invalid` for a malformed amount, `Exhausted` when the
     /// scheduler is full, `Unavailable` when it has stopped.
-    pub async fn submit(&self, task: Task) -> Result<Watch> {
-        let requirements = Arc::new(Requirements::resolve(&self.config, &task.platform)?);
+    pub async fn submit(&self, mut task: Task) -> Result<Watch> {
+        let requirements = self.share(&mut task)?;
         self.ask(|reply| Message::Submit { task: Box::new(task), requirements, reply }).await?
     }
 
@@ -203,6 +206,10 @@ impl Handle {
     pub async fn mark(&self, worker: WorkerId, availability: Availability) -> Result<()> {
         let event = Event::Mark { worker, availability, by_operator: true };
         self.messages.send(Message::Event(event)).await.map_err(|_| stopped())
+    }
+
+    fn share(&self, task: &mut Task) -> Result<Arc<Requirements>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).share(&self.config, task)
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {

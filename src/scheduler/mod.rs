@@ -29,6 +29,7 @@ mod queue;
 mod record;
 mod requirements;
 mod session;
+mod shared;
 #[cfg(test)]
 mod simulation;
 mod standing;

@@ -155,7 +155,9 @@ impl Core {
     /// Moves an operation, whose execution is over for it, to the finished ones, and tells its watchers the last word.
     pub(super) fn finish_operation(&mut self, operation: OperationId, update: &Arc<Update>) {
         let Some(live) = self.operations.finish(operation) else { return };
-        self.timers.clear(Timer::Abandon(operation));
+        if live.watchers == 0 {
+            self.timers.clear(Timer::Abandon(operation));
+        }
         self.effects.push(Effect::Report { operation, update: Arc::clone(update) });
         if live.is_deleted {
             return self.forget(operation);

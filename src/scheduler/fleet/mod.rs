@@ -237,11 +237,13 @@ impl Fleet {
     }
 
     fn most_familiar(&self, able: &[Able], preference: Preference<'_>) -> Option<WorkerId> {
-        self.locality.workers(preference.neighbours).find(|id| {
-            let Some(worker) = self.get(*id).filter(|worker| worker.is_idle()) else { return false };
-            let able = able.iter().find(|able| able.class == worker.class);
-            able.is_some_and(|able| worker.fits(&able.needs)) && !preference.avoided.contains(id)
-        })
+        let familiar = self.locality.workers(preference.neighbours);
+        let mut idle = familiar.filter_map(|number| self.workers.get(number as usize)?.as_ref());
+        let found = idle.find(|worker| {
+            let able = able.iter().find(|able| able.class == worker.class && worker.fits(&able.needs));
+            worker.is_idle() && able.is_some() && !preference.avoided.contains(&worker.id)
+        });
+        found.map(|worker| worker.id)
     }
 
     fn most_free(&self, able: &[Able], is_allowed: impl Fn(&Worker) -> bool) -> Option<WorkerId> {
@@ -319,7 +321,9 @@ impl Fleet {
 
     /// Remembers that a worker has these trees from here on.
     pub(super) fn familiarize(&mut self, worker: WorkerId, neighbours: &[u64]) {
-        self.locality.note(worker, neighbours);
+        if let Some(number) = self.numbers.get(&worker) {
+            self.locality.note(*number, neighbours);
+        }
     }
 
     /// Counts a start on a worker that is about to be. Returns whether what has waited longest is to be taken.

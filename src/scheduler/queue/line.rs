@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Entry;
 use super::flows::Flows;
-use super::{Entry, Position};
+use super::run::{Queued, Run};
 use crate::scheduler::id::{ExecutionId, Time};
 use crate::scheduler::requirements::Shape;
 
@@ -19,16 +20,23 @@ impl Key {
         let urgency = priority.cast_unsigned() ^ (1 << 31);
         Self(u128::from(urgency) << 96 | u128::from(round) << 64 | u128::from(arrival))
     }
+
+    fn arrival(self) -> u64 {
+        self.0 as u64
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Line {
     shape: Shape,
-    groups: BTreeMap<u32, Group>,
-    /// The flow of each group by the key of its head. A key is too low if the flow's round has ended since; it is then put right when it is
-    /// looked at.
-    order: BTreeMap<Key, u32>,
-    /// The flow of each group by the arrival of its head.
+    /// By number; the number of a group that is gone is used again.
+    groups: Vec<Group>,
+    unused: Vec<u32>,
+    /// The group of each flow that has entries here.
+    by_flow: BTreeMap<u32, u32>,
+    /// The groups, and their flows, by the key of their heads. A key is too low if its flow's round has ended since; it is then put right when it is looked at.
+    order: BTreeMap<Key, (u32, u32)>,
+    /// The groups by the arrival of their heads.
     age: BTreeMap<u64, u32>,
     length: usize,
     /// Since when no connected worker could ever run this shape.
@@ -37,18 +45,14 @@ pub(super) struct Line {
     pub(super) is_listed: bool,
 }
 
-/// The entries of one flow, by arrival.
+/// The entries of one flow. The head is kept apart: it is looked at more often than it changes.
 #[derive(Debug)]
 struct Group {
+    flow: u32,
     /// Under which it stands in the order.
     key: Key,
-    entries: BTreeMap<u64, Queued>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Queued {
-    execution: ExecutionId,
-    since: Time,
+    head: Queued,
+    rest: Run,
 }
 
 /// What is first in a line.
@@ -57,18 +61,14 @@ pub(super) struct Head {
     pub(super) execution: ExecutionId,
 }
 
-impl Group {
-    fn head(&self) -> Option<u64> {
-        self.entries.first_key_value().map(|(arrival, _)| *arrival)
-    }
-}
-
 impl Line {
     /// An empty line, which its queue has listed to be closed.
     pub(super) fn new(shape: Shape) -> Self {
         Self {
             shape,
-            groups: BTreeMap::new(),
+            groups: Vec::new(),
+            unused: Vec::new(),
+            by_flow: BTreeMap::new(),
             order: BTreeMap::new(),
             age: BTreeMap::new(),
             length: 0,
@@ -85,46 +85,76 @@ impl Line {
         self.length
     }
 
-    pub(super) fn insert(&mut self, flows: &Flows, flow: u32, entry: Entry) {
-        let arrival = entry.position.arrival;
-        let group = self.groups.entry(flow).or_insert(Group { key: Key::NONE, entries: BTreeMap::new() });
-        let old_head = group.head();
-        group.entries.insert(arrival, Queued { execution: entry.execution, since: entry.since });
+    /// Puts an entry in line. Returns the number of its group.
+    pub(super) fn insert(&mut self, flows: &Flows, flow: u32, entry: Entry) -> u32 {
+        let queued = Queued::new(entry);
         self.length += 1;
-        if old_head.is_none_or(|old| arrival < old) {
-            self.move_head(flows, flow, old_head);
+        let Some(number) = self.by_flow.get(&flow).copied() else {
+            return self.add_group(flows, flow, queued);
+        };
+        let group = &mut self.groups[number as usize];
+        if group.head.arrival < queued.arrival {
+            group.rest.insert(queued);
+            return number;
         }
+        group.rest.insert(group.head);
+        self.unfile(number);
+        self.file(flows, number, queued);
+        number
     }
 
-    /// Takes an entry out.
-    pub(super) fn remove(&mut self, flows: &Flows, flow: u32, arrival: u64) -> Option<Entry> {
-        let group = self.groups.get_mut(&flow)?;
-        let old_head = group.head();
-        let Queued { execution, since } = group.entries.remove(&arrival)?;
-        self.length -= 1;
-        if old_head == Some(arrival) {
-            self.move_head(flows, flow, old_head);
-        }
-        Some(Entry { execution, position: Position { priority: flows.priority(flow), arrival }, since })
-    }
-
-    /// Files a group anew, whose head was another one.
-    fn move_head(&mut self, flows: &Flows, flow: u32, old_head: Option<u64>) {
-        let group = self.groups.get_mut(&flow).expect("a group whose head moves is there");
-        if let Some(old) = old_head {
-            self.order.remove(&group.key);
-            self.age.remove(&old);
-        }
-        match group.head() {
-            Some(head) => {
-                group.key = flows.key(flow, head);
-                self.order.insert(group.key, flow);
-                self.age.insert(head, flow);
+    fn add_group(&mut self, flows: &Flows, flow: u32, head: Queued) -> u32 {
+        let group = Group { flow, key: Key::NONE, head, rest: Run::default() };
+        let number = match self.unused.pop() {
+            Some(number) => {
+                self.groups[number as usize] = group;
+                number
             }
             None => {
-                self.groups.remove(&flow);
+                self.groups.push(group);
+                u32::try_from(self.groups.len() - 1).expect("there are fewer groups than executions")
             }
-        }
+        };
+        self.by_flow.insert(flow, number);
+        self.file(flows, number, head);
+        number
+    }
+
+    /// Takes an entry out of a group.
+    pub(super) fn remove(&mut self, flows: &Flows, number: u32, arrival: u64) -> Option<Entry> {
+        let group = self.groups.get_mut(number as usize)?;
+        let flow = group.flow;
+        let queued = if group.head.arrival == arrival {
+            let (head, next) = (group.head, group.rest.pop());
+            self.unfile(number);
+            match next {
+                Some(next) => self.file(flows, number, next),
+                None => {
+                    self.by_flow.remove(&flow);
+                    self.unused.push(number);
+                }
+            }
+            head
+        } else {
+            group.rest.remove(arrival)?
+        };
+        self.length -= 1;
+        Some(queued.entry(flows.priority(flow)))
+    }
+
+    /// Files a group under its head.
+    fn file(&mut self, flows: &Flows, number: u32, head: Queued) {
+        let group = &mut self.groups[number as usize];
+        group.key = flows.key(group.flow, head.arrival);
+        group.head = head;
+        self.order.insert(group.key, (number, group.flow));
+        self.age.insert(head.arrival, number);
+    }
+
+    fn unfile(&mut self, number: u32) {
+        let group = &self.groups[number as usize];
+        self.order.remove(&group.key);
+        self.age.remove(&group.head.arrival);
     }
 
     /// The key of the head, perhaps too low.
@@ -135,16 +165,15 @@ impl Line {
     /// The head, with keys put right that are looked at.
     pub(super) fn head(&mut self, flows: &Flows) -> Option<Head> {
         loop {
-            let (filed, flow) = self.order.first_key_value().map(|(key, flow)| (*key, *flow))?;
-            let group = self.groups.get_mut(&flow).expect("what is in order has a group");
-            let (arrival, queued) = group.entries.first_key_value().expect("a group has an entry");
-            let key = flows.key(flow, *arrival);
+            let (filed, (number, flow)) = self.order.first_key_value().map(|(key, group)| (*key, *group))?;
+            let key = flows.key(flow, filed.arrival());
+            let group = &mut self.groups[number as usize];
             if key == filed {
-                return Some(Head { key, execution: queued.execution });
+                return Some(Head { key, execution: group.head.execution() });
             }
             group.key = key;
             self.order.pop_first();
-            self.order.insert(key, flow);
+            self.order.insert(key, (number, flow));
         }
     }
 
@@ -155,27 +184,35 @@ impl Line {
 
     /// The oldest entry, and since when it waits.
     pub(super) fn oldest(&self) -> Option<(ExecutionId, Time)> {
-        let (arrival, flow) = self.age.first_key_value()?;
-        let queued = self.groups[flow].entries[arrival];
-        Some((queued.execution, queued.since))
+        let (_, number) = self.age.first_key_value()?;
+        let head = self.groups[*number as usize].head;
+        Some((head.execution(), head.since()))
     }
 
-    /// The entries of a flow that came before `arrival`.
-    pub(super) fn before(&self, flow: u32, arrival: u64) -> impl Iterator<Item = ExecutionId> {
-        let group = self.groups.get(&flow).into_iter();
-        group.flat_map(move |group| group.entries.range(..arrival).map(|(_, queued)| queued.execution))
+    /// How many entries of a group came before `arrival`, counted up to `most`.
+    pub(super) fn count_before(&self, number: u32, arrival: u64, most: usize) -> usize {
+        let group = &self.groups[number as usize];
+        let first = usize::from(group.head.arrival < arrival);
+        (first + group.rest.iter().take(most).take_while(|queued| queued.arrival < arrival).count()).min(most)
+    }
+
+    pub(super) fn flow(&self, number: u32) -> u32 {
+        self.groups[number as usize].flow
     }
 
     /// The flows in this line with how many entries each has.
     pub(super) fn flows(&self) -> impl Iterator<Item = (u32, usize)> {
-        self.groups.iter().map(|(flow, group)| (*flow, group.entries.len()))
+        let length = |number: &u32| self.groups[*number as usize].rest.len() + 1;
+        self.by_flow.iter().map(move |(flow, number)| (*flow, length(number)))
     }
 }
 
 /// What operators ask.
 impl Line {
-    /// Since when the entry of a flow with that arrival waits.
-    pub(super) fn since(&self, flow: u32, arrival: u64) -> Option<Time> {
-        Some(self.groups.get(&flow)?.entries.get(&arrival)?.since)
+    /// Since when the entry of a group with that arrival waits.
+    pub(super) fn since(&self, number: u32, arrival: u64) -> Option<Time> {
+        let group = self.groups.get(number as usize)?;
+        let found = if group.head.arrival == arrival { Some(&group.head) } else { group.rest.find(arrival) };
+        found.map(|queued| queued.since())
     }
 }

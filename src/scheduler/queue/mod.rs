@@ -7,11 +7,12 @@
 //! What an execution with `n` older ones before it, on the workers of a class that can run it, may rely on: it is among the first
 //! `OLDEST_EVERY · (n + 1)` starts there, not counting the workers that have no room for it and are reserved for another line.
 //!
-//! Whoever has room looks at the heads of the lines that its class can run. They are numbers in one array, so a look costs a nanosecond
-//! a line and does not grow with what is queued.
+//! Whoever has room looks at the heads of the lines that its class can run. They are numbers in one array, so the cost grows with
+//! the lines and not with what is queued.
 
 mod flows;
 mod line;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +59,8 @@ pub(super) struct Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     line: LineId,
-    flow: u32,
+    /// The number of its group in that line.
+    group: u32,
 }
 
 impl Place {
@@ -193,17 +195,17 @@ impl Queue {
 
     /// Puts an execution in line.
     pub(super) fn insert(&mut self, line: LineId, party: Party<'_>, entry: Entry) -> Place {
-        let place = Place { line, flow: self.flows.join(entry.position.priority, party) };
-        self.put(place, entry);
-        place
+        let flow = self.flows.join(entry.position.priority, party);
+        self.put(line, flow, entry)
     }
 
-    fn put(&mut self, place: Place, entry: Entry) {
-        self.shapes += usize::from(!self.has_entries(place.line));
+    fn put(&mut self, id: LineId, flow: u32, entry: Entry) -> Place {
+        self.shapes += usize::from(!self.has_entries(id));
         self.length += 1;
-        let line = self.lines[place.line.index()].as_mut().expect("what is put in line has an open one");
-        line.insert(&self.flows, place.flow, entry);
-        self.look_again(place.line);
+        let line = self.lines[id.index()].as_mut().expect("what is put in line has an open one");
+        let group = line.insert(&self.flows, flow, entry);
+        self.look_again(id);
+        Place { line: id, group }
     }
 
     /// Takes an execution out of line.
@@ -213,8 +215,9 @@ impl Queue {
 
     fn take(&mut self, place: Place, position: Position) -> Option<Entry> {
         let line = self.lines[place.line.index()].as_mut()?;
-        let taken = line.remove(&self.flows, place.flow, position.arrival)?;
-        self.flows.leave(place.flow);
+        let flow = line.flow(place.group);
+        let taken = line.remove(&self.flows, place.group, position.arrival)?;
+        self.flows.leave(flow);
         self.length -= 1;
         self.look_again(place.line);
         if !self.has_entries(place.line) {
@@ -232,17 +235,16 @@ impl Queue {
         new: Position,
         party: Party<'_>,
     ) -> Place {
-        let place_now = Place { line: place.line, flow: self.flows.join(new.priority, party) };
         match self.take(place, old) {
-            Some(entry) => self.put(place_now, Entry { position: new, ..entry }),
-            None => self.flows.leave(place_now.flow),
+            Some(entry) => self.insert(place.line, party, Entry { position: new, ..entry }),
+            None => place,
         }
-        place_now
     }
 
     /// Counts a start to an invocation, before the execution leaves its line.
     pub(super) fn charge(&mut self, place: Place) {
-        self.flows.charge(place.flow);
+        let flow = self.line(place.line).flow(place.group);
+        self.flows.charge(flow);
     }
 
     /// Counts the start of an execution that was in no line.
@@ -292,7 +294,7 @@ impl Queue {
     /// What is before an execution in its line. It counts no further than 10,000.
     pub(super) fn ahead_of(&self, place: Place, position: Position) -> Ahead {
         let line = self.line(place.line);
-        let in_invocation = line.before(place.flow, position.arrival).take(AHEAD_MAX).count();
+        let in_invocation = line.count_before(place.group, position.arrival, AHEAD_MAX);
         let more_urgent = line.flows().take(AHEAD_MAX);
         let more_urgent = more_urgent.filter(|(flow, _)| self.flows.priority(*flow) < position.priority);
         Ahead {
@@ -366,12 +368,14 @@ impl Queue {
     /// Who else waits in the line of an execution. It counts no further than 10,000.
     pub(super) fn rivals(&self, place: Place, priority: i32) -> Rivals {
         let mut rivals = Rivals::default();
-        for (flow, _) in self.line(place.line).flows().take(AHEAD_MAX) {
+        let line = self.line(place.line);
+        let own = line.flow(place.group);
+        for (flow, _) in line.flows().take(AHEAD_MAX) {
             let its = self.flows.priority(flow);
             if its < priority {
                 let (lowest, highest) = rivals.more_urgent.unwrap_or((its, its));
                 rivals.more_urgent = Some((lowest.min(its), highest.max(its)));
-            } else if its == priority && flow != place.flow {
+            } else if its == priority && flow != own {
                 rivals.invocations += 1;
             }
         }
@@ -380,7 +384,7 @@ impl Queue {
 
     /// Since when an execution waits.
     pub(super) fn since(&self, place: Place, position: Position) -> Option<Time> {
-        self.line(place.line).since(place.flow, position.arrival)
+        self.line(place.line).since(place.group, position.arrival)
     }
 
     /// Since when no connected worker could ever run what is in `line`.

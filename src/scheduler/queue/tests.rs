@@ -95,6 +95,9 @@ impl Pair {
         let listed = self.list[index].clone();
         let old = listed.entry.position;
         let new = Position { priority, ..old };
+        let taken = self.list.remove(index);
+        self.forget();
+        self.list.insert(index, taken);
         self.begin(priority, listed.invocation);
         let place =
             with_party(listed.invocation, |party| self.queue.reposition(listed.place, old, new, party));
