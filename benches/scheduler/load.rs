@@ -112,7 +112,7 @@ impl Load {
 
     fn submit(&mut self, action: Action) {
         let resolved = &self.platforms[action.set].1;
-        self.core.submit(action.operation, action.execution, action.task, resolved);
+        self.core.submit((action.operation, action.execution), action.task, resolved);
         self.core.visit(action.operation);
     }
 

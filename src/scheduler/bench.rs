@@ -48,8 +48,7 @@ impl Bare {
     /// One client submits an action and watches it.
     pub fn submit(
         &mut self,
-        operation: OperationId,
-        execution: ExecutionId,
+        (operation, execution): (OperationId, ExecutionId),
         task: Task,
         resolved: &Resolved,
     ) {

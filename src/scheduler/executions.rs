@@ -19,6 +19,7 @@ impl Executions {
         self.0.len()
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }

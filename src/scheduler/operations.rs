@@ -176,6 +176,7 @@ impl Tally {
 
 /// The operations that wait for one execution: nearly always a single one, so that costs no memory of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::box_collection, reason = "the rare case must not make the common one larger")]
 pub(super) enum Waiters {
     #[default]
     Nobody,

@@ -92,10 +92,6 @@ impl Standings {
         self.workers.get(&worker).is_some_and(|standing| standing.has_connected)
     }
 
-    pub(super) fn connected_count(&self) -> usize {
-        self.workers.len() - self.away.len()
-    }
-
     /// Empty for a worker that is not known.
     pub(super) fn name(&self, worker: WorkerId) -> Arc<str> {
         self.workers.get(&worker).map_or_else(|| Arc::from(""), |standing| Arc::clone(&standing.name))

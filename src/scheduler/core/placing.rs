@@ -72,7 +72,7 @@ impl Core {
         let old = execution.position;
         execution.position.priority = priority;
         if let Some(place) = execution.place {
-            let place = self.queue.reposition(place, old, execution.position, party(&execution.task));
+            let place = self.queue.reposition(place, (old, execution.position), party(&execution.task));
             execution.place = Some(place);
         }
     }

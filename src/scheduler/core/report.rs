@@ -52,7 +52,8 @@ impl Core {
         }
     }
 
-    /// The workers whose name or identifier is `key`, at most 100, with whether there are any others of that name.
+    /// The workers whose name or identifier is `key`, at most 100. An operator's mark on any one of them
+    /// holds for all of its name, since a worker that starts again has another identifier.
     pub(in crate::scheduler) fn find_workers(&self, now: Time, key: &str) -> Vec<(WorkerId, WorkerView)> {
         let is_meant = |id: WorkerId, worker: &Worker| *worker.name == *key || id.to_string() == key;
         let found = self.fleet.iter().filter(|(id, worker)| is_meant(*id, worker)).take(FOUND_MAX);

@@ -31,11 +31,9 @@ impl Core {
     pub(in crate::scheduler) fn why(&self, now: Time, operation: OperationId) -> Option<Why> {
         let id = self.operations.live(operation)?.execution;
         let execution = self.executions.get(&id)?;
-        let (stage, reasons) = match execution.state {
+        let (stage, mut reasons) = match execution.state {
             State::Queued => ("queued", self.why_queued(now, id, execution)),
-            State::Running { lease, worker } => {
-                ("executing", self.why_running(now, execution, (worker, lease)))
-            }
+            State::Running { lease, worker } => ("executing", self.why_running(now, (worker, lease))),
             State::Settling { lease, worker } => {
                 let on = self.worker_in_words(worker);
                 let attempt = lease.attempt;
@@ -45,7 +43,34 @@ impl Core {
                 ("executing", vec![sentence])
             }
         };
+        reasons.extend(self.beside(now, execution));
+        reasons.extend(failures(execution, self.config.attempts_max));
+        reasons.extend(self.usual(execution));
         Some(Why { operation: operation.to_string(), stage: stage.to_owned(), reasons })
+    }
+
+    /// The second lease of an execution that takes far longer than earlier ones.
+    fn beside(&self, now: Time, execution: &Execution) -> Option<String> {
+        let hedge = execution.hedge?;
+        let (lease, worker) = hedge.lease()?;
+        let on = self.worker_in_words(worker);
+        Some(match hedge {
+            State::Queued | State::Running { .. } => {
+                let runs = time(self.lease_seconds(now, worker, lease));
+                let attempt = lease.attempt;
+                format!(
+                    "it takes far longer than earlier runs, so attempt {attempt} runs {on} beside it for {runs}"
+                )
+            }
+            State::Settling { .. } => {
+                format!("attempt {} {on} has ended first; its outputs are checked", lease.attempt)
+            }
+        })
+    }
+
+    fn usual(&self, execution: &Execution) -> Option<String> {
+        let past = self.history.expectation(execution.kin).filter(|past| past.runs > 0)?;
+        Some(format!("it usually takes {}", time(past.usual.as_secs_f64())))
     }
 
     fn why_queued(&self, now: Time, id: ExecutionId, execution: &Execution) -> Vec<String> {
@@ -67,7 +92,6 @@ impl Core {
                 format!("it fails in {} unless such a worker comes", time(seconds(now, fails)))
             }));
         }
-        reasons.extend(attempts(execution));
         reasons.extend(since.map(|since| format!("it has waited {}", time(seconds(since, now)))));
         reasons
     }
@@ -134,19 +158,19 @@ impl Core {
         Some(format!("its invocation has {running} running; {others}"))
     }
 
-    fn why_running(
-        &self,
-        now: Time,
-        execution: &Execution,
-        (worker, lease): (WorkerId, Lease),
-    ) -> Vec<String> {
+    fn why_running(&self, now: Time, (worker, lease): (WorkerId, Lease)) -> Vec<String> {
         let on = self.worker_in_words(worker);
         let runs = time(self.lease_seconds(now, worker, lease));
         let mut reasons = vec![format!("attempt {} runs {on} for {runs}", lease.attempt)];
         if self.fleet.get(worker).is_some() && !self.is_connected(worker) {
-            reasons.push("the connection to that worker broke; it may come back".to_owned());
+            let what = if self.standings.has_connected(worker) {
+                "the connection to that worker broke"
+            } else {
+                "that worker has not connected since the farm started again"
+            };
+            let until = self.timers.due(&Timer::Away(worker)).map_or(0.0, |due| seconds(now, due));
+            reasons.push(format!("{what}; it is waited for {} longer", time(until)));
         }
-        reasons.extend(attempts(execution));
         reasons
     }
 
@@ -228,14 +252,19 @@ pub(in crate::scheduler) fn why_completed(operation: OperationId, update: &Updat
     Some(Why { operation: operation.to_string(), stage: "completed".to_owned(), reasons: vec![sentence] })
 }
 
-fn attempts(execution: &Execution) -> Option<String> {
-    match execution.attempts {
-        0 | 1 if execution.failed_on.is_empty() && execution.losses == 0 => None,
-        0 | 1 => Some("the first attempt failed".to_owned()),
-        attempts => {
-            Some(format!("{attempts} attempts were made, and {} workers were lost in them", execution.losses))
-        }
+/// What has failed so far. What failed before a restart of the farm is counted, but not told.
+fn failures(execution: &Execution, attempts_max: u32) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if execution.failures > 0 {
+        let lost = match execution.losses {
+            0 => String::new(),
+            losses => format!("; {} lost while they ran it", workers(losses as usize)),
+        };
+        sentences.push(format!("{} of at most {attempts_max} attempts failed{lost}", execution.failures));
     }
+    let last = execution.failed.last();
+    sentences.extend(last.map(|last| format!("attempt {} ended so: {}", last.attempt, last.sentence)));
+    sentences
 }
 
 fn workers(count: usize) -> String {

@@ -221,7 +221,7 @@ async fn what_ran_to_its_end_unnoticed_is_finished_at_the_start() {
         restore(&(Arc::clone(&journal) as Arc<dyn Journal>), &(Arc::new(Settler("1")) as _)).await.unwrap();
     let finished = restored.records.iter().find_map(|record| match record {
         Record::Finished { operation, update } => Some((*operation, Arc::clone(update))),
-        _ => None,
+        Record::Execution(_) | Record::Live { .. } | Record::Leased { .. } | Record::Worker { .. } => None,
     });
     let (operation, update) = finished.unwrap();
     assert_eq!((operation, update.stage), (OperationId::new(1), Stage::Completed));

@@ -135,7 +135,7 @@ fn an_answer_of_any_size_is_kept_in_parts_that_go_with_it() {
     journal.commit(&[kept(large.clone()), (execution(1).key(), None)]).unwrap();
     drop(journal);
     let journal = Embedded::open(&path).unwrap();
-    assert_eq!(journal.load().unwrap(), [large.clone()]);
+    assert_eq!(journal.load().unwrap(), std::slice::from_ref(&large));
     journal.commit(&[(large.key(), None)]).unwrap();
     assert_eq!(journal.load().unwrap(), []);
     drop(journal);

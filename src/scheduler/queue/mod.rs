@@ -78,6 +78,9 @@ pub(super) struct Entry {
 }
 
 /// Who shares the workers with others: an invocation, or everything that an identity has sent without one.
+///
+/// An identity with many invocations has as many shares: one account builds for many people, and often it is the only one. What one
+/// identity can take of the queue is bounded by `operations_per_identity_max`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Party<'a> {
     pub(super) invocation: &'a Arc<str>,
@@ -231,8 +234,7 @@ impl Queue {
     pub(super) fn reposition(
         &mut self,
         place: Place,
-        old: Position,
-        new: Position,
+        (old, new): (Position, Position),
         party: Party<'_>,
     ) -> Place {
         match self.take(place, old) {

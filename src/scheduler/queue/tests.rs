@@ -100,7 +100,7 @@ impl Pair {
         self.list.insert(index, taken);
         self.begin(priority, listed.invocation);
         let place =
-            with_party(listed.invocation, |party| self.queue.reposition(listed.place, old, new, party));
+            with_party(listed.invocation, |party| self.queue.reposition(listed.place, (old, new), party));
         self.list[index] = Listed { entry: Entry { position: new, ..listed.entry }, place, ..listed };
     }
 

@@ -35,13 +35,15 @@ fn line(dice: &mut Dice, number: usize) -> String {
     let held = format!("{operation}/{}", 1 + dice.roll(3));
     match dice.roll(20) {
         0..=4 => {
-            let action = dice.pick(&["a", "b", "c", "d", "e uncached", "f ISA=x"]);
-            format!("submit {} {action} priority={}", number + 1, dice.roll(3))
+            let action = dice.pick(&["a", "b", "c", "d uncached", "f ISA=x", "g cores=1", "h cores=4"]);
+            let invocation = dice.pick(&["", "invocation=x", "invocation=y"]);
+            format!("submit {} {action} priority={} {invocation}", number + 1, dice.roll(3))
         }
         5..=6 => {
             let held = if dice.roll(2) == 0 { format!("holds={held}") } else { String::new() };
             let name = dice.pick(&["name=m", "name=n", "name=o"]);
-            format!("join {worker} {} {name} {} {held}", 1 + dice.roll(3), dice.pick(&["", "ISA=x"]))
+            let offered = dice.pick(&["", "ISA=x", "cores=4", "cores=4 ISA=x", "cores=2 memory=200000000"]);
+            format!("join {worker} {} {name} {offered} {held}", 1 + dice.roll(3))
         }
         7 => format!("{} {worker}", dice.pick(&["away", "away", "leaves", "heartbeat"])),
         8 => format!("{} {worker}", dice.pick(&["cordon", "drain", "open"])),
@@ -55,9 +57,9 @@ fn line(dice: &mut Dice, number: usize) -> String {
 
 /// Something that runs is answered, or something that is settled is told to be.
 fn answer(core: &Core, dice: &mut Dice) -> String {
-    let leases =
-        core.executions.iter().filter_map(|(_, execution)| Some((execution.state, execution.state.lease()?)));
-    let leases: Vec<_> = leases.collect();
+    let states: Vec<State> =
+        core.executions.iter().flat_map(|(_, execution)| execution.states().collect::<Vec<_>>()).collect();
+    let leases: Vec<_> = states.into_iter().filter_map(|state| Some((state, state.lease()?))).collect();
     if leases.is_empty() {
         return "wait 1".to_owned();
     }
@@ -65,7 +67,8 @@ fn answer(core: &Core, dice: &mut Dice) -> String {
     let said = format!("{}/{}", lease.execution.number(), lease.attempt);
     match state {
         State::Settling { .. } => {
-            format!("{} {said}", dice.pick(&["settled", "settled", "unsettled"]))
+            let took = dice.pick(&["took=1 cores=1", "took=2 cores=3 memory=150", "took=9", ""]);
+            format!("{} {said} {took}", dice.pick(&["settled", "settled", "unsettled"]))
         }
         State::Queued | State::Running { .. } => {
             format!("w{} {said} {}", worker.number(), dice.pick(&["answers", "answers", "faults", "killed"]))

@@ -91,6 +91,61 @@ fn what_waits_again_says_how_often_it_was_tried() {
 }
 
 #[test]
+fn what_failed_says_how_it_failed() {
+    let lines = ["join w1 1", "submit 1 a", "w1 1/1 faults"];
+    let expected = [
+        "attempt 2 runs on worker `w1` for 0s",
+        "1 of at most 3 attempts failed",
+        "attempt 1 ended so: the disk is full",
+    ];
+    assert_eq!(why(&lines, 1).1, expected);
+}
+
+#[test]
+fn what_runs_twice_says_so_and_what_is_usual() {
+    let mut lines = vec!["join w1 1"];
+    for run in [
+        ["submit 91 a", "w1 91/1 answers", "settled 91/1 took=100"],
+        ["submit 92 a", "w1 92/1 answers", "settled 92/1 took=100"],
+        ["submit 93 a", "w1 93/1 answers", "settled 93/1 took=100"],
+    ] {
+        lines.extend(run);
+    }
+    lines.extend(["submit 1 a", "join w2 1", "wait 300", "wait 5"]);
+    let expected = [
+        "attempt 1 runs on worker `w1` for 5m 5s",
+        "it takes far longer than earlier runs, so attempt 2 runs on worker `w2` beside it for 5s",
+        "it usually takes 1m 40s",
+    ];
+    assert_eq!(why(&lines, 1).1, expected);
+}
+
+#[test]
+fn what_runs_on_a_worker_that_is_away_says_how_long_that_is_waited_for() {
+    let away = ["join w1 1", "submit 1 a", "away w1", "wait 5"];
+    assert_eq!(why(&away, 1).1[1], "the connection to that worker broke; it is waited for 15s longer");
+}
+
+#[test]
+fn what_waits_for_a_worker_that_failed_too_much_is_told_why_it_is_out() {
+    let lines = [
+        "join w1 1",
+        "submit 1 a",
+        "submit 2 b",
+        "submit 3 c",
+        "w1 1/1 faults",
+        "w1 1/2 faults",
+        "w1 1/3 faults",
+        "w1 2/1 faults",
+        "w1 2/2 faults",
+        "w1 2/3 faults",
+        "w1 3/1 faults",
+    ];
+    let out = "the only worker that could run it is cordoned (3 different actions failed in a row, the last: the disk is full)";
+    assert_eq!(queued(&lines, 3)[0], out);
+}
+
+#[test]
 fn what_runs_says_where_and_since_when() {
     let lines = ["join w1 1", "submit 1 a", "submit 2 a", "wait 65"];
     let expected = ("executing".to_owned(), vec!["attempt 1 runs on worker `w1` for 1m 5s".to_owned()]);

@@ -175,7 +175,7 @@ impl Stage {
             ["settled", lease, rest @ ..] => {
                 Event::Settled { lease: self::lease(lease), result: Ok(Box::new(response_after(rest))) }
             }
-            ["unsettled", lease] => {
+            ["unsettled", lease, ..] => {
                 Event::Settled { lease: self::lease(lease), result: Err("output x is missing".into()) }
             }
             ["wait", time] => {

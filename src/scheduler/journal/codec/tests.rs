@@ -174,10 +174,9 @@ fn what_the_tasks_of_a_build_share_is_shared_again() {
                 losses: 0,
             };
             let record = Record::Execution(Box::new(pending));
-            match reader.record(&key(&record.key()), &value(&record)).unwrap() {
-                Record::Execution(pending) => pending.task,
-                other => panic!("{other:?}"),
-            }
+            let read = reader.record(&key(&record.key()), &value(&record)).unwrap();
+            let Record::Execution(pending) = read else { panic!("{read:?}") };
+            pending.task
         })
         .into();
     assert!(Arc::ptr_eq(&read[0].platform, &read[1].platform));
