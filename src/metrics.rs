@@ -43,6 +43,10 @@ pub static SCHEDULER_OLDEST: LazyLock<IntGauge> = LazyLock::new(|| {
     register(IntGauge::new("croft_scheduler_oldest_queued_seconds", help))
 });
 
+/// Attempts that workers were told to run, second leases included.
+pub static SCHEDULER_STARTS: LazyLock<IntCounter> =
+    LazyLock::new(|| register(IntCounter::new("croft_scheduler_starts_total", "attempts given to workers")));
+
 /// Executions that run or are being settled.
 pub static SCHEDULER_RUNNING: LazyLock<IntGauge> =
     LazyLock::new(|| register(IntGauge::new("croft_scheduler_running", "executions that run")));

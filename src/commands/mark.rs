@@ -65,7 +65,7 @@ async fn until_idle(admin: &Admin, worker: WorkerView, limit: Duration) -> Resul
                 );
                 return Err(Error::new(Kind::Precondition, message));
             }
-            if now.slots_used != last.slots_used {
+            if now.slots_used != last.slots_used && now.slots_used > 0 {
                 print(&format!("{}\n", sentence(&now)))?;
             }
             last = now;

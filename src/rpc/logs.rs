@@ -2,8 +2,8 @@
 //!
 //! A stream is named after its operation: `{instance}/operations/{id}/logs/stdout`. No blob has such a name, because `operations` is
 //! a segment that no instance may contain. A read follows what is printed until the operation ends, and then goes on with the result
-//! in the CAS: so a reader gets everything, although only the first [`STREAM_BYTES_MAX`] are kept here. Each attempt begins its
-//! streams anew; a reader of an earlier one is told so.
+//! in the CAS: so a reader gets everything, although only the first [`STREAM_BYTES_MAX`] are kept here. Each attempt has its own
+//! streams, and two may run at once. A reader gets those of the attempt that clients are told of, and is told when that is another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::ReadRequest;
 use crate::proto::rev2::ExecuteResponse;
 use crate::proto::worker::output::Stream;
-use crate::scheduler::{ExecutionId, Lease, Watch};
+use crate::scheduler::{Lease, Watch};
 use crate::store::Chunks;
 
 use super::Farm;
@@ -73,7 +73,7 @@ pub struct Logs {
     shelf: Arc<Mutex<Shelf>>,
 }
 
-type Key = (ExecutionId, Stream);
+type Key = (Lease, Stream);
 
 #[derive(Debug, Default)]
 struct Shelf {
@@ -90,7 +90,6 @@ struct Shelf {
 #[derive(Debug)]
 struct Text {
     number: u64,
-    attempt: u32,
     bytes: Vec<u8>,
     ended: Option<Instant>,
 }
@@ -98,15 +97,14 @@ struct Text {
 impl Logs {
     /// Takes more of what an attempt has printed.
     ///
-    /// What a newer attempt prints replaces the older one's. A piece that does not follow what is here is left out, and so is all
-    /// that comes after it: what is here is always the beginning.
+    /// A piece that does not follow what is here is left out, and so is all that comes after it: what is here is always the beginning.
     pub(super) fn append(&self, lease: Lease, stream: Stream, (offset, data): (u64, &[u8])) {
         let mut shelf = self.lock();
-        let key = (lease.execution, stream);
-        if shelf.texts.get(&key).is_none_or(|text| text.attempt < lease.attempt) {
-            shelf.begin(key, lease.attempt);
+        let key = (lease, stream);
+        if !shelf.texts.contains_key(&key) {
+            shelf.begin(key);
         }
-        shelf.extend(key, lease.attempt, (offset, data));
+        shelf.extend(key, (offset, data));
         shelf.make_room(Instant::now());
     }
 
@@ -114,17 +112,17 @@ impl Logs {
     pub(super) fn end(&self, lease: Lease) {
         let mut shelf = self.lock();
         for stream in [Stream::Stdout, Stream::Stderr] {
-            shelf.end((lease.execution, stream), lease.attempt);
+            shelf.end((lease, stream));
         }
     }
 
-    /// What the newest attempt has printed from `offset` on, up to a chunk, and that attempt's number.
-    fn read(&self, execution: ExecutionId, stream: Stream, offset: u64) -> Option<(u32, Bytes)> {
+    /// What an attempt has printed from `offset` on, up to a chunk.
+    fn read(&self, lease: Lease, stream: Stream, offset: u64) -> Option<Bytes> {
         let shelf = self.lock();
-        let text = shelf.texts.get(&(execution, stream))?;
+        let text = shelf.texts.get(&(lease, stream))?;
         let start = usize::try_from(offset).map_or(text.bytes.len(), |offset| offset.min(text.bytes.len()));
         let end = text.bytes.len().min(start + CHUNK_BYTES);
-        Some((text.attempt, Bytes::copy_from_slice(&text.bytes[start..end])))
+        Some(Bytes::copy_from_slice(&text.bytes[start..end]))
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {
@@ -133,16 +131,15 @@ impl Logs {
 }
 
 impl Shelf {
-    fn begin(&mut self, key: Key, attempt: u32) {
-        self.remove(key);
+    fn begin(&mut self, key: Key) {
         self.count += 1;
         self.bytes += STREAM_OVERHEAD;
         self.order.insert((true, self.count, key));
-        self.texts.insert(key, Text { number: self.count, attempt, bytes: Vec::new(), ended: None });
+        self.texts.insert(key, Text { number: self.count, bytes: Vec::new(), ended: None });
     }
 
-    fn extend(&mut self, key: Key, attempt: u32, (offset, data): (u64, &[u8])) {
-        let Some(text) = self.texts.get_mut(&key).filter(|text| text.attempt == attempt) else { return };
+    fn extend(&mut self, key: Key, (offset, data): (u64, &[u8])) {
+        let Some(text) = self.texts.get_mut(&key) else { return };
         let known = text.bytes.len();
         // A worker that connects again may say something twice.
         let Some(skip) = usize::try_from(offset).ok().and_then(|offset| known.checked_sub(offset)) else {
@@ -154,8 +151,8 @@ impl Shelf {
         self.bytes += fresh.len();
     }
 
-    fn end(&mut self, key: Key, attempt: u32) {
-        let Some(text) = self.texts.get_mut(&key).filter(|text| text.attempt <= attempt) else { return };
+    fn end(&mut self, key: Key) {
+        let Some(text) = self.texts.get_mut(&key) else { return };
         text.ended = Some(Instant::now());
         let number = text.number;
         self.order.remove(&(true, number, key));
@@ -210,7 +207,7 @@ struct Follower {
     watch: Watch,
     stream: Stream,
     position: u64,
-    /// The attempt whose output is being read.
+    /// The attempt of which something was read.
     attempt: Option<u32>,
 }
 
@@ -223,14 +220,13 @@ impl Follower {
         while begin.elapsed() < SILENCE_MAX {
             // Read before the text is: when it says that the operation has ended, the text is complete.
             let update = self.watch.current();
-            if let Some((attempt, chunk)) = self.farm.logs.read(update.execution, self.stream, self.position)
-                && (!chunk.is_empty() || self.attempt.is_some())
-            {
-                self.keep_to(attempt)?;
-                if !chunk.is_empty() {
-                    self.position += chunk.len() as u64;
-                    return Ok(Some((stream::iter([Ok(chunk)]).boxed(), Some(self))));
-                }
+            self.check_attempt(update.attempt)?;
+            let lease = Lease { execution: update.execution, attempt: update.attempt };
+            let chunk = self.farm.logs.read(lease, self.stream, self.position).unwrap_or_default();
+            if !chunk.is_empty() {
+                self.attempt = Some(update.attempt);
+                self.position += chunk.len() as u64;
+                return Ok(Some((stream::iter([Ok(chunk)]).boxed(), Some(self))));
             }
             if let Some(response) = &update.response {
                 let rest = self.rest(response, update.task.action_digest.function()).await?;
@@ -250,11 +246,14 @@ impl Follower {
     }
 
     /// The bytes of two attempts must not be mixed.
-    fn keep_to(&mut self, attempt: u32) -> Result<()> {
-        if *self.attempt.get_or_insert(attempt) == attempt {
-            return Ok(());
+    fn check_attempt(&self, attempt: u32) -> Result<()> {
+        match self.attempt {
+            Some(read) if read != attempt => Err(Error::new(
+                Kind::Aborted,
+                "another attempt counts by now; read its output from the start",
+            )),
+            Some(_) | None => Ok(()),
         }
-        Err(Error::new(Kind::Aborted, "another attempt has begun; read its output from the start"))
     }
 
     /// What the result has beyond the position; `None` when there is no more.
@@ -285,13 +284,14 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::ExecutionId;
 
     fn lease(execution: u128, attempt: u32) -> Lease {
         Lease { execution: ExecutionId::new(execution), attempt }
     }
 
-    fn read(logs: &Logs, execution: u128, offset: u64) -> Option<(u32, Bytes)> {
-        logs.read(ExecutionId::new(execution), Stream::Stdout, offset)
+    fn read(logs: &Logs, (execution, attempt): (u128, u32), offset: u64) -> Option<Bytes> {
+        logs.read(lease(execution, attempt), Stream::Stdout, offset)
     }
 
     #[test]
@@ -311,18 +311,19 @@ mod tests {
         for piece in [(0, &b"ab"[..]), (0, b"abc"), (1, b"b"), (9, b"late"), (3, b"d")] {
             logs.append(lease(1, 1), Stream::Stdout, piece);
         }
-        assert_eq!(read(&logs, 1, 1).unwrap(), (1, Bytes::from_static(b"bcd")));
-        assert_eq!(read(&logs, 1, 99).unwrap(), (1, Bytes::new()));
-        assert_eq!(read(&logs, 2, 0), None);
+        assert_eq!(read(&logs, (1, 1), 1).unwrap(), "bcd");
+        assert_eq!(read(&logs, (1, 1), 99).unwrap(), "");
+        assert_eq!(read(&logs, (2, 1), 0), None);
     }
 
     #[test]
-    fn a_newer_attempt_begins_anew_and_an_older_one_is_not_heard() {
+    fn two_attempts_that_run_at_once_are_kept_apart() {
         let logs = Logs::default();
         logs.append(lease(1, 1), Stream::Stdout, (0, b"first"));
         logs.append(lease(1, 2), Stream::Stdout, (0, b"second"));
-        logs.append(lease(1, 1), Stream::Stdout, (5, b"late"));
-        assert_eq!(read(&logs, 1, 0).unwrap(), (2, Bytes::from_static(b"second")));
+        logs.append(lease(1, 1), Stream::Stdout, (5, b" goes on"));
+        assert_eq!(read(&logs, (1, 1), 0).unwrap(), "first goes on");
+        assert_eq!(read(&logs, (1, 2), 0).unwrap(), "second");
     }
 
     #[test]
@@ -339,9 +340,7 @@ mod tests {
         assert!(shelf.bytes <= TOTAL_BYTES_MAX);
         assert_eq!(shelf.texts.len(), shelf.order.len());
         assert_eq!(shelf.bytes, shelf.texts.len() * (STREAM_BYTES_MAX + STREAM_OVERHEAD));
-        assert!(
-            (0..50).all(|execution| shelf.texts.contains_key(&(ExecutionId::new(execution), Stream::Stdout)))
-        );
+        assert!((0..50).all(|execution| shelf.texts.contains_key(&(lease(execution, 1), Stream::Stdout))));
     }
 
     #[test]
@@ -350,9 +349,9 @@ mod tests {
         logs.append(lease(1, 1), Stream::Stdout, (0, b"x"));
         logs.end(lease(1, 1));
         logs.lock().make_room(Instant::now() + ENDED_KEPT / 2);
-        assert!(read(&logs, 1, 0).is_some());
+        assert!(read(&logs, (1, 1), 0).is_some());
         logs.lock().make_room(Instant::now() + ENDED_KEPT * 2);
-        assert!(read(&logs, 1, 0).is_none());
+        assert!(read(&logs, (1, 1), 0).is_none());
         let shelf = logs.lock();
         assert_eq!((shelf.bytes, shelf.order.len()), (0, 0));
     }

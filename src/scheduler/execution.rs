@@ -201,6 +201,15 @@ impl Execution {
         }
     }
 
+    /// The answer to a lease counts: clients are told of that attempt, even if it is the second one.
+    pub(super) fn won_by(&mut self, lease: Lease) {
+        if let Some(hedge) =
+            self.hedge.filter(|hedge| hedge.lease().is_some_and(|(second, _)| second == lease))
+        {
+            self.hedge = Some(std::mem::replace(&mut self.state, hedge));
+        }
+    }
+
     /// A lease is over without an answer. Returns whether there is another one; if not, the execution is in no state but to be queued.
     pub(super) fn drop_lease(&mut self, lease: Lease) -> bool {
         let other = self.states().find(|state| state.lease().is_some_and(|(other, _)| other != lease));
@@ -266,4 +275,26 @@ impl Execution {
 fn queued(execution: ExecutionId, task: &Arc<Task>, queued_at: SystemTime, attempt: u32) -> Update {
     let (stage, task) = (Stage::Queued, Arc::clone(task));
     Update { execution, stage, task, queued_at, attempt, metadata: None, response: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal;
+    use super::super::record::Record;
+    use super::*;
+
+    #[test]
+    fn clients_are_told_of_the_attempt_that_wins() {
+        let Record::Execution(pending) = journal::tests::execution(1) else { panic!("another record") };
+        let lease = |attempt| Lease { execution: ExecutionId::new(1), attempt };
+        let mut execution = Execution::restored(*pending, Shape::default(), Vec::new());
+        for attempt in [1, 2] {
+            execution.begin(WorkerId::new(attempt.into()), lease(attempt));
+        }
+        let told = |execution: &Execution| execution.last_word(Arc::default()).attempt;
+        execution.won_by(lease(1));
+        assert_eq!(told(&execution), 1);
+        execution.won_by(lease(2));
+        assert_eq!((told(&execution), execution.leases().count()), (2, 2));
+    }
 }

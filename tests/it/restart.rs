@@ -1,4 +1,4 @@
-//! The farm is killed with thousands of actions queued and some running, and the next one goes on as if nothing had been.
+//! The farm is killed or stopped with actions queued and some running, and the next one goes on as if nothing had been.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use croft::digest::Digest;
+use croft::proto::rev2::execution_stage::Value as Stage;
 use croft::proto::rev2::{Action, ActionResult, Directory, ExecuteResponse, WaitExecutionRequest};
 use croft::proto::worker::finished::Outcome;
 use croft::proto::worker::scheduler_message::Message as FromScheduler;
@@ -21,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
-use crate::client::{Client, code, finish, message, shell};
+use crate::client::{Client, Inputs, code, finish, message, metadata, shell};
 use crate::farm::Farm;
 
 const WORKERS: usize = 50;
@@ -243,4 +244,56 @@ async fn a_farm_that_is_killed_goes_on_with_everything_it_had() {
     assert_eq!(starts.len(), ACTIONS);
     let twice: Vec<_> = starts.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "{} actions ran again", twice.len());
+}
+
+/// A whole farm in one process. Its next worker has the same name, and that must be enough to know that the old one is gone.
+fn start_whole(data: &Path, port: &str) -> Farm {
+    let environment = [
+        ("CROFT_PUBLIC__LISTEN", port),
+        ("CROFT_SCHEDULER__RECONNECT_WITHIN", "10 min"),
+        ("CROFT_SCHEDULER__RECOVER_WITHIN", "10 min"),
+        ("CROFT_WORKER__SLOTS", "1"),
+    ];
+    Farm::start_in(data, &environment)
+}
+
+/// Ends a farm that runs one action and has another queued; on the next one both end well, and neither waits for a worker that is gone.
+async fn everything_completes_after(end: impl FnOnce(&mut Farm)) {
+    let data = tempfile::tempdir().unwrap();
+    let [port, _] = free_ports();
+    let mut farm = start_whole(data.path(), &port);
+    let client = Client::new(&farm).await;
+    let mut names = Vec::new();
+    for script in ["sleep 2; echo one", "echo two"] {
+        let action = client.action(&shell(script, &[]), &Inputs::default(), |_| {}).await;
+        let mut operations =
+            client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+        let name = loop {
+            let operation = operations.message().await.unwrap().unwrap();
+            if !names.is_empty() || metadata(&operation).stage() == Stage::Executing {
+                break operation.name;
+            }
+        };
+        names.push(name);
+    }
+    end(&mut farm);
+
+    let farm = start_whole(data.path(), &port);
+    let client = Client::new(&farm).await;
+    for (name, printed) in names.into_iter().zip(["one\n", "two\n"]) {
+        let response = within(wait(&client, name)).await;
+        assert_eq!(code(&response), 0, "{}", message(&response));
+        let wanted = client.function.hash(printed.as_bytes()).to_proto();
+        assert_eq!(response.result.unwrap().stdout_digest, Some(wanted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_whole_farm_ran_when_it_was_killed_runs_again_at_once() {
+    everything_completes_after(Farm::kill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_whole_farm_ran_when_it_was_stopped_runs_again_at_once() {
+    everything_completes_after(|farm| assert!(farm.terminate().success())).await;
 }

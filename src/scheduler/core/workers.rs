@@ -120,6 +120,9 @@ impl Core {
             Ok(response) => {
                 self.learn(lease.execution, &response);
                 let other = self.other_than(lease);
+                if let Some(execution) = self.executions.get_mut(&lease.execution) {
+                    execution.won_by(lease);
+                }
                 self.finish(lease.execution, *response);
                 self.acknowledge(worker, lease);
                 self.lose_hedge(lease, other);

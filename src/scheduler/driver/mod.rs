@@ -314,6 +314,7 @@ impl Driver {
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Start { worker, lease, task } => {
+                metrics::SCHEDULER_STARTS.inc();
                 return self.command(worker, Command::Start { lease, task });
             }
             Effect::Kill { worker, lease } => return self.command(worker, Command::Kill { lease }),

@@ -100,13 +100,10 @@ impl Leases {
             // The answer and this order have crossed.
             return None;
         }
-        let killed = Finished { lease, outcome: Some(Outcome::Killed(true)) };
-        if self.is_waiting(&key) {
-            self.waiting.retain(|start| self::key(start.lease.as_ref()) != key);
-            self.answered.insert(key, killed.clone());
-        }
-        // Of one that is not held nothing runs, and the scheduler waits for exactly that word.
-        Some(killed)
+        self.waiting.retain(|start| self::key(start.lease.as_ref()) != key);
+        // Of one that is not held nothing runs, and the scheduler waits for exactly that word. It need not be kept: if it is lost, the
+        // next hello says the same by not naming the lease.
+        Some(Finished { lease, outcome: Some(Outcome::Killed(true)) })
     }
 
     /// Kills all that runs and waits until nothing does. Returns the answers of what came to its own end all the same.
@@ -152,9 +149,10 @@ impl Leases {
         self.answered.insert(key, finished);
     }
 
-    /// Begins what waits, as long as the answers that are kept leave room.
+    /// Begins what waits, as long as the answers that are kept, and those still to come of what runs, leave room: a hello that names
+    /// more than the bound is refused, each time.
     fn begin(&mut self) {
-        while self.answered.len() < self.max()
+        while self.answered.len() + self.running.len() < self.max()
             && let Some(start) = self.waiting.pop_front()
         {
             let kill = Shutdown::new();
@@ -168,7 +166,7 @@ impl Leases {
         self.waiting.iter().any(|start| key(start.lease.as_ref()) == *wanted)
     }
 
-    /// The bound of what runs and of what is answered.
+    /// The bound of what runs and waits, and of what runs and is answered.
     fn max(&self) -> usize {
         leases_max(self.worker.slots())
     }

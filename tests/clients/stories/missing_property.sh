@@ -1,6 +1,6 @@
 #!/bin/bash
 # A build that waits for a property that no worker offers ends with a sentence that names it, and a name that is not declared is
-# refused at once.
+# refused at once. Bazel ends with 34, its code for a remote failure.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 source "$(dirname "$0")/../lib.sh"
@@ -16,10 +16,10 @@ FARM_CONFIG=$STORY/farm.toml
 printf '[scheduler]\nunsatisfiable_after = "3 s"\n[scheduler.properties]\ngpu = "minimum"\n' > "$FARM_CONFIG"
 farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
-expect_code 1 bazel out build //:on_gpu $(remote)
+expect_code 34 bazel out build //:on_gpu $(remote)
 expect_text "$STORY/out.last" 'no connected worker offers platform property `gpu` = `1`'
 # shellcheck disable=SC2046 # flags are words
-expect_code 1 bazel out build //:on_tpu $(remote)
+expect_code 34 bazel out build //:on_tpu $(remote)
 expect_text "$STORY/out.last" '`tpu`'
 farm_is_idle || fail "the farm is not idle after the builds"
 farm_stop

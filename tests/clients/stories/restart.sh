@@ -1,5 +1,6 @@
 #!/bin/bash
-# kill -9 of the farm in the middle of a build, and a start on the same ports and data: the build goes on by itself.
+# kill -9 of the farm in the middle of a build, and a start on the same ports and data: the build goes on by itself, and what had
+# finished does not run again.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 source "$(dirname "$0")/../lib.sh"
@@ -15,6 +16,7 @@ bazel out build //many:all_items $(remote) --remote_download_all --remote_retrie
   --execution_log_json_file="$STORY/spawns.json" &
 build=$!
 wait_until 120 enough_downloaded || fail "only $(downloaded) of $MANY outputs after 120 s"
+seen=$(downloaded)
 farm_kill
 [ "$(downloaded)" -lt "$MANY" ] || fail "the build was over before the farm was killed: nothing is shown"
 farm_start_sid "$STORY/data"
@@ -24,4 +26,7 @@ for ((number = 0; number < MANY; number += 2)); do
   cmp --quiet "$(printf '%s/many/item%05d.txt' "$(bin_of "$STORY/out")" "$number")" <(echo "item $number of seed 1") ||
     fail "item $number is wrong after the restart"
 done
+runs=$(metric croft_scheduler_starts_total)
+[ "$runs" -gt 0 ] && [ "$runs" -le $((MANY - seen)) ] || fail "$seen of $MANY were done before the kill, but $runs ran after it"
+echo "$seen of $MANY done before the kill, $runs run after it"
 farm_stop
