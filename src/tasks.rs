@@ -5,9 +5,11 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
@@ -62,6 +64,27 @@ where
     Blocking { task: tokio::task::spawn_blocking(work) }
 }
 
+/// Runs `work`, which nearly always takes microseconds but can wait for a disk: in place, because handing it to another thread
+/// costs several times as much, or on the pool when half of the runtime's threads are in such work already. So a disk that hangs
+/// leaves the other half to everybody else.
+///
+/// # Errors
+/// As for [`blocking`].
+pub async fn brief<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    let Ok(permit) = IN_PLACE.try_acquire() else { return blocking(work).await };
+    let result = work();
+    drop(permit);
+    result
+}
+
+/// What may run in place at once: half of the threads that a runtime has by default. With one thread nothing may.
+static IN_PLACE: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(0, usize::from) / 2));
+
 /// Work that runs on a blocking thread.
 #[derive(Debug)]
 pub struct Blocking<T> {
@@ -106,6 +129,31 @@ impl Group {
             Ok(ended) => Some(ended),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_hangs_leaves_threads_to_the_others() {
+        let threads = std::thread::available_parallelism().unwrap().get();
+        let hang = |_| {
+            let (release, hung) = mpsc::channel::<()>();
+            let work = brief(move || Ok(hung.recv().is_err()));
+            (release, spawn("hung", work))
+        };
+        let (releases, works): (Vec<_>, Vec<_>) = (0..2 * threads).map(hang).unzip();
+        let other = spawn("other", async {});
+        tokio::time::timeout(Duration::from_secs(30), other).await.unwrap().unwrap();
+        drop(releases);
+        for work in works {
+            assert!(work.await.unwrap().unwrap());
         }
     }
 }

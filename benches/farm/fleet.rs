@@ -61,7 +61,8 @@ async fn serve(outbox: mpsc::Sender<WorkerMessage>, mut inbox: Inbox, arrived: A
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let answer = tokio::select! {
-            message = inbox.message() => match message.unwrap().and_then(|message| message.message) {
+            // A stream that breaks is the end of the farm.
+            message = inbox.message() => match message.ok().flatten().and_then(|message| message.message) {
                 Some(FromScheduler::Start(start)) => answer(start, &arrived),
                 Some(FromScheduler::Acknowledge(_)) => continue,
                 Some(other) => panic!("an action that runs at once is not {other:?}"),
@@ -69,7 +70,9 @@ async fn serve(outbox: mpsc::Sender<WorkerMessage>, mut inbox: Inbox, arrived: A
             },
             _ = heartbeat.tick() => FromWorker::Heartbeat(Heartbeat {}),
         };
-        outbox.send(said(answer)).await.unwrap();
+        if outbox.send(said(answer)).await.is_err() {
+            return;
+        }
     }
 }
 

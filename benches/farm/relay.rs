@@ -13,6 +13,7 @@ use croft::proto::worker::scheduler_message::Message as FromScheduler;
 use croft::proto::worker::worker_message::Message as FromWorker;
 use croft::proto::worker::workers_server::Workers;
 use croft::proto::worker::{Acknowledge, Lease, SchedulerMessage, Start, Welcome, WorkerMessage};
+use croft::tasks;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -91,7 +92,7 @@ impl Workers for Relay {
         outbox.try_send(Ok(said(FromScheduler::Welcome(Welcome::default())))).unwrap();
         self.workers.lock().unwrap().push(outbox.clone());
         let waiting = Arc::clone(&self.waiting);
-        tokio::spawn(async move {
+        tasks::spawn("relay", async move {
             while let Ok(Some(message)) = incoming.message().await {
                 let Some(FromWorker::Finished(finished)) = message.message else { continue };
                 let lease = finished.lease.unwrap();

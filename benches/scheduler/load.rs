@@ -22,7 +22,7 @@ const TREES: u64 = 20_000;
 /// client would be.
 const BATCH: usize = 500;
 
-pub struct Load {
+pub(crate) struct Load {
     core: Bare,
     workers: usize,
     random: fastrand::Rng,
@@ -33,9 +33,9 @@ pub struct Load {
 }
 
 /// The time of an action in the stretch in the middle, and in the slowest one.
-pub struct Cost {
-    pub median: Duration,
-    pub slowest: Duration,
+pub(crate) struct Cost {
+    pub(crate) median: Duration,
+    pub(crate) slowest: Duration,
 }
 
 struct Action {
@@ -47,7 +47,7 @@ struct Action {
 
 impl Load {
     /// A core whose workers are all busy.
-    pub fn new(workers: usize, sets: usize) -> Self {
+    pub(crate) fn new(workers: usize, sets: usize) -> Self {
         let config = Config { operations_max: 10_000_000, ..Config::default() };
         let mut core = Bare::new(config);
         let mut random = fastrand::Rng::with_seed(1);
@@ -74,20 +74,20 @@ impl Load {
         load
     }
 
-    pub fn workers(&self) -> usize {
+    pub(crate) fn workers(&self) -> usize {
         self.workers
     }
 
-    pub fn slots(&self) -> u32 {
+    pub(crate) fn slots(&self) -> u32 {
         SLOTS
     }
 
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.core.queued()
     }
 
     /// Submits until so many actions are queued.
-    pub fn fill(&mut self, length: usize) {
+    pub(crate) fn fill(&mut self, length: usize) {
         while self.core.queued() < length {
             let action = self.action();
             self.submit(action);
@@ -95,7 +95,7 @@ impl Load {
     }
 
     /// The time that one action takes from its submission to its end, at the length that the queue has.
-    pub fn time(&mut self, cycles: usize) -> Cost {
+    pub(crate) fn time(&mut self, cycles: usize) -> Cost {
         let mut times = Vec::new();
         for _ in 0..cycles / BATCH {
             let batch: Vec<Action> = (0..BATCH).map(|_| self.action()).collect();

@@ -87,6 +87,28 @@ pub(super) enum Bug {
     ForgetDyingLease,
     /// Every action is as urgent as every other.
     IgnorePriority,
+    /// A connected worker is given work although it was taken out.
+    StartOnCordoned,
+    /// A worker whose connection broke is given work.
+    StartOnAway,
+    /// What a worker brings back is taken for lost.
+    ResumeDropsLease,
+    /// What ran when the scheduler ended is queued when it starts again.
+    RestartForgetsLease,
+    /// The journal is not told that an execution is over.
+    RestartRunsAgain,
+    /// A worker is told that its answer is safe before the journal is told of it.
+    AckBeforeDurable,
+    /// A worker is not told that what it runs was cancelled.
+    CancelForgetsKill,
+    /// A worker is not told that the other lease of what it runs has won.
+    HedgeNeverKilled,
+    /// Starts are not counted to their invocations.
+    UnfairToSecond,
+    /// No start goes by age.
+    StarveOld,
+    /// A worker stays reserved for a line of which nothing is left.
+    LeakReservation,
 }
 
 impl Core {
@@ -195,6 +217,10 @@ impl Core {
     fn finish(&mut self, id: ExecutionId, response: ExecuteResponse) {
         let Some(execution) = self.remove_execution(id) else { return };
         let update = execution.last_word(Arc::new(response));
+        #[cfg(test)]
+        if self.bug == Some(Bug::RestartRunsAgain) {
+            return execution.operations.iter().for_each(|one| self.finish_operation(*one, &update));
+        }
         // Every end is kept before any is told: what one client was told is over does not run again for another.
         for operation in execution.operations.iter() {
             self.keep_end(*operation, &update);

@@ -60,8 +60,8 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
     }
 }
 
-/// What was noted lately, in two generations of half the entries each. When the young one is full it becomes the old one, and what was
-/// not noted again since is dropped.
+/// What was asked for lately: two generations of at most so many entries each. When the young one is full it becomes the old
+/// one, and what nobody has asked for since is dropped.
 #[derive(Debug)]
 pub(super) struct Recent<K, V> {
     young: Lookup<K, V>,
@@ -69,7 +69,7 @@ pub(super) struct Recent<K, V> {
     generation_max: usize,
 }
 
-impl<K: Eq + Hash, V> Recent<K, V> {
+impl<K: Eq + Hash, V: Clone> Recent<K, V> {
     /// Keeps at most `entries_max` entries.
     pub(super) fn new(entries_max: usize) -> Self {
         Self { young: Lookup::default(), old: Lookup::default(), generation_max: entries_max / 2 }
@@ -87,6 +87,19 @@ impl<K: Eq + Hash, V> Recent<K, V> {
             self.old = mem::take(&mut self.young);
         }
         self.young.insert(key, value);
+    }
+
+    /// The value of a key, moved to the young generation; `make` makes an absent one.
+    pub(super) fn get_or_insert<Q: Eq + Hash + ?Sized>(&mut self, key: &Q, make: impl FnOnce() -> (K, V)) -> V
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(value) = self.young.get(key) {
+            return value.clone();
+        }
+        let (key, value) = self.old.0.remove_entry(key).unwrap_or_else(make);
+        self.insert(key, value.clone());
+        value
     }
 }
 
@@ -161,12 +174,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_noted_lately_is_kept_and_the_rest_is_bounded() {
+    fn what_was_asked_for_lately_is_kept_and_the_rest_is_bounded() {
         let mut recent = Recent::new(8);
         for number in 0..1000_u64 {
             recent.insert(number, number);
-            recent.insert(0, 0);
-            assert_eq!(recent.get(&0), Some(&0));
+            assert_eq!(recent.get_or_insert(&0, || (0, 0)), 0);
         }
         assert_eq!(recent.get(&999), Some(&999));
         assert_eq!(recent.get(&500), None);

@@ -176,7 +176,7 @@ async fn upload(client: &Client) -> Vec<Digest> {
     let action = |number: usize| Action {
         command_digest: Some(command.to_proto()),
         input_root_digest: Some(root.to_proto()),
-        salt: number.to_be_bytes().to_vec().into(),
+        salt: number.to_be_bytes().to_vec(),
         ..Action::default()
     };
     let actions: Vec<Bytes> = (0..ACTIONS).map(|number| action(number).encode_to_vec().into()).collect();

@@ -1,5 +1,8 @@
 //! A worker and a scheduler of the test's own: whole leases over the real stream, in the real sandbox.
 
+mod bounds;
+mod usage;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +23,7 @@ use croft::proto::worker::scheduler_message::Message as FromScheduler;
 use croft::proto::worker::worker_message::Message as FromWorker;
 use croft::proto::worker::workers_server::{Workers, WorkersServer};
 use croft::proto::worker::{
-    Acknowledge, Finished, Hello, Kill, Lease, ResourceUsage, SchedulerMessage, Start, Welcome, WorkerMessage,
+    Acknowledge, Finished, Hello, Kill, Lease, SchedulerMessage, Start, Welcome, WorkerMessage,
 };
 use croft::store::{Blob, Cas, Key, Store};
 use croft::tasks::{self, Shutdown};
@@ -364,54 +367,6 @@ async fn a_timeout_keeps_what_was_printed() {
     farm.stop().await;
 }
 
-fn usage(result: &rev2::ActionResult) -> (Duration, u64, Duration) {
-    let metadata = result.execution_metadata.as_ref().expect("metadata");
-    let usage = ResourceUsage::of(metadata).expect("a usage");
-    let time = |duration: Option<croft::proto::Duration>| -> Duration {
-        let duration = duration.expect("a duration");
-        Duration::new(duration.seconds.cast_unsigned(), duration.nanos.cast_unsigned())
-    };
-    (time(usage.cpu_time), usage.peak_memory_bytes, time(metadata.virtual_execution_duration))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_processor_time_of_all_processes_is_reported() {
-    let mut farm = Farm::start().await;
-    // The kernel ends each loop when it has used a second, however busy the machine is.
-    let burn = "(ulimit -t 1; while :; do :; done)";
-    let script = format!("{burn}; {burn} & wait; true");
-    let result = farm.run(&script, &[]).await.result.expect("a result");
-    assert_eq!(result.exit_code, 0);
-    let (cpu, _, wall) = usage(&result);
-    assert!((Duration::from_millis(1500)..Duration::from_secs(4)).contains(&cpu), "{cpu:?}");
-    assert!(wall >= Duration::from_secs(1), "{wall:?}");
-    farm.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_peak_of_memory_is_reported_also_after_a_timeout() {
-    const ALLOCATED: u64 = 64 << 20;
-    let mut farm = Farm::start().await;
-    let allocate = "x=$(head -c 67108864 /dev/zero | tr '\\0' x); : ${#x}";
-    let small = farm.run("true", &[]).await.result.expect("a result");
-    assert!((1..ALLOCATED).contains(&usage(&small).1), "{small:?}");
-    let large = farm.run(allocate, &[]).await.result.expect("a result");
-    assert!((ALLOCATED..16 * ALLOCATED).contains(&usage(&large).1), "{large:?}");
-
-    let command = rev2::Command {
-        arguments: vec!["/bin/sh".into(), "-c".into(), format!("{allocate}; sleep 600")],
-        ..rev2::Command::default()
-    };
-    let command = farm.put(command.encode_to_vec()).await;
-    let root = farm.put(rev2::Directory::default().encode_to_vec()).await;
-    farm.start_action(command, root, 4).await;
-    let response = farm.response().await;
-    assert_eq!(code(&response), 4, "{response:?}");
-    let (_, memory, wall) = usage(&response.result.expect("a result"));
-    assert!(memory >= ALLOCATED && wall >= Duration::from_secs(4), "{memory} {wall:?}");
-    farm.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_lease_says_so_and_frees_its_slot() {
     let mut farm = Farm::start().await;
@@ -456,59 +411,6 @@ async fn a_lease_that_is_started_twice_runs_once() {
     assert_eq!(farm.finished().await.lease, Some(lease));
     let next = farm.start_script("true", |_| {}).await;
     assert_eq!(farm.finished().await.lease, Some(next), "the connection held, and there is no second answer");
-    farm.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_nobody_acknowledges_takes_on_no_more_than_it_can_remember() {
-    let mut farm = Farm::start().await;
-    let absent = Function::Sha256.hash(b"absent").to_proto();
-    let most = croft::proto::worker::leases_max(2);
-    for _ in 0..=most {
-        farm.start_action(absent.clone(), absent.clone(), 10).await;
-        if farm.attempts <= u32::try_from(most).expect("small") {
-            farm.unacknowledged().await;
-        }
-    }
-    farm.reconnect().await;
-    assert_eq!(farm.connection.hello.leases.len(), most + 1);
-    for _ in 0..most {
-        farm.finished().await;
-    }
-    let last = Lease { execution: Bytes::from_static(&[7; 16]), attempt: farm.attempts };
-    assert_eq!(farm.finished().await.lease, Some(last));
-    farm.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_never_holds_more_than_it_may_name_when_it_comes_back() {
-    let mut farm = Farm::start().await;
-    let absent = Function::Sha256.hash(b"absent").to_proto();
-    let most = croft::proto::worker::leases_max(2);
-    for _ in 1..most {
-        farm.start_action(absent.clone(), absent.clone(), 10).await;
-        farm.unacknowledged().await;
-    }
-    let mut leases = Vec::new();
-    for _ in 0..most {
-        leases.push(farm.start_script("sleep 600", |_| {}).await);
-    }
-    for lease in leases {
-        farm.tell(FromScheduler::Kill(Kill { lease: Some(lease) })).await;
-    }
-    for _ in 0..most {
-        assert_eq!(farm.unacknowledged().await.outcome, Some(Outcome::Killed(true)));
-    }
-    for _ in 0..most {
-        farm.start_action(absent.clone(), absent.clone(), 10).await;
-    }
-    // The scheduler waits for the word that nothing of this one runs, so the worker has taken all starts before.
-    let stray = Lease { execution: Bytes::from_static(&[8; 16]), attempt: 1 };
-    farm.tell(FromScheduler::Kill(Kill { lease: Some(stray.clone()) })).await;
-    while farm.unacknowledged().await.lease.as_ref() != Some(&stray) {}
-    farm.reconnect().await;
-    let held = farm.connection.hello.leases.len();
-    assert!(held <= 2 * most, "{held} leases: no scheduler would take the worker back");
     farm.stop().await;
 }
 

@@ -52,6 +52,9 @@ impl Core {
     /// Gives the worker what it may have had to let pass, or lets it rest.
     pub(super) fn refresh_availability(&mut self, worker: WorkerId) {
         let takes_work = self.standings.takes_work(worker);
+        #[cfg(test)]
+        let takes_work =
+            takes_work || self.bug == Some(Bug::StartOnCordoned) && self.standings.is_connected(worker);
         self.fleet.set_takes_work(worker, takes_work);
         if takes_work {
             self.fill(worker);

@@ -125,6 +125,10 @@ impl Core {
         for state in &states {
             match *state {
                 State::Queued => self.dequeue(id),
+                #[cfg(test)]
+                State::Running { lease, worker } if self.bug == Some(Bug::CancelForgetsKill) => {
+                    self.leave_running(worker, lease);
+                }
                 State::Running { lease, worker } => self.kill(worker, lease),
                 State::Settling { .. } => {}
             }

@@ -85,6 +85,10 @@ impl Core {
         self.effects.push(Effect::Hedge { lease: winner.max(loser), hedging });
         match state {
             State::Queued => {}
+            #[cfg(test)]
+            State::Running { lease, worker } if self.bug == Some(Bug::HedgeNeverKilled) => {
+                self.leave_running(worker, lease);
+            }
             State::Running { lease, worker } => self.kill(worker, lease),
             State::Settling { lease, worker } => self.acknowledge(worker, lease),
         }

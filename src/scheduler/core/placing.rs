@@ -17,7 +17,7 @@ impl Core {
         while !self.queue.has_entries(line)
             && let Some(worker) = self.best_for(line, id)
         {
-            if !self.fleet.count_start(worker) || !self.reserve_for_oldest(worker) {
+            if !self.is_turn_by_age(worker) || !self.reserve_for_oldest(worker) {
                 let task = &self.executions[&id].task;
                 self.queue.charge_party(self.executions[&id].position.priority, party(task));
                 return self.start(id, worker);
@@ -62,7 +62,7 @@ impl Core {
             if self.queue.unstrand(place.line()) {
                 self.timers.clear(Timer::Stranded(execution.shape.clone()));
             }
-            self.fleet.unreserve(place.line());
+            self.unreserve(place.line());
         }
     }
 
@@ -80,9 +80,7 @@ impl Core {
     /// Gives a worker that has room whatever is first in line for it.
     pub(super) fn fill(&mut self, worker: WorkerId) {
         while let Some(id) = self.choose(worker) {
-            if let Some(place) = self.executions[&id].place {
-                self.queue.charge(place);
-            }
+            self.charge(id);
             self.dequeue(id);
             self.start(id, worker);
         }
@@ -95,15 +93,43 @@ impl Core {
         }
     }
 
+    /// Counts a start to the invocation in whose name the execution waits.
+    fn charge(&mut self, id: ExecutionId) {
+        #[cfg(test)]
+        if self.bug == Some(Bug::UnfairToSecond) {
+            return;
+        }
+        if let Some(place) = self.executions[&id].place {
+            self.queue.charge(place);
+        }
+    }
+
+    /// Counts a start that is about to be. Returns whether what has waited longest is to be taken.
+    fn is_turn_by_age(&mut self, worker: WorkerId) -> bool {
+        #[cfg(test)]
+        if self.bug == Some(Bug::StarveOld) {
+            return false;
+        }
+        self.fleet.count_start(worker)
+    }
+
+    fn unreserve(&mut self, line: LineId) {
+        #[cfg(test)]
+        if self.bug == Some(Bug::LeakReservation) {
+            return;
+        }
+        self.fleet.unreserve(line);
+    }
+
     fn choose(&mut self, worker: WorkerId) -> Option<ExecutionId> {
         let room = self.fleet.room(worker)?;
         if let Some(line) = self.fleet.reserved_line(worker) {
             let chosen = room.fits_line(line).then(|| self.queue.oldest_in(line)).flatten()?;
-            self.fleet.unreserve(line);
+            self.unreserve(line);
             return Some(chosen);
         }
         let first = self.queue.first(room.lines(), |needs| room.fits(needs))?;
-        if !self.fleet.count_start(worker) {
+        if !self.is_turn_by_age(worker) {
             return Some(first);
         }
         if self.reserve_for_oldest(worker) {

@@ -136,6 +136,11 @@ impl Core {
 
     /// The execution is taken to run on, until its workers come back or are given up.
     fn take_over(&mut self, id: ExecutionId, leased: Vec<Leased>) {
+        #[cfg(test)]
+        if self.bug == Some(Bug::RestartForgetsLease) {
+            self.report(id);
+            return self.enqueue(id);
+        }
         for Leased { lease, worker, name } in leased {
             self.take_over_lease(lease, worker, name);
         }

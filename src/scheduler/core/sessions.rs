@@ -78,6 +78,10 @@ impl Core {
     /// A worker says that it holds a lease: it runs it, or its answer to it was not acknowledged and follows.
     fn recognise(&mut self, worker: WorkerId, lease: Lease) {
         match self.fleet.holding(worker, lease) {
+            #[cfg(test)]
+            Some(Hold::Running) if self.bug == Some(Bug::ResumeDropsLease) => {
+                self.lost_on_the_way(worker, lease);
+            }
             Some(Hold::Running) => {}
             Some(Hold::Dying) => self.send_kill(worker, lease),
             None if self.is_settling(worker, lease) => {}
@@ -122,6 +126,10 @@ impl Core {
         // What it has not heard it cannot confirm; it is told again when it is back.
         for lease in self.dying(worker) {
             self.timers.clear(Timer::Kill(worker, lease));
+        }
+        #[cfg(test)]
+        if self.bug == Some(Bug::StartOnAway) {
+            return;
         }
         self.fleet.set_takes_work(worker, false);
     }

@@ -123,6 +123,10 @@ impl Core {
                 if let Some(execution) = self.executions.get_mut(&lease.execution) {
                     execution.won_by(lease);
                 }
+                #[cfg(test)]
+                if self.bug == Some(Bug::AckBeforeDurable) {
+                    self.acknowledge(worker, lease);
+                }
                 self.finish(lease.execution, *response);
                 self.acknowledge(worker, lease);
                 self.lose_hedge(lease, other);
@@ -163,6 +167,12 @@ impl Core {
         let mut misjudged = (*capacity).clone();
         misjudged.slots += 1;
         Arc::new(misjudged)
+    }
+
+    /// Has a lease end in its own time, in vain.
+    pub(super) fn leave_running(&mut self, worker: WorkerId, lease: Lease) {
+        self.clear_deadlines(worker, lease);
+        self.fleet.mark_dying(worker, lease);
     }
 
     /// Takes an answer to an earlier attempt for one to the attempt that runs.

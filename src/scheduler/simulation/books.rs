@@ -9,10 +9,11 @@ mod promises;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::actions::action_number;
+use super::actions::{action_number, is_result_of};
 use crate::proto::rev2::ExecuteResponse;
+use crate::scheduler::config::Config;
 use crate::scheduler::core::inspect::ensure;
-use crate::scheduler::event::{Effect, Event};
+use crate::scheduler::event::{Effect, Event, Refusal};
 use crate::scheduler::id::OperationId;
 use crate::scheduler::requirements::Requirements;
 use crate::scheduler::task::{Stage, Task, Update};
@@ -29,6 +30,8 @@ pub(super) struct Books {
     promises: Promises,
     requirements: BTreeMap<u64, Arc<Requirements>>,
     urgency: BTreeMap<u64, i32>,
+    /// Who asked for each operation; after a restart, who asked first for what it waits for.
+    askers: BTreeMap<OperationId, Arc<Task>>,
     /// How many starts there were in this life of the scheduler, and how many of them by age.
     starts: u64,
     by_age: u64,
@@ -44,6 +47,12 @@ pub(super) struct Operation {
 
 /// There are at least so many starts to one by age. One of 16 is to be by age, and may reserve a worker instead.
 const BY_AGE_EVERY: u64 = 15;
+
+/// The operation that is in line from here on.
+fn queues(effect: &Effect) -> Option<OperationId> {
+    let Effect::Report { operation, update } = effect else { return None };
+    (update.stage == Stage::Queued).then_some(*operation)
+}
 
 /// Nothing can be wrong after this that was right before.
 pub(super) fn is_dull(event: &Event, effects: &[Effect]) -> bool {
@@ -66,6 +75,7 @@ impl Books {
             let number = action_number(&submission.task);
             self.requirements.insert(number, Arc::clone(&submission.requirements));
             self.note_urgency(number, submission.task.priority);
+            self.askers.insert(submission.operation, Arc::clone(&submission.task));
         }
         if let Event::Settled { lease, result } = event {
             self.promises.settled(*lease, result.is_ok());
@@ -85,6 +95,7 @@ impl Books {
         self.leases.check_kept(&brought_back)?;
         self.check_order(effects)?;
         self.leases.check_merging()?;
+        self.leases.check_told()?;
         self.check_idle()
     }
 
@@ -129,6 +140,7 @@ impl Books {
             Effect::Report { operation, update } => self.report(event, *operation, update),
             Effect::Forget { operation } => {
                 let one = self.operations.remove(operation);
+                self.askers.remove(operation);
                 let is_completed = one.is_some_and(|one| one.stage == Stage::Completed);
                 ensure!(is_completed, "{operation:?} is forgotten before it is completed");
                 self.promises.may_be_gone(*operation);
@@ -149,6 +161,7 @@ impl Books {
             }
             Effect::Erase(key) => {
                 self.leases.erase(key);
+                self.promises.erase(key);
                 Ok(())
             }
             Effect::Acknowledge { lease, .. } => self.promises.check_acknowledge(*lease, &self.leases),
@@ -179,27 +192,67 @@ impl Books {
         let has_response = update.response.is_some();
         ensure!(has_response == (update.stage == Stage::Completed), "{operation:?} has a wrong response");
         let result = update.response.as_ref().and_then(|response| response.result.as_ref());
-        let is_own = result.is_none_or(|result| result.exit_code as u64 == action_number(&update.task));
+        let is_own = result.is_none_or(|result| is_result_of(result, &update.task));
         ensure!(is_own, "{operation:?} gets the result of another action");
+        if is_restored {
+            self.askers.insert(operation, Arc::clone(&update.task));
+        }
         let response = update.response.clone();
         self.operations
             .insert(operation, Operation { task: Arc::clone(&update.task), stage: update.stage, response });
         Ok(())
     }
 
+    /// Nobody has more than his share, and only who has it is refused.
+    pub(super) fn check_shares(&self, config: &Config, event: &Event, effects: &[Effect]) -> Checked {
+        let Event::Submit(submission) = event else { return Ok(()) };
+        let Task { identity, invocation, .. } = &*submission.task;
+        let count = |is_meant: &dyn Fn(&Task) -> bool| {
+            self.live().filter(|operation| is_meant(&self.askers[operation])).count()
+        };
+        let shares = [
+            (Refusal::TooManyOperations, count(&|_| true), config.operations_max),
+            (
+                Refusal::TooManyOfIdentity,
+                count(&|task| !identity.is_empty() && task.identity == *identity),
+                config.operations_per_identity_max,
+            ),
+            (
+                Refusal::TooManyOfInvocation,
+                count(&|task| task.invocation == *invocation),
+                config.operations_per_invocation_max,
+            ),
+        ];
+        for (refusal, has, most) in shares {
+            let is_refused =
+                effects.iter().any(|one| matches!(one, Effect::Refuse(other) if *other == refusal));
+            // A restart counts all who wait for one action to the first of them, who may have more than his share then.
+            let is_kept = if is_refused { has >= most } else { self.is_refused(effects) || has <= most };
+            ensure!(is_kept, "{refusal:?}: {has} of {most}");
+        }
+        Ok(())
+    }
+
+    fn is_refused(&self, effects: &[Effect]) -> bool {
+        effects.iter().any(|effect| matches!(effect, Effect::Refuse(_)))
+    }
+
     /// Nothing starts while something more urgent with the same requirements waits, but for the few that are started because
     /// they have waited longest.
     fn check_order(&mut self, effects: &[Effect]) -> Checked {
-        for effect in effects {
+        for (index, effect) in effects.iter().enumerate() {
             let Effect::Start { task, .. } = effect else { continue };
             self.starts += 1;
             let number = action_number(task);
             let urgency = self.urgency[&number];
-            let waits = |one: &&Operation| {
+            // One event may end the leases of several workers: what came back into line after the start was not there for it.
+            let came_after: BTreeSet<OperationId> = effects[index..].iter().filter_map(queues).collect();
+            let waits = |(id, one): &(&OperationId, &Operation)| {
                 let requirements = &self.requirements[&action_number(&one.task)];
-                one.stage == Stage::Queued && *requirements == self.requirements[&number]
+                let is_equal = *requirements == self.requirements[&number];
+                one.stage == Stage::Queued && is_equal && !came_after.contains(id)
             };
-            let next = self.operations.values().filter(waits).map(|one| one.task.priority).min();
+            let next = self.operations.iter().filter(waits).map(|(_, one)| one.task.priority).min();
             if next.is_some_and(|next| urgency > next) {
                 self.see("started by age");
                 self.by_age += 1;

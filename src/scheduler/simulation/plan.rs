@@ -20,6 +20,10 @@ pub(super) struct Plan {
     pub(super) has_marks: bool,
     /// Hundreds of operations are submitted at once and cancelled at once.
     pub(super) has_storms: bool,
+    /// One client and one build may have only a few operations at once.
+    pub(super) has_small_shares: bool,
+    /// A run that takes longer than earlier ones is started a second time.
+    pub(super) has_hedges: bool,
     pub(super) workers_max: usize,
     /// The longest time between two deeds of clients, in milliseconds.
     pub(super) client_pause: u64,
@@ -36,6 +40,8 @@ impl Plan {
             has_crashes: random.chance(70),
             has_marks: random.chance(40),
             has_storms: random.chance(5),
+            has_small_shares: random.chance(25),
+            has_hedges: random.chance(60),
             workers_max: 2 + usize::try_from(random.below(5)).unwrap(),
             client_pause: random.pick(&[200, 400, 400, 1200]).unwrap(),
             trouble_pause: random.pick(&[800, 2500, 2500, 6000]).unwrap(),
@@ -45,6 +51,7 @@ impl Plan {
     /// Short times and small limits, so that all of them are reached within a world's life.
     pub(super) fn config(&self) -> Config {
         let (operations_max, finished_max) = if self.has_storms { (200, 120) } else { (24, 12) };
+        let (of_identity, of_invocation) = if self.has_small_shares { (4, 6) } else { (1000, 1000) };
         Config {
             lease_slack: Duration::from_secs(8),
             kill_timeout: Duration::from_secs(4),
@@ -53,11 +60,18 @@ impl Plan {
             abandon_after: Duration::from_secs(3),
             reconnect_within: Duration::from_secs(5),
             recover_within: Duration::from_secs(6),
+            health_failures_max: 2,
             health_probation: Duration::from_secs(4),
             unsatisfiable_after: Duration::from_secs(6),
             retention: Duration::from_secs(10),
             finished_max,
             operations_max,
+            operations_per_identity_max: of_identity,
+            operations_per_invocation_max: of_invocation,
+            hedge: self.has_hedges,
+            hedge_factor: 1,
+            hedge_after_min: Duration::from_millis(300),
+            hedges_max_percent: 50,
             ..Config::default()
         }
     }

@@ -67,7 +67,7 @@ pub(super) fn run(seed: u64, bug: Option<Bug>) -> Result<(), String> {
         match due {
             Due::Submits { invocation } => steady.submits(invocation)?,
             Due::Ends { worker, lease, task } => {
-                let outcome = Outcome::Response(Box::new(response(&task)));
+                let outcome = Outcome::Response(Box::new(response(&task, Duration::from_millis(50))));
                 steady.feed(Event::Finished { worker, lease, outcome })?;
             }
         }

@@ -43,6 +43,7 @@ pub(super) struct Birth {
 struct Job {
     task: Arc<Task>,
     requirements: Requirements,
+    since: Time,
     is_killed: bool,
     /// A kill has no effect before.
     deaf_until: Time,
@@ -145,7 +146,7 @@ impl World {
         let worker = self.workers.get_mut(&id).expect("a worker that is told something lives");
         let is_new = !worker.running.contains_key(&lease) && !worker.answered.contains_key(&lease);
         ensure!(is_new, "{id:?} is told to start {lease:?}, which it has");
-        let job = Job { task, requirements, is_killed: false, deaf_until: self.now };
+        let job = Job { task, requirements, since: self.now, is_killed: false, deaf_until: self.now };
         worker.running.insert(lease, job);
         worker.check_load()?;
         // Longer than timeout and slack together now and then: a worker that hangs.
@@ -181,7 +182,9 @@ impl World {
             0..10 if self.is_chaos && self.plan.has_crashes => Outcome::Fault("the disk is full".to_owned()),
             // A kill may come too late.
             _ if job.is_killed && !self.random.chance(20) => Outcome::Killed,
-            _ => Outcome::Response(Box::new(response(&job.task))),
+            _ => {
+                Outcome::Response(Box::new(response(&job.task, now.since_start() - job.since.since_start())))
+            }
         };
         worker.running.remove(&lease);
         worker.answered.insert(lease, outcome.clone());

@@ -245,6 +245,7 @@ impl World {
         let effects = self.core.handle(now, event.clone());
         self.note(&event, &effects);
         self.books.enter(&event, &effects)?;
+        self.books.check_shares(&self.config, &event, &effects)?;
         // A planted mistake must be seen from the outside.
         let is_small = self.books.operations.len() < 64;
         let is_due = is_small || self.entries.is_multiple_of(LOOK_EVERY);

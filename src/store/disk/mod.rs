@@ -229,8 +229,9 @@ impl Disk {
     }
 
     async fn find(&self, key: &Key, start: u64) -> Result<Found> {
-        let (shared, key) = (self.shared(), key.clone());
-        let found = tasks::blocking(move || shared.find(&key, start)).await;
+        let (shared, key, is_small) = (self.shared(), key.clone(), is_small(key));
+        let find = move || shared.find(&key, start);
+        let found = if is_small { tasks::brief(find).await } else { tasks::blocking(find).await };
         // A medium that fails is for the operator to see, whatever the caller makes of it.
         found.inspect_err(|error| tracing::error!("a blob cannot be read: {}", error.chain()))
     }
@@ -242,7 +243,7 @@ impl Disk {
 
     async fn size(&self, name: Name) -> Result<Option<u64>> {
         let shared = self.shared();
-        tasks::blocking(move || shared.ledger.size(&name)).await
+        tasks::brief(move || shared.ledger.size(&name)).await
     }
 
     /// A reader has found that a file is gone. When the writer is busy, the next reader tells it.
@@ -261,6 +262,12 @@ impl Drop for Disk {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether a blob is in the index, which is mostly in memory. Of a result the size is not known, and few are so large.
+fn is_small(key: &Key) -> bool {
+    let Key::Blob(digest) = key else { return true };
+    digest.size() <= INLINE_MAX
 }
 
 fn stopped() -> Error {

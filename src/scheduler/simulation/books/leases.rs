@@ -193,10 +193,12 @@ impl Leases {
         ensure!(self.given_now.insert((worker, lease)), "{lease:?} is given to {worker:?} twice");
         let work = Work { requirements: Arc::clone(requirements), key: task.merge_key() };
         self.works.insert(lease.execution, work);
-        let others = self.current().filter(|(_, other)| other.execution == lease.execution).count();
-        ensure!(others < LEASES_MAX, "{lease:?} is the third at once");
+        let others: Vec<_> = self.current().filter(|(_, other)| other.execution == lease.execution).collect();
+        let is_apart = others.iter().all(|(holder, _)| *holder != worker);
+        ensure!(is_apart, "{lease:?} starts on {worker:?}, which runs the same already");
+        ensure!(others.len() < LEASES_MAX, "{lease:?} is the third at once");
         self.held.insert((worker, lease), Standing::Current);
-        Ok(others > 0)
+        Ok(!others.is_empty())
     }
 
     pub(super) fn kill(&mut self, worker: WorkerId, lease: Lease) -> Checked {
@@ -309,6 +311,18 @@ impl Leases {
             let first = *running.entry(key).or_insert(lease.execution);
             ensure!(first == lease.execution, "{lease:?} runs beside the equal {first:?}");
         }
+        Ok(())
+    }
+
+    /// No connected worker runs in vain what it could be told to stop.
+    pub(super) fn check_told(&self) -> Checked {
+        let is_void = |(one, standing): &(&(WorkerId, Lease), &Standing)| {
+            // What the scheduler knows nothing of may be an answer that it has already.
+            let is_connected = self.workers.get(&one.0).is_some_and(|worker| worker.is_connected);
+            **standing == Standing::Void && is_connected && !self.strays.contains(*one)
+        };
+        let untold = self.held.iter().find(is_void).map(|(one, _)| one);
+        ensure!(untold.is_none(), "{untold:?} is in vain, and the worker is not told to stop it");
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::Effect;
 use crate::scheduler::id::{ExecutionId, Lease, OperationId, WorkerId};
-use crate::scheduler::record::Record;
+use crate::scheduler::record::{Record, RecordKey};
 use crate::scheduler::simulation::journal::Word;
 use crate::scheduler::task::Stage;
 
@@ -21,6 +21,8 @@ pub(super) struct Promises {
     settling: BTreeSet<Lease>,
     /// Executions that have ended in this life of the scheduler.
     completed: BTreeSet<ExecutionId>,
+    /// Executions of which this life of the scheduler has told the journal that they are over.
+    erased: BTreeSet<ExecutionId>,
     /// Executions whose end somebody was told of: they never start again in any life.
     safe: BTreeSet<ExecutionId>,
 }
@@ -54,6 +56,12 @@ impl Promises {
         }
     }
 
+    pub(super) fn erase(&mut self, key: &RecordKey) {
+        if let RecordKey::Execution(execution) = key {
+            self.erased.insert(*execution);
+        }
+    }
+
     pub(super) fn may_be_gone(&mut self, operation: OperationId) {
         if let Some(claim) = self.claims.get_mut(&operation) {
             claim.may_be_gone = true;
@@ -64,6 +72,8 @@ impl Promises {
     pub(super) fn check_acknowledge(&self, lease: Lease, leases: &Leases) -> Checked {
         let is_in_hand = self.settling.contains(&lease) && leases.is_pending(lease.execution);
         ensure!(!is_in_hand, "{lease:?} is acknowledged while its answer is checked");
+        let is_told = !self.completed.contains(&lease.execution) || self.erased.contains(&lease.execution);
+        ensure!(is_told, "{lease:?} is acknowledged before the journal is told of its end");
         Ok(())
     }
 }
@@ -119,6 +129,7 @@ impl Books {
         self.leases.restart(records);
         self.promises.settling.clear();
         self.promises.completed.clear();
+        self.promises.erased.clear();
     }
 
     /// What clients were told before a restart is true after it.
