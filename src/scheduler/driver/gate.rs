@@ -21,6 +21,11 @@ pub(super) enum Gated {
         reply: oneshot::Sender<Result<Watch>>,
         watch: Box<Watch>,
     },
+    /// The answer to a client that ended or deleted an operation.
+    Ended {
+        reply: oneshot::Sender<bool>,
+        is_known: bool,
+    },
     /// An operation is finished.
     Report {
         operation: OperationId,

@@ -267,10 +267,11 @@ impl Driver {
         Some(Watch::new(operation, updates, self.departures.guard(Gone::Watch(operation))))
     }
 
+    /// Ends or forgets an operation. Whoever asked hears of it when everybody would.
     fn end(&mut self, operation: OperationId, event: Event, reply: oneshot::Sender<bool>) {
         let is_known = self.operations.contains_key(&operation);
         self.feed(event);
-        let _ = reply.send(is_known);
+        self.say(Gated::Ended { reply, is_known });
     }
 
     fn list(&self, after: Option<OperationId>, limit: usize) -> Vec<Listed> {
@@ -384,6 +385,9 @@ impl Driver {
         match gated {
             Gated::Accept { reply, watch } => {
                 let _ = reply.send(Ok(*watch));
+            }
+            Gated::Ended { reply, is_known } => {
+                let _ = reply.send(is_known);
             }
             Gated::Report { operation, update } => self.report(operation, update),
             Gated::Forget { operation } => {
