@@ -17,9 +17,9 @@ printf '[scheduler]\nunsatisfiable_after = "3 s"\n[scheduler.properties]\ngpu = 
 farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 expect_code 34 bazel out build //:on_gpu $(remote)
-expect_text "$STORY/out.last" 'no connected worker offers platform property `gpu` = `1`'
+expect_text "$STORY/out.last" "no connected worker offers platform property \`gpu\` = \`1\`"
 # shellcheck disable=SC2046 # flags are words
 expect_code 34 bazel out build //:on_tpu $(remote)
-expect_text "$STORY/out.last" '`tpu`'
+expect_text "$STORY/out.last" "\`tpu\`"
 farm_is_idle || fail "the farm is not idle after the builds"
 farm_stop
