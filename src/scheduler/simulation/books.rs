@@ -14,7 +14,8 @@ use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::config::Config;
 use crate::scheduler::core::inspect::ensure;
 use crate::scheduler::event::{Effect, Event, Refusal};
-use crate::scheduler::id::OperationId;
+use crate::scheduler::id::{ExecutionId, OperationId};
+use crate::scheduler::record::Record;
 use crate::scheduler::requirements::Requirements;
 use crate::scheduler::task::{Stage, Task, Update};
 
@@ -29,7 +30,8 @@ pub(super) struct Books {
     leases: Leases,
     promises: Promises,
     requirements: BTreeMap<u64, Arc<Requirements>>,
-    urgency: BTreeMap<u64, i32>,
+    /// How urgent the most urgent of those is who have ever asked for an execution, also in earlier lives of the scheduler.
+    urgency: BTreeMap<ExecutionId, i32>,
     /// Who asked for each operation; after a restart, who asked first for what it waits for.
     askers: BTreeMap<OperationId, Arc<Task>>,
     /// How many starts there were in this life of the scheduler, and how many of them by age.
@@ -74,7 +76,6 @@ impl Books {
         if let Event::Submit(submission) = event {
             let number = action_number(&submission.task);
             self.requirements.insert(number, Arc::clone(&submission.requirements));
-            self.note_urgency(number, submission.task.priority);
             self.askers.insert(submission.operation, Arc::clone(&submission.task));
         }
         if let Event::Settled { lease, result } = event {
@@ -107,13 +108,11 @@ impl Books {
         self.operations.iter().filter(|(_, one)| one.stage != Stage::Completed).map(|(id, _)| *id)
     }
 
-    /// An action is as urgent as the most urgent of those who have asked for it since it was last at rest.
-    fn note_urgency(&mut self, number: u64, priority: i32) {
-        let mut live = self.operations.values().filter(|one| one.stage != Stage::Completed);
-        let is_known = live.any(|one| action_number(&one.task) == number);
-        let urgency = self.urgency.get(&number).filter(|_| is_known);
-        let urgency = urgency.map_or(priority, |urgency| priority.min(*urgency));
-        self.urgency.insert(number, urgency);
+    fn note_urgency(&mut self, record: &Record) {
+        let Record::Live { operation, execution } = record else { return };
+        let Some(task) = self.askers.get(operation) else { return };
+        let urgency = self.urgency.entry(*execution).or_insert(task.priority);
+        *urgency = task.priority.min(*urgency);
     }
 
     fn enter_effect(&mut self, event: &Event, effect: &Effect) -> Checked {
@@ -157,6 +156,7 @@ impl Books {
             Effect::Keep(record) => {
                 self.leases.keep(record);
                 self.promises.keep(record);
+                self.note_urgency(record);
                 Ok(())
             }
             Effect::Erase(key) => {
@@ -241,10 +241,10 @@ impl Books {
     /// they have waited longest.
     fn check_order(&mut self, effects: &[Effect]) -> Checked {
         for (index, effect) in effects.iter().enumerate() {
-            let Effect::Start { task, .. } = effect else { continue };
+            let Effect::Start { task, lease, .. } = effect else { continue };
             self.starts += 1;
             let number = action_number(task);
-            let urgency = self.urgency[&number];
+            let urgency = self.urgency[&lease.execution];
             // One event may end the leases of several workers: what came back into line after the start was not there for it.
             let came_after: BTreeSet<OperationId> = effects[index..].iter().filter_map(queues).collect();
             let waits = |(id, one): &(&OperationId, &Operation)| {
