@@ -162,7 +162,12 @@ fn start(lease: Lease, task: &Task) -> wire::Start {
         command_digest: Some(task.command.to_proto()),
         input_root_digest: Some(task.input_root.to_proto()),
         timeout: Some(duration(task.timeout)),
+        properties: task.platform.properties().iter().map(property).collect(),
     }
+}
+
+fn property((name, value): &(String, String)) -> Property {
+    Property { name: name.clone(), value: value.clone() }
 }
 
 async fn apply(session: &WorkerSession, logs: &Logs, message: FromWorker) -> Result<()> {

@@ -9,12 +9,14 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{Signal, WaitOptions, WaitStatus};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
 
 use super::exec;
 use super::launcher::{Fault, Scratch, Step};
 use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH};
 use super::sys::{self, Side};
-use super::wire::{self, End, Left};
+use super::wire::{self, Account, End, Left};
+use crate::error::Error;
 
 /// Where every action sees its inputs.
 const EXEC_ROOT: &str = "/build";
@@ -36,7 +38,7 @@ pub(super) struct Init<'a> {
 }
 
 /// The command as it crosses the channel.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) network: usize,
     /// The action's directory, below the one that the launcher serves.
@@ -49,22 +51,13 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn encode(&self) -> std::io::Result<Vec<u8>> {
-        let numbers = [self.network, self.arguments.len()].map(|number| number.to_string());
-        let head = [&self.directory, &self.working_directory];
-        let fields = numbers.iter().chain(head).chain(&self.arguments).chain(&self.environment);
-        wire::join(fields.map(String::as_str))
-    }
-
-    fn decode(text: &[u8]) -> Option<Self> {
-        let mut fields = wire::split(text);
-        let network = fields.next()?.parse().ok()?;
-        let count: usize = fields.next()?.parse().ok()?;
-        let directory = fields.next()?.to_owned();
-        let working_directory = fields.next()?.to_owned();
-        let arguments: Vec<String> = fields.by_ref().take(count).map(str::to_owned).collect();
-        let environment = fields.map(str::to_owned).collect();
-        Some(Self { network, directory, working_directory, arguments, environment })
+    /// Refuses what no program can be started with.
+    pub(super) fn check(&self) -> crate::error::Result<()> {
+        let mut strings = self.arguments.iter().chain(&self.environment).chain([&self.working_directory]);
+        if strings.any(|text| text.contains('\0')) {
+            return Err(Error::invalid("the command cannot be run: a string contains a NUL character"));
+        }
+        Ok(())
     }
 }
 
@@ -87,8 +80,8 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
         .step("bind the init to the launcher")?;
     sys::leave_keyring().step("leave the keyring of the farm's session")?;
     let children = sys::watch_children().step("watch the children")?;
-    let text = wire::receive_text(&init.channel).step("read the command")?;
-    let order = text.as_deref().and_then(Order::decode).ok_or("read the command: it is cut short")?;
+    let order = wire::receive_value::<Order>(&init.channel).step("read the command")?;
+    let order = order.ok_or("read the command: it is cut short")?;
     let network = init.networks.get(order.network).ok_or("the command names no network of the launcher's")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
     let left = prepare(init.scratch, &order.directory)?;
@@ -101,7 +94,7 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
         Side::Parent(pid) => pid,
     };
     let end = supervise(&init.channel, &children, command).step("wait for the command")?;
-    let _ = wire::send_end(&init.channel, end, sys::children_usage(), &left);
+    let _ = wire::send_end(&init.channel, &Account { end, usage: sys::children_usage() }, &left);
     Ok(())
 }
 
@@ -199,22 +192,5 @@ fn end_of(status: WaitStatus) -> End {
         (Some(code), _) => End::Exited(code),
         (None, Some(signal)) => End::Signaled(signal),
         (None, None) => unreachable!("only ended children are waited for"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_order_arrives_as_it_was_sent() {
-        let order = Order {
-            network: 3,
-            directory: "aa-1".into(),
-            working_directory: String::new(),
-            arguments: vec!["/bin/sh".into(), "-c".into(), String::new(), "äöü".into()],
-            environment: vec!["A=b=c".into(), "EMPTY=".into()],
-        };
-        assert_eq!(Order::decode(&order.encode().expect("no NUL")), Some(order));
     }
 }

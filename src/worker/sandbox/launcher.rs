@@ -22,8 +22,6 @@ use super::wire;
 
 /// The id of user and group inside the sandbox: the same on every host, and not root's.
 pub(super) const INSIDE_ID: u32 = 1000;
-const MEMORY: &str = "memory";
-const DISK: &str = "disk";
 const HOSTNAME: &[u8] = b"croft";
 
 const NAMESPACES: UnshareFlags = UnshareFlags::NEWUSER
@@ -47,6 +45,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 }
 
 /// What the farm tells the launcher at start.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Setting {
     /// Where the actions' directories are.
     pub(super) directory: PathBuf,
@@ -83,46 +82,11 @@ pub enum Ownership {
     Foreign { uid: u32, gid: u32 },
 }
 
-impl Setting {
-    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
-        let name = |path: &PathBuf| {
-            let name = path.to_str().map(str::to_owned);
-            name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path is not UTF-8"))
-        };
-        let numbers = [self.uid, self.gid, self.networks].map(|number| number.to_string());
-        let scratch = match self.scratch {
-            Scratch::Memory => MEMORY,
-            Scratch::Disk => DISK,
-        };
-        let mut fields = vec![name(&self.directory)?, name(&self.root)?, scratch.to_owned()];
-        fields.extend(numbers);
-        wire::join(fields.iter().map(String::as_str))
-    }
-
-    fn decode(text: &[u8]) -> Option<Self> {
-        let mut fields = wire::split(text);
-        let mut field = || fields.next();
-        Some(Self {
-            directory: field()?.into(),
-            root: field()?.into(),
-            scratch: match field()? {
-                MEMORY => Scratch::Memory,
-                DISK => Scratch::Disk,
-                _ => return None,
-            },
-            uid: field()?.parse().ok()?,
-            gid: field()?.parse().ok()?,
-            networks: field()?.parse().ok()?,
-        })
-    }
-}
-
 /// Runs the launcher on the socket that is its standard input. Ends with the farm, which closes the other end.
 pub fn main() -> ExitCode {
     sys::assert_single_threaded();
     let Ok(socket) = take_socket() else { return ExitCode::FAILURE };
-    let setting = wire::receive_text(&socket).ok().flatten();
-    let Some(setting) = setting.as_deref().and_then(Setting::decode) else { return ExitCode::FAILURE };
+    let Ok(Some(setting)) = wire::receive_value::<Setting>(&socket) else { return ExitCode::FAILURE };
     match enter(&setting) {
         Ok((ownership, networks)) => {
             let name = match ownership {

@@ -31,7 +31,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 use init::Order;
 use launcher::Setting;
-use wire::{Event, Left};
+use wire::{Account, Event, Left};
 
 /// The hidden command that the binary runs as the launcher.
 pub const LAUNCHER_COMMAND: &str = "launcher";
@@ -167,13 +167,13 @@ impl Launcher {
             arguments: spec.arguments,
             environment: spec.environment,
         };
-        let text =
-            order.encode().map_err(|error| Error::invalid("the command cannot be run").with_source(error))?;
+        order.check()?;
+        let pieces = wire::datagrams(&order).context(|| "write the command for the sandbox")?;
         let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox")?;
         self.request(&theirs).await?;
         drop(theirs);
         let channel = nonblocking(ours)?;
-        for datagram in wire::datagrams(&text) {
+        for datagram in pieces {
             // An init that has already stopped has left a message that says why.
             if send(&channel, &datagram, &[]).await.is_err() {
                 break;
@@ -236,7 +236,8 @@ impl Running {
                     // An init says it once.
                     let _ = self.printed.set(Arc::new(printed));
                 }
-                Some(Event::Ended { end, usage, left: Left { view, stdout, stderr } }) => {
+                Some(Event::Ended { account, left: Left { view, stdout, stderr } }) => {
+                    let Account { end, usage } = account;
                     return Ok(Exit { end, usage, view, stdout: stdout.into(), stderr: stderr.into() });
                 }
                 Some(Event::Fault(sentence)) => return Err(Error::new(Kind::Unavailable, sentence)),
@@ -291,11 +292,12 @@ impl Drop for Process {
 fn greet(socket: &OwnedFd, config: &Config) -> Result<Ownership> {
     let (uid, gid) = (config.uid, config.gid);
     let Config { directory, root, networks, scratch, .. } = config.clone();
-    let text = Setting { directory, root, uid, gid, networks, scratch }.encode().map_err(|error| {
+    let setting = Setting { directory, root, uid, gid, networks, scratch };
+    let pieces = wire::datagrams(&setting).map_err(|error| {
         Error::invalid("the worker's directory or root cannot be used").with_source(error)
     })?;
     let dead = |errno: Errno| unavailable("the sandbox's launcher ended at its start").with_source(errno);
-    for datagram in wire::datagrams(&text) {
+    for datagram in pieces {
         wire::send(socket, &datagram, &[]).map_err(dead)?;
     }
     let mut buffer = vec![0; EVENT_BYTES];

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
 /// Which side of a fork the caller is on.
@@ -47,7 +48,7 @@ pub(super) const MOUNT_NODEV: u64 = 0x4;
 const MOUNT_IDMAP: u64 = 0x10_0000;
 
 /// CPU time and memory of all children that were waited for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time in user mode, in microseconds.
     pub user_us: u64,

@@ -1,6 +1,6 @@
 //! What farm, launcher and init say to each other: datagrams over sequenced-packet sockets, some with descriptors.
 //!
-//! A message is a list of strings, each ended by a NUL, which none of them can contain. Lists of any length are cut into datagrams.
+//! What is more than a word is JSON, cut into datagrams where it may be long.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -11,6 +11,9 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::sys::Usage;
 
@@ -33,10 +36,16 @@ pub(super) enum Event {
         stderr: OwnedFd,
     },
     Ended {
-        end: End,
-        usage: Usage,
+        account: Account,
         left: Left,
     },
+}
+
+/// What an init knows of a command that has ended.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Account {
+    pub(super) end: End,
+    pub(super) usage: Usage,
 }
 
 /// What a command left behind.
@@ -49,7 +58,7 @@ pub(super) struct Left {
 }
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// It returned this code; 126 and 127 when it could not be executed or found, as a shell's.
     Exited(i32),
@@ -64,36 +73,19 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Joins `fields` into the text of a message.
+/// The datagrams of a value, ready for [`send`].
 ///
 /// # Errors
-/// When a field has a NUL.
-pub(super) fn join<'a>(fields: impl IntoIterator<Item = &'a str>) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    for field in fields {
-        if field.contains('\0') {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a string contains a NUL character"));
-        }
-        text.extend_from_slice(field.as_bytes());
-        text.push(0);
-    }
-    Ok(text)
+/// When a path in it is not UTF-8.
+pub(super) fn datagrams(value: &impl Serialize) -> io::Result<Vec<Vec<u8>>> {
+    let text = serde_json::to_vec(value)?;
+    let last = text.len().div_ceil(DATAGRAM_BYTES) - 1;
+    let pieces = text.chunks(DATAGRAM_BYTES).enumerate();
+    Ok(pieces.map(|(index, piece)| [&[if index == last { LAST } else { MORE }], piece].concat()).collect())
 }
 
-/// The datagrams of a message, ready for [`send`].
-pub(super) fn datagrams(text: &[u8]) -> Vec<Vec<u8>> {
-    let count = text.len().div_ceil(DATAGRAM_BYTES).max(1);
-    (0..count)
-        .map(|index| {
-            let piece = &text[index * DATAGRAM_BYTES..text.len().min((index + 1) * DATAGRAM_BYTES)];
-            let mark = if index + 1 == count { LAST } else { MORE };
-            [&[mark], piece].concat()
-        })
-        .collect()
-}
-
-/// Receives a message whose sender used [`datagrams`]; `None` when the other end is closed. Blocks.
-pub(super) fn receive_text(socket: impl AsFd) -> io::Result<Option<Vec<u8>>> {
+/// Receives a value whose sender used [`datagrams`]; `None` when the other end is closed. Blocks.
+pub(super) fn receive_value<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<T>> {
     let mut text = Vec::new();
     let mut buffer = vec![0; DATAGRAM_BYTES + 1];
     loop {
@@ -101,15 +93,9 @@ pub(super) fn receive_text(socket: impl AsFd) -> io::Result<Option<Vec<u8>>> {
         let Some((mark, piece)) = buffer[..length].split_first() else { return Ok(None) };
         text.extend_from_slice(piece);
         if *mark == LAST {
-            return Ok(Some(text));
+            return Ok(Some(serde_json::from_slice(&text)?));
         }
     }
-}
-
-/// The strings of a message, in order.
-pub(super) fn split(text: &[u8]) -> impl Iterator<Item = &str> {
-    let text = text.strip_suffix(&[0]).unwrap_or(text);
-    text.split(|byte| *byte == 0).map(|field| std::str::from_utf8(field).unwrap_or_default())
 }
 
 /// Sends one datagram with descriptors.
@@ -158,15 +144,10 @@ pub(super) fn send_begun(socket: impl AsFd, left: &Left) -> Result<(), Errno> {
 }
 
 /// Tells the farm how the command ended and hands over what it left.
-pub(super) fn send_end(socket: impl AsFd, end: End, usage: Usage, left: &Left) -> Result<(), Errno> {
-    let (kind, number) = match end {
-        End::Exited(code) => ("exited", code),
-        End::Signaled(signal) => ("signaled", signal),
-        End::Killed => ("killed", 0),
-    };
-    let Usage { user_us, system_us, resident_bytes } = usage;
-    let text = format!("E{kind} {number} {user_us} {system_us} {resident_bytes}");
-    send(socket, text.as_bytes(), &[left.view.as_fd(), left.stdout.as_fd(), left.stderr.as_fd()])
+pub(super) fn send_end(socket: impl AsFd, account: &Account, left: &Left) -> io::Result<()> {
+    let mut bytes = b"E".to_vec();
+    serde_json::to_writer(&mut bytes, account)?;
+    Ok(send(socket, &bytes, &[left.view.as_fd(), left.stdout.as_fd(), left.stderr.as_fd()])?)
 }
 
 /// Reads a message of an init; `None` for bytes that no init sends.
@@ -179,18 +160,9 @@ pub(super) fn parse_event(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Event> {
         let [stdout, stderr] = fds.try_into().ok()?;
         return Some(Event::Begun { stdout, stderr });
     }
-    let mut words = text.strip_prefix('E')?.split(' ');
-    let (kind, number) = (words.next()?, words.next()?.parse().ok()?);
-    let end = match kind {
-        "exited" => End::Exited(number),
-        "signaled" => End::Signaled(number),
-        "killed" => End::Killed,
-        _ => return None,
-    };
-    let mut figure = || words.next()?.parse().ok();
-    let usage = Usage { user_us: figure()?, system_us: figure()?, resident_bytes: figure()? };
+    let account = serde_json::from_str(text.strip_prefix('E')?).ok()?;
     let [view, stdout, stderr] = fds.try_into().ok()?;
-    Some(Event::Ended { end, usage, left: Left { view, stdout, stderr } })
+    Some(Event::Ended { account, left: Left { view, stdout, stderr } })
 }
 
 #[cfg(test)]
@@ -201,16 +173,17 @@ mod tests {
     fn a_long_message_arrives_whole() {
         let (one, other) = pair().expect("a socket pair");
         let fields: Vec<String> = (0..5_000).map(|number| format!("argument {number}")).collect();
-        let text = join(fields.iter().map(String::as_str)).expect("no NUL");
+        let pieces = datagrams(&fields).expect("UTF-8");
         let sender = std::thread::spawn(move || {
-            for datagram in datagrams(&text) {
+            for datagram in pieces {
                 send(&one, &datagram, &[]).expect("sent");
             }
         });
-        let received = receive_text(&other).expect("received").expect("open");
-        assert_eq!(split(&received).collect::<Vec<_>>(), fields);
+        let received: Vec<String> = receive_value(&other).expect("received").expect("open");
+        assert_eq!(received, fields);
         sender.join().expect("no panic");
-        assert!(receive_text(&other).expect("received").is_none(), "the other end is closed");
+        let next: Option<Vec<String>> = receive_value(&other).expect("received");
+        assert!(next.is_none(), "the other end is closed");
     }
 
     #[test]
@@ -220,21 +193,13 @@ mod tests {
         let fd = || one.try_clone().expect("a descriptor");
         let left = Left { view: fd(), stdout: fd(), stderr: fd() };
         send_begun(&one, &left).expect("sent");
-        send_end(&one, End::Signaled(9), usage, &left).expect("sent");
+        let sent = Account { end: End::Signaled(9), usage };
+        send_end(&one, &sent, &left).expect("sent");
         let mut buffer = [0; 256];
         let (length, fds) = receive(&other, &mut buffer).expect("received");
         assert!(matches!(parse_event(&buffer[..length], fds), Some(Event::Begun { .. })));
         let (length, fds) = receive(&other, &mut buffer).expect("received");
         let event = parse_event(&buffer[..length], fds).expect("an event");
-        assert!(
-            matches!(event, Event::Ended { end: End::Signaled(9), usage: u, .. } if u == usage),
-            "{event:?}"
-        );
-    }
-
-    #[test]
-    fn a_field_with_a_nul_is_refused() {
-        assert!(join(["a\0b"]).is_err());
-        assert_eq!(split(&join(["a", "", "c"]).expect("no NUL")).collect::<Vec<_>>(), ["a", "", "c"]);
+        assert!(matches!(&event, Event::Ended { account, .. } if *account == sent), "{event:?}");
     }
 }
