@@ -33,7 +33,13 @@ const FRESH_SEEDS: u64 = 100;
 const STEADY_SEEDS: u64 = 200;
 
 /// Seeds that have failed once.
-const KEPT: &[u64] = &[7_408_272_589_768_720_836];
+const KEPT: &[u64] = &[
+    3_327_425_225_284_171_817,
+    5_269_404_226_480_645_793,
+    6_160_436_437_863_737_562,
+    7_408_272_589_768_720_836,
+    8_432_085_428_489_476_706,
+];
 
 /// How long things go wrong.
 const CHAOS: Duration = Duration::from_secs(15);

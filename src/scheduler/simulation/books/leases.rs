@@ -34,6 +34,8 @@ pub(super) struct Leases {
     closed: BTreeSet<Arc<str>>,
     /// The workers that the scheduler has taken out for their failures.
     distrusted: BTreeSet<WorkerId>,
+    /// Those that were lost while they were taken out. Nobody is told when their failures are forgotten.
+    doubted: BTreeSet<WorkerId>,
 }
 
 struct Worker {
@@ -48,7 +50,7 @@ struct Worker {
 enum Own {
     Open,
     Closed,
-    /// It said that it takes no new work, and has connected anew and not said so again.
+    /// It, or the scheduler for its failures, said that it takes no new work; it has connected anew, and nobody said so again.
     Unclear,
 }
 
@@ -77,8 +79,8 @@ impl Leases {
                 let (name, capacity) = (Arc::clone(name), Arc::clone(capacity));
                 let old = self.workers.get(worker);
                 // If it was given up meanwhile, what it said of itself is forgotten.
-                let own =
-                    old.map_or(Own::Open, |old| if old.own == Own::Open { Own::Open } else { Own::Unclear });
+                let is_clear = old.is_none_or(|old| old.own == Own::Open) && !self.doubted.contains(worker);
+                let own = if is_clear { Own::Open } else { Own::Unclear };
                 let joined = Worker { name, capacity, is_connected: true, own };
                 self.workers.insert(*worker, joined);
                 return self.bring_back(*worker, leases);
@@ -117,6 +119,7 @@ impl Leases {
 
     /// The scheduler takes a worker out for its failures, or gives it another chance.
     pub(super) fn judge(&mut self, worker: WorkerId, availability: &Availability) {
+        self.doubted.remove(&worker);
         if *availability == Availability::Open {
             self.distrusted.remove(&worker);
         } else {
@@ -264,6 +267,9 @@ impl Leases {
     }
 
     pub(super) fn lose(&mut self, worker: WorkerId) {
+        if self.distrusted.remove(&worker) {
+            self.doubted.insert(worker);
+        }
         self.workers.remove(&worker);
         self.held.retain(|(id, _), _| *id != worker);
     }
@@ -277,6 +283,7 @@ impl Leases {
         self.adrift.clear();
         self.closed.clear();
         self.distrusted.clear();
+        self.doubted.clear();
         for record in records {
             match record {
                 Record::Execution(pending) => {
