@@ -54,6 +54,14 @@ pub struct Error {
     source: Option<BoxError>,
 }
 
+/// Characters of what a client sent that a message repeats.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// What a client sent, as far as a message repeats it.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
+}
+
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), missing: Vec::new(), source: None }

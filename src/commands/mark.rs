@@ -6,8 +6,9 @@ use std::time::Duration;
 use reqwest::Method;
 
 use super::admin::{self, Admin};
-use super::{scheduler, table};
+use super::scheduler;
 use crate::error::{Error, Kind, Result};
+use crate::scheduler::view;
 use crate::scheduler::{Availability, WorkerView};
 use crate::web::MarkRequest;
 
@@ -73,7 +74,7 @@ async fn until_idle(admin: &Admin, worker: WorkerView, limit: Duration) -> Resul
         print(&format!("nothing runs on worker `{name}`\n"))
     });
     waited.await.unwrap_or_else(|_| {
-        let limit = table::time(limit.as_secs_f64());
+        let limit = view::time(limit.as_secs_f64());
         let message = format!("worker `{name}` still ran something after {limit}; it goes on draining");
         Err(Error::new(Kind::Timeout, message))
     })

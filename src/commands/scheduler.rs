@@ -1,6 +1,7 @@
 //! The scheduler's tables of `croft status`: what waits, which workers there are, what they run.
 
 use super::table;
+use crate::scheduler::view;
 use crate::scheduler::{Availability, Overview, QueueView, RunningView, WorkerCounts, WorkerView};
 
 /// Rows of what runs that people are shown; `--json` has more.
@@ -29,7 +30,7 @@ pub(super) fn render(overview: &Overview) -> String {
 fn summary(overview: &Overview) -> String {
     let oldest = match overview.queued {
         0 => String::new(),
-        _ => format!(" (the oldest for {})", table::time(overview.oldest_seconds)),
+        _ => format!(" (the oldest for {})", view::time(overview.oldest_seconds)),
     };
     let workers = counts(&overview.fleet);
     format!("queued: {}{oldest}   running: {}   workers: {workers}\n", overview.queued, overview.running)
@@ -54,7 +55,7 @@ fn queues(queues: &[QueueView]) -> String {
         vec![
             properties(&queue.properties),
             queue.queued.to_string(),
-            table::time(queue.oldest_seconds),
+            view::time(queue.oldest_seconds),
             queue.able_workers.to_string(),
             queue.stranded.clone().unwrap_or_default(),
         ]
@@ -62,13 +63,11 @@ fn queues(queues: &[QueueView]) -> String {
     table::align(&rows)
 }
 
-/// As a worker's or a trigger's settings write them.
 pub(super) fn properties(properties: &[(String, String)]) -> String {
     if properties.is_empty() {
         return "any worker".to_owned();
     }
-    let pairs: Vec<String> = properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    pairs.join(",")
+    view::pairs(properties)
 }
 
 fn workers(workers: &[WorkerView]) -> String {
@@ -117,7 +116,7 @@ fn running(workers: &[WorkerView]) -> String {
             running.operation.unwrap_or_else(|| "(is being killed)".to_owned()),
             running.action.as_deref().map_or_else(|| "-".to_owned(), short),
             running.attempt.to_string(),
-            table::time(running.seconds),
+            view::time(running.seconds),
         ]
     }));
     table::align(&rows) + &unlisted(more, "actions")

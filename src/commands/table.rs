@@ -1,9 +1,5 @@
 //! Text in columns and times in words, for people.
 
-use std::time::Duration;
-
-use humantime_serde::re::humantime::format_duration;
-
 /// The rows below each other, with columns as wide as their widest cell and two spaces between.
 pub(super) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -18,12 +14,6 @@ pub(super) fn align(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// In whole seconds, as in `1m 5s`.
-pub(super) fn time(seconds: f64) -> String {
-    // The cast saturates, and what is shown is never negative.
-    format_duration(Duration::from_secs(seconds as u64)).to_string()
 }
 
 #[cfg(test)]

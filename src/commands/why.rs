@@ -5,8 +5,9 @@ use std::io::Write;
 use reqwest::Method;
 
 use super::admin::{self, Admin};
-use super::{scheduler, table};
+use super::scheduler;
 use crate::error::{Error, Kind, Result};
+use crate::scheduler::view;
 use crate::scheduler::{QueueView, Why};
 use crate::web::Status;
 
@@ -65,7 +66,7 @@ async fn oldest(admin: &Admin, as_json: bool) -> Result<String> {
 
 fn head(queue: &QueueView) -> String {
     let properties = scheduler::properties(&queue.properties);
-    let oldest = table::time(queue.oldest_seconds);
+    let oldest = view::time(queue.oldest_seconds);
     format!("{properties}: {} queued, the oldest for {oldest}\n", queue.queued)
 }
 

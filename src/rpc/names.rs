@@ -1,6 +1,6 @@
 //! Names of operations: `{instance}/operations/{32 hexadecimal digits}`.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown};
 use crate::scheduler::OperationId;
 
 /// The segment between the instance and the id.
@@ -35,7 +35,7 @@ pub(super) fn parse_collection(name: &str) -> Option<String> {
 }
 
 pub(super) fn unknown(name: &str) -> Error {
-    let shown: String = name.chars().take(200).collect();
+    let shown = shown(name);
     Error::new(
         Kind::NotFound,
         format!("operation `{shown}` is unknown: it ended long ago or the farm restarted"),

@@ -6,7 +6,7 @@
 //! reserved segment ends it.
 
 use crate::digest::{Digest, Function};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown};
 use crate::proto::RESERVED;
 
 /// Longest resource name that is looked at, in bytes: hash, uuid and size need under 200; the rest is the instance's name.
@@ -109,7 +109,7 @@ fn parse_digest(name: &str, segments: &[&str], trailing: Trailing) -> Result<Dig
 }
 
 fn malformed(name: &str) -> Error {
-    let shown: String = name.chars().take(200).collect();
+    let shown = shown(name);
     Error::invalid(format!(
         "resource name `{shown}` is neither {{instance}}/blobs/{{hash}}/{{size}} \
          nor {{instance}}/uploads/{{uuid}}/blobs/{{hash}}/{{size}}"

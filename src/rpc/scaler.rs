@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown};
 use crate::proto::keda::external_scaler_server::ExternalScaler;
 use crate::proto::keda::{
     GetMetricSpecResponse, GetMetricsRequest, GetMetricsResponse, IsActiveResponse, MetricSpec, MetricValue,
@@ -87,7 +87,7 @@ impl ExternalScaler for Scaler {
     ) -> Result<Response<GetMetricsResponse>, Status> {
         let request = request.into_inner();
         if request.metric_name != METRIC {
-            let shown: String = request.metric_name.chars().take(200).collect();
+            let shown = shown(&request.metric_name);
             return Err(Error::invalid(format!("there is no metric `{shown}`, only `{METRIC}`")).into());
         }
         let kind = self.kind(request.scaled_object_ref.as_ref())?;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, shown};
 
 use super::config::{Config, PropertyKind};
+use super::requirements;
 use super::view::{Demand, Load, whole_workers};
 
 /// Properties that one kind may name. A worker has a handful; the text comes from outside.
@@ -39,23 +40,19 @@ impl WorkerKind {
     }
 
     fn add(&mut self, config: &Config, part: &str) -> Result<()> {
-        let shown: String = part.chars().take(200).collect();
-        let malformed = || Error::invalid(format!("`{shown}` is no platform property; one is name=value"));
+        let malformed =
+            || Error::invalid(format!("`{}` is no platform property; one is name=value", shown(part)));
         let (name, value) = part.split_once('=').ok_or_else(malformed)?;
         let (name, value) = (name.trim(), value.trim());
         match config.properties.get(name) {
-            None => {
-                let name: String = name.chars().take(200).collect();
-                Err(Error::invalid(format!("platform property `{name}` is not declared by this farm")))
-            }
+            None => Err(requirements::undeclared(Kind::Invalid, name)),
             Some(PropertyKind::Any) => Ok(()),
             Some(PropertyKind::Exact) => {
                 self.exact.insert((name.to_owned(), value.to_owned()));
                 Ok(())
             }
             Some(PropertyKind::Minimum) => {
-                let refusal = || Error::invalid(format!("platform property `{name}` must be a whole number"));
-                self.amounts.insert(name.to_owned(), Some(value.parse().map_err(|_| refusal())?));
+                self.amounts.insert(name.to_owned(), Some(requirements::parse_amount(name, value)?));
                 Ok(())
             }
         }
@@ -86,7 +83,6 @@ impl WorkerKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     fn kind(text: &str) -> WorkerKind {
         WorkerKind::parse(&Config::default(), text).unwrap()

@@ -37,7 +37,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod view;
+pub(crate) mod view;
 
 use std::sync::Arc;
 

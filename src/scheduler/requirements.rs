@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown};
 
 use super::config::{Config, PropertyKind};
 use super::lookup::fingerprint;
@@ -78,7 +78,7 @@ impl Requirements {
         let (mut exact, mut amounts) = (BTreeSet::new(), Amounts::new());
         for (name, value) in platform.properties() {
             match config.properties.get(name) {
-                None => return Err(undeclared(name)),
+                None => return Err(undeclared(Kind::Precondition, name)),
                 Some(PropertyKind::Any) => {}
                 Some(PropertyKind::Exact) => {
                     exact.insert((name.clone(), value.clone()));
@@ -204,7 +204,7 @@ impl Capacity {
         let mut capacity = Self { slots: offer.slots, ..Self::default() };
         for (name, values) in &offer.properties {
             match (config.properties.get(name), values.as_slice()) {
-                (None, _) => return Err(undeclared(name)),
+                (None, _) => return Err(undeclared(Kind::Precondition, name)),
                 (Some(PropertyKind::Any), _) => {}
                 (Some(PropertyKind::Exact), values) => {
                     capacity.exact.extend(values.iter().map(|value| (name.clone(), value.clone())));
@@ -246,13 +246,15 @@ fn share_of(amounts: &Amounts, absent: u64) -> Share {
     }
 }
 
-fn undeclared(name: &str) -> Error {
-    Error::new(Kind::Precondition, format!("platform property `{name}` is not declared by this farm"))
+pub(super) fn undeclared(kind: Kind, name: &str) -> Error {
+    Error::new(kind, format!("platform property `{}` is not declared by this farm", shown(name)))
 }
 
-fn parse_amount(name: &str, value: &str) -> Result<u64> {
-    let refusal =
-        || Error::invalid(format!("platform property `{name}` must be a whole number, not `{value}`"));
+pub(super) fn parse_amount(name: &str, value: &str) -> Result<u64> {
+    let refusal = || {
+        let value = shown(value);
+        Error::invalid(format!("platform property `{name}` must be a whole number, not `{value}`"))
+    };
     value.parse().map_err(|_| refusal())
 }
 

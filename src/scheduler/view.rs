@@ -1,5 +1,8 @@
 //! What the scheduler shows to operators: plain values, ready to be printed or sent as JSON.
 
+use std::time::Duration;
+
+use humantime_serde::re::humantime::format_duration;
 use serde::{Deserialize, Serialize};
 
 use super::task::Availability;
@@ -126,6 +129,18 @@ pub struct Demand {
     pub running: usize,
     /// The workers that it would take to run all of it at once, with parts of one.
     pub workers_wanted: f64,
+}
+
+/// Properties as a worker's or a trigger's settings write them.
+pub(crate) fn pairs(properties: &[(String, String)]) -> String {
+    let pairs: Vec<String> = properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join(",")
+}
+
+/// A time for people, in whole seconds, as in `1m 5s`: nobody reads an operator's page by the millisecond.
+pub(crate) fn time(seconds: f64) -> String {
+    // The cast saturates, and what is shown is never negative.
+    format_duration(Duration::from_secs(seconds as u64)).to_string()
 }
 
 /// How far a sum of shares may be above a whole number and still count as that number: thirds do not add up to one exactly.

@@ -10,8 +10,9 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown};
 use crate::metrics;
+use crate::scheduler::view;
 use crate::scheduler::{
     Availability, Demand, Handle, Load, OperationId, Overview, Why, WorkerId, WorkerView, whole_workers,
 };
@@ -78,7 +79,7 @@ async fn explain(pages: &Pages, path: &str) -> Result<Why> {
     let scheduler = pages.scheduler()?;
     let malformed = || Error::new(Kind::NotFound, "the path is not /operations/{operation}/why");
     let name = path.strip_suffix("/why").ok_or_else(malformed)?;
-    let shown: String = name.chars().take(200).collect();
+    let shown = shown(name);
     let id = OperationId::parse(name.rsplit_once('/').map_or(name, |(_, id)| id)).ok_or_else(|| {
         let form = "one is 32 hexadecimal digits, or a name that ends in them";
         Error::invalid(format!("`{shown}` is no operation; {form}"))
@@ -138,7 +139,7 @@ impl Mark {
 
 /// The one worker of this name or identifier.
 async fn find(scheduler: &Handle, key: String) -> Result<(WorkerId, WorkerView)> {
-    let shown: String = key.chars().take(200).collect();
+    let shown = shown(&key);
     let mut found = in_time(ANSWER_MAX, scheduler.find_workers(key)).await?;
     if found.len() > 1 {
         let ids: Vec<String> = found.iter().map(|(id, _)| id.to_string()).collect();
@@ -252,9 +253,7 @@ fn label(demand: &Demand) -> String {
     if demand.properties.is_empty() {
         return NO_PROPERTIES.to_owned();
     }
-    let pairs: Vec<String> =
-        demand.properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    pairs.join(",").chars().take(LABEL_CHARS_MAX).collect()
+    view::pairs(&demand.properties).chars().take(LABEL_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

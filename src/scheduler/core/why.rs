@@ -1,16 +1,13 @@
 //! Why an operation still waits, in sentences for operators. They may name workers, so clients never see them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use humantime_serde::re::humantime::format_duration;
 
 use super::report::seconds;
 use super::*;
 use crate::scheduler::execution::State;
 use crate::scheduler::queue::Place;
 use crate::scheduler::task::{Availability, Update};
-use crate::scheduler::view::Why;
+use crate::scheduler::view::{Why, time};
 
 /// Reasons of workers that are named in one sentence.
 const REASONS_MAX: usize = 3;
@@ -273,9 +270,4 @@ fn workers(count: usize) -> String {
 
 fn actions(count: usize) -> String {
     if count == 1 { "1 action".to_owned() } else { format!("{count} actions") }
-}
-
-/// In whole seconds: nobody reads an operator's page by the millisecond.
-fn time(seconds: f64) -> String {
-    format_duration(Duration::from_secs(seconds as u64)).to_string()
 }
