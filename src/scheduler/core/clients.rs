@@ -149,10 +149,12 @@ impl Core {
         }
     }
 
-    /// Has the journal keep how an operation ends, if anybody will ask.
+    /// Has the journal keep how an operation ends, or erase an operation that nobody will ask for, before anybody is told.
     pub(super) fn keep_end(&mut self, operation: OperationId, update: &Arc<Update>) {
-        if self.operations.live(operation).is_some_and(|live| !live.is_deleted) {
-            self.keep(Record::Finished { operation, update: Arc::clone(update) });
+        match self.operations.live(operation) {
+            Some(live) if live.is_deleted => self.erase(RecordKey::Operation(operation)),
+            Some(_) => self.keep(Record::Finished { operation, update: Arc::clone(update) }),
+            None => {}
         }
     }
 
@@ -164,7 +166,9 @@ impl Core {
         }
         self.effects.push(Effect::Report { operation, update: Arc::clone(update) });
         if live.is_deleted {
-            return self.forget(operation);
+            self.operations.forget(operation);
+            self.effects.push(Effect::Forget { operation });
+            return;
         }
         self.retain_finished(operation);
     }

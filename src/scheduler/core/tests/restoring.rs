@@ -24,7 +24,7 @@ fn the_journal_is_told_of_everything_that_must_survive() {
         ("w1 1/2 answers", "settle 1/2"),
         (
             "settled 1/2",
-            "keep finished operation 1; 1 done; 2 done; erase operation 2; forget 2; \
+            "keep finished operation 1; erase operation 2; 1 done; 2 done; forget 2; \
              erase execution 1; erase lease 1/2; w1 may forget 1/2",
         ),
         ("wait 120", "erase operation 1; forget 1"),
