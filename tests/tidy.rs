@@ -63,6 +63,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("bazel_remote_apis", &["src/proto/", "build.rs"]),
     ("tonic_reflection", &["src/rpc/routes.rs"]),
     ("tonic_health", &["src/rpc/routes.rs"]),
+    ("seccompiler", &["src/worker/sandbox/seccomp.rs"]),
 ];
 
 /// What the scheduler's pure files must not touch: the world.

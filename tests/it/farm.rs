@@ -154,7 +154,7 @@ impl Drop for Farm {
 
 /// The command that starts a farm for `data`.
 pub(crate) fn command(data: &Path, environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_croft"));
+    let mut command = Command::new(executable());
     command
         .env("CROFT_DATA", data)
         .env("CROFT_PUBLIC__LISTEN", "127.0.0.1:0")
@@ -165,6 +165,11 @@ pub(crate) fn command(data: &Path, environment: &[(&str, &str)]) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// The binary; the run without root has a copy of its own.
+pub(crate) fn executable() -> PathBuf {
+    std::env::var_os("CROFT_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_croft").into(), Into::into)
 }
 
 /// The address in the line of the greeting that begins with `label`.

@@ -15,6 +15,7 @@ mod bytestream;
 mod cas;
 mod client;
 mod compressed;
+mod escape;
 mod execution;
 mod farm;
 mod http;

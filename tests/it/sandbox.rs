@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use croft::worker::sandbox::{Config, End, Exit, Launcher, Ownership, Running, Scratch, Spec};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use crate::farm::executable;
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A sandbox with a directory for its actions.
@@ -326,9 +328,15 @@ async fn a_script_can_reopen_its_outputs() {
 /// The same as a user without privileges: the test runs itself as `nobody`, where it may.
 #[test]
 fn the_sandbox_works_without_root() {
+    let Some(text) = as_nobody("sandbox::") else { return };
+    assert!(text.contains("test sandbox::an_input_cannot_be_changed_for_others ... ok"), "{text}");
+}
+
+/// Runs the tests whose names begin with `filter` as `nobody` and returns what they printed; `None` where that is not possible.
+pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: this whole run is without root already");
-        return;
+        eprintln!("skipped: this whole run is without root already");
+        return None;
     }
     let directory = tempfile::tempdir().expect("a directory");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
@@ -340,31 +348,26 @@ fn the_sandbox_works_without_root() {
     let output = std::process::Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
         .arg(directory.path().join("it"))
-        .args(["sandbox::", "--skip", "without_root"])
+        .args([filter, "--skip", "without_root"])
         .env("CROFT_UNDER_TEST", directory.path().join("croft"))
         .env("TMPDIR", directory.path())
         .current_dir("/")
         .output();
     let Ok(output) = output else {
-        println!("skipped: there is no setpriv");
-        return;
+        eprintln!("skipped: there is no setpriv");
+        return None;
     };
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("test sandbox::an_input_cannot_be_changed_for_others ... ok"), "{text}");
+    Some(text)
 }
 
-/// The binary; the run without root has a copy of its own.
-fn executable() -> std::path::PathBuf {
-    std::env::var_os("CROFT_UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_croft").into(), Into::into)
-}
-
-/// Processes on this machine that have `mark` among their arguments.
-fn processes(mark: &str) -> usize {
+/// Processes on this machine that have `mark` as their last argument.
+pub(crate) fn processes(mark: &str) -> usize {
     let entries = fs::read_dir("/proc").expect("procfs").flatten();
     let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     lines
-        .filter(|line| line.split(|byte| *byte == 0).collect::<Vec<_>>() == [b"sleep", mark.as_bytes(), b""])
+        .filter(|line| line.ends_with(format!("\0{mark}\0").as_bytes()) && !line.starts_with(b"/bin/sh"))
         .count()
 }
 

@@ -3,14 +3,14 @@
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io;
-use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::init::Order;
+use super::init::{Init, Order};
 use super::launcher::{Fault, Step};
+use super::seccomp::Filter;
 use super::sys::{self, Strings};
 use super::wire::{self, Left};
 
@@ -21,15 +21,26 @@ const NOT_EXECUTABLE: i32 = 126;
 /// Searched when the command's environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/bin:/bin";
 
-/// Soft limits, the same on every host; the hard ones stay the host's.
-const OPEN_FILES: u64 = 1024;
-const STACK_BYTES: u64 = 8 << 20;
+/// The soft and the hard limits of a command, the same on every host that allows as much. What has no hard limit here keeps
+/// the host's, which for stacks is none nearly everywhere.
+const LIMITS: &[(Resource, u64, Option<u64>)] = &[
+    (Resource::Core, 0, Some(0)),
+    (Resource::Nofile, 1024, Some(65_536)),
+    (Resource::Stack, 8 << 20, None),
+    // The host's own depend on its memory.
+    (Resource::Sigpending, 4096, Some(4096)),
+    (Resource::Memlock, 8 << 20, Some(8 << 20)),
+    (Resource::Msgqueue, 800 << 10, Some(800 << 10)),
+    // No command gets in front of others.
+    (Resource::Nice, 0, Some(0)),
+    (Resource::Rtprio, 0, Some(0)),
+];
 
 /// Becomes the command, or ends with a shell's exit code and a sentence on stderr.
-pub(super) fn main(channel: &OwnedFd, left: &Left, order: &Order) -> ! {
-    if let Err(fault) = prepare(left) {
+pub(super) fn main(init: &Init<'_>, left: &Left, order: &Order) -> ! {
+    if let Err(fault) = prepare(left, init.filter) {
         // The farm takes the first message, so the code of this process does not matter any more.
-        let _ = wire::send_fault(channel, &fault);
+        let _ = wire::send_fault(&init.channel, &fault);
         sys::exit_now(NOT_EXECUTABLE);
     }
     let error = execute(order);
@@ -45,7 +56,7 @@ pub(super) fn main(channel: &OwnedFd, left: &Left, order: &Order) -> ! {
     sys::exit_now(code)
 }
 
-fn prepare(left: &Left) -> Result<(), Fault> {
+fn prepare(left: &Left, filter: &Filter) -> Result<(), Fault> {
     rustix::process::setsid().step("start a session")?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
@@ -54,16 +65,18 @@ fn prepare(left: &Left) -> Result<(), Fault> {
     rustix::stdio::dup2_stderr(&left.stderr).step("set stderr")?;
     sys::close_on_exec_from(3).step("close all other descriptors")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    limit(Resource::Core, 0).step("limit core dumps")?;
-    limit(Resource::Nofile, OPEN_FILES).step("limit open files")?;
-    limit(Resource::Stack, STACK_BYTES).step("limit the stack")?;
+    for (resource, soft, hard) in LIMITS {
+        limit(*resource, *soft, *hard).step("limit the command")?;
+    }
     drop_privileges().step("drop privileges")?;
     sys::unblock_signals();
-    Ok(())
+    // Last: from here on this process does nothing but execute the command.
+    filter.install()
 }
 
-fn limit(resource: Resource, soft: u64) -> Result<(), rustix::io::Errno> {
-    let maximum = rustix::process::getrlimit(resource).maximum;
+fn limit(resource: Resource, soft: u64, hard: Option<u64>) -> Result<(), rustix::io::Errno> {
+    let hosts = rustix::process::getrlimit(resource).maximum;
+    let maximum = [hosts, hard].into_iter().flatten().min();
     let current = maximum.map_or(soft, |maximum| soft.min(maximum));
     rustix::process::setrlimit(resource, Rlimit { current: Some(current), maximum })
 }

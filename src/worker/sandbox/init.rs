@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exec;
 use super::launcher::{Fault, Scratch, Step};
+use super::seccomp::Filter;
 use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH};
 use super::sys::{self, Side};
 use super::wire::{self, Account, End, Left};
@@ -35,6 +36,7 @@ pub(super) struct Init<'a> {
     pub(super) channel: OwnedFd,
     pub(super) networks: &'a [OwnedFd],
     pub(super) scratch: Scratch,
+    pub(super) filter: &'a Filter,
 }
 
 /// The command as it crosses the channel.
@@ -78,7 +80,6 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
     // Dies with the launcher, and with it (as pid 1 of its namespace) everything that the action started.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("bind the init to the launcher")?;
-    sys::leave_keyring().step("leave the keyring of the farm's session")?;
     let children = sys::watch_children().step("watch the children")?;
     let order = wire::receive_value::<Order>(&init.channel).step("read the command")?;
     let order = order.ok_or("read the command: it is cut short")?;
@@ -90,7 +91,7 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
     let working_directory = format!("{EXEC_ROOT}/{}", order.working_directory);
     rustix::process::chdir(&working_directory).step("enter the working directory")?;
     let command = match sys::fork(0).step("start a process for the command")? {
-        Side::Child => exec::main(&init.channel, &left, &order),
+        Side::Child => exec::main(init, &left, &order),
         Side::Parent(pid) => pid,
     };
     let end = supervise(&init.channel, &children, command).step("wait for the command")?;

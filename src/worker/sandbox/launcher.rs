@@ -16,6 +16,7 @@ use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 use super::init;
+use super::seccomp::Filter;
 use super::skeleton;
 use super::sys::{self, Side};
 use super::wire;
@@ -23,6 +24,8 @@ use super::wire;
 /// The id of user and group inside the sandbox: the same on every host, and not root's.
 pub(super) const INSIDE_ID: u32 = 1000;
 const HOSTNAME: &[u8] = b"croft";
+/// As on a machine that has none.
+const DOMAIN_NAME: &[u8] = b"(none)";
 
 const NAMESPACES: UnshareFlags = UnshareFlags::NEWUSER
     .union(UnshareFlags::NEWNS)
@@ -87,15 +90,15 @@ pub fn main() -> ExitCode {
     sys::assert_single_threaded();
     let Ok(socket) = take_socket() else { return ExitCode::FAILURE };
     let Ok(Some(setting)) = wire::receive_value::<Setting>(&socket) else { return ExitCode::FAILURE };
-    match enter(&setting) {
-        Ok((ownership, networks)) => {
+    match enter(&setting).and_then(|entered| Ok((entered, Filter::compile()?))) {
+        Ok(((ownership, networks), filter)) => {
             let name = match ownership {
                 Ownership::Same => "Rsame",
                 Ownership::Mapped { .. } => "Rmapped",
                 Ownership::Foreign { .. } => "Rforeign",
             };
             if wire::send(&socket, name.as_bytes(), &[]).is_ok() {
-                serve(&socket, &networks, setting.scratch);
+                serve(&socket, &networks, setting.scratch, &filter);
             }
             ExitCode::SUCCESS
         }
@@ -120,6 +123,8 @@ fn take_socket() -> io::Result<OwnedFd> {
 fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
     // A session of its own: Ctrl-C at the terminal is for the farm, which then ends the actions in order.
     let _ = rustix::process::setsid();
+    // One for all actions: the filter of system calls lets none of them use it.
+    sys::leave_keyring().step("leave the keyring of the farm's session")?;
     let (ids, ownership, parts) = if rustix::process::geteuid().is_root() {
         enter_as_root(setting)?
     } else {
@@ -128,6 +133,7 @@ fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
     };
     unshare(ids)?;
     rustix::system::sethostname(HOSTNAME).step("set the host name")?;
+    rustix::system::setdomainname(DOMAIN_NAME).step("set the domain name")?;
     let networks = (0..setting.networks).map(|_| network()).collect::<Result<_, _>>()?;
     let parts = match parts {
         Some(parts) => parts,
@@ -209,7 +215,7 @@ fn network() -> Result<OwnedFd, Fault> {
 }
 
 /// Forks an init for every request until the farm closes its end.
-fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch) {
+fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filter) {
     let mut buffer = [0; 16];
     loop {
         let Ok((length, fds)) = wire::receive(socket, &mut buffer) else { return };
@@ -218,7 +224,7 @@ fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch) {
         }
         let Ok([channel]) = <[OwnedFd; 1]>::try_from(fds) else { continue };
         match sys::fork(libc::CLONE_NEWPID) {
-            Ok(Side::Child) => init::main(&init::Init { channel, networks, scratch }),
+            Ok(Side::Child) => init::main(&init::Init { channel, networks, scratch, filter }),
             Ok(Side::Parent(_)) => {}
             Err(error) => {
                 let _ = wire::send_fault(&channel, &format!("start a process for the action: {error}"));

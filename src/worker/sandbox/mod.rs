@@ -6,6 +6,7 @@
 mod exec;
 mod init;
 pub mod launcher;
+mod seccomp;
 mod skeleton;
 mod sys;
 mod wire;
