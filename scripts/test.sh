@@ -11,6 +11,7 @@
 #   servers    the servers of the storage tests: Redis, and such as speak S3, GCS and Azure (scripts/servers/install.sh)
 #   tests      unit, simulation and integration tests, with debug assertions
 #   release    the release build, which the rest runs
+#   machine    control groups in a small virtual machine, which is downloaded when it is missing (tests/machine/run.sh)
 #   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
 #   bench      the benchmarks, as a short run that shows that they work
 #
@@ -21,7 +22,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-all=(packages format scripts lint licences servers tests release clients bench)
+all=(packages format scripts lint licences servers tests machine release clients bench)
 step_seconds=1800 # a step that hangs must not take the others' time
 skipped=3         # exit code of what cannot run here; its last line says why
 deny_seconds=420
@@ -50,6 +51,7 @@ step_packages() {
   command -v python3 > /dev/null || missing+=(python3)
   command -v pgrep > /dev/null || missing+=(procps)
   command -v cc > /dev/null || missing+=(gcc libc6-dev)
+  command -v strip > /dev/null || missing+=(binutils)
   if [ "${#missing[@]}" = 0 ]; then
     echo "all there"
     return
@@ -105,6 +107,10 @@ step_tests() {
   else
     cargo test --locked --no-fail-fast
   fi
+}
+
+step_machine() {
+  tests/machine/run.sh
 }
 
 step_release() {

@@ -10,6 +10,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::worker::Machine;
 use crate::{rpc, scheduler, store, telemetry, worker};
 
 /// The whole configuration. Every part belongs to the component of its name.
@@ -204,6 +205,19 @@ impl Config {
         self.worker.drain_timeout.unwrap_or(default)
     }
 
+    /// The worker with what it offers: the machine's cores and memory too, if actions can demand those and nothing else is configured.
+    pub fn offered_worker(&self) -> worker::Config {
+        let mut worker = self.worker.clone();
+        let amounts = worker.amounts(&Machine::measure());
+        for (name, amount) in amounts {
+            let is_amount = self.scheduler.properties.get(name) == Some(&scheduler::PropertyKind::Minimum);
+            if is_amount {
+                worker.properties.entry(name.to_owned()).or_insert_with(|| vec![amount.to_string()]);
+            }
+        }
+        worker
+    }
+
     /// [`Config::load`], refused if [`Config::check`] finds anything.
     ///
     /// # Errors
@@ -300,6 +314,18 @@ mod tests {
         for snippet in snippets {
             assert_eq!(load(snippet).unwrap().check(), Vec::<String>::new(), "{snippet}");
         }
+    }
+
+    #[test]
+    fn a_worker_offers_the_machine_unless_something_else_is_said() {
+        let offered = |toml: &str| load(toml).unwrap().offered_worker().properties;
+        let by_default = offered("[worker]\nslots = 500");
+        assert_eq!(by_default["cores"], ["500"], "who wants more actions than cores gets them");
+        assert!(by_default["memory"][0].parse::<u64>().unwrap() > 1 << 20);
+        let configured = offered("[worker.properties]\ncores = [\"3\"]");
+        assert_eq!(configured["cores"], ["3"]);
+        let undeclared = offered("[scheduler.properties]\nmemory = \"exact\"");
+        assert!(!undeclared.contains_key("memory"), "{undeclared:?}");
     }
 
     #[test]

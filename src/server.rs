@@ -164,7 +164,7 @@ impl Server {
         }
         let executable = std::env::current_exe().context(|| "find the program of this process")?;
         let directory = self.data.join("worker");
-        Worker::start(config.worker.clone(), faces.cas.clone(), &directory, &executable).await.map(Some)
+        Worker::start(config.offered_worker(), faces.cas.clone(), &directory, &executable).await.map(Some)
     }
 
     /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.

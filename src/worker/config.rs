@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use super::limits::{self, Limits};
+use super::machine::Machine;
 use super::sandbox::Scratch;
 use crate::proto::rev2::platform::Property;
 
@@ -32,9 +34,11 @@ pub struct Config {
     pub uid: u32,
     /// The group on the host that actions run under, when the worker runs as root.
     pub gid: u32,
-    /// Where what an action writes is kept until its outputs are uploaded: `"memory"` (at most half of the machine's for one
-    /// action) or `"disk"`, which is slower and has room for more.
+    /// Where what an action writes is kept until its outputs are uploaded: `"memory"` or `"disk"`, which is slower and has room for
+    /// more. How much that may be is in `limits.disk`.
     pub scratch: Scratch,
+    /// What one action may use.
+    pub limits: Limits,
     /// Where the scheduler listens for workers, as in `grpc://127.0.0.1:50061`; unset, it is in the same process.
     pub scheduler: Option<String>,
     /// How long actions may go on when the worker is asked to stop; then they are killed. By default 10 minutes for a process that
@@ -85,6 +89,7 @@ impl Default for Config {
             uid: NOBODY,
             gid: NOBODY,
             scratch: Scratch::default(),
+            limits: Limits::default(),
             scheduler: None,
             drain_timeout: None,
             properties: properties.into(),
@@ -120,6 +125,7 @@ impl Config {
                 "worker.root: `{path}` is neither `{HOST}` nor an absolute path with a directory usr"
             ));
         }
+        problems.extend(self.limits.check());
         problems.extend(self.scheduler.as_deref().and_then(scheduler_problem));
         for (name, values) in &self.properties {
             if name.is_empty() || values.is_empty() {
@@ -133,6 +139,13 @@ impl Config {
     pub fn slots(&self) -> u32 {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.slots.map_or_else(|| u32::try_from(cores()).unwrap_or(SLOTS_MAX).min(SLOTS_MAX), NonZeroU32::get)
+    }
+
+    /// The amounts that the worker has on `machine`, by the names of the platform properties that demand them. Who asks for more
+    /// slots than there are cores wants that many actions at once.
+    pub fn amounts(&self, machine: &Machine) -> [(&'static str, u64); 2] {
+        let cores = machine.cores.max(u64::from(self.slots()));
+        [(limits::CORES, cores), (limits::MEMORY, machine.memory_of_actions())]
     }
 
     /// The worker's name for people.

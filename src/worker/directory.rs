@@ -38,6 +38,11 @@ impl Directory {
         self.path.join(INPUTS)
     }
 
+    /// Where the sandbox writes, if that is on disk.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.path.join(DISK_DIRECTORY)
+    }
+
     /// Deletes the directory with all that is in it. Blocks.
     ///
     /// # Errors

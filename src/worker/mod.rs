@@ -5,8 +5,12 @@ mod command;
 mod config;
 mod directory;
 mod inputs;
+mod limits;
 pub mod link;
+mod machine;
+mod outcome;
 mod outputs;
+mod quota;
 mod run;
 pub mod sandbox;
 #[cfg(test)]
@@ -20,9 +24,12 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use config::{Config, Root};
+pub use limits::Limits;
+pub use machine::Machine;
 pub use sandbox::Scratch;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::rev2::platform::Property;
 use crate::proto::worker::Start;
 use crate::proto::worker::finished::Outcome;
 use crate::store::Cas;
@@ -51,6 +58,7 @@ struct Shared {
     id: Bytes,
     cas: Cas,
     launcher: Launcher,
+    machine: Machine,
     /// Where the actions' directories are.
     actions: PathBuf,
     slots: Arc<Semaphore>,
@@ -74,6 +82,8 @@ impl Worker {
     pub async fn start(config: Config, cas: Cas, directory: &Path, executable: &Path) -> Result<Self> {
         let slots = config.slots();
         let actions = directory.join("actions");
+        let machine = Machine::measure();
+        let groups = limits::claim(&config, &machine).await?;
         let sandbox = sandbox::Config {
             directory: actions.clone(),
             root: config.root_path(),
@@ -81,6 +91,7 @@ impl Worker {
             gid: config.gid,
             networks: slots,
             scratch: config.scratch,
+            groups,
         };
         let (swept, executable) = (actions.clone(), executable.to_owned());
         let launcher = tasks::blocking(move || {
@@ -98,6 +109,7 @@ impl Worker {
                 config,
                 cas,
                 launcher,
+                machine,
                 actions,
             }),
         };
@@ -133,6 +145,15 @@ impl Worker {
         &self.shared.launcher
     }
 
+    fn scratch(&self) -> Scratch {
+        self.shared.config.scratch
+    }
+
+    /// What an action gets that demands `properties`.
+    fn limits(&self, properties: &[Property]) -> sandbox::Limits {
+        self.shared.config.limits.of_action(&self.shared.machine, properties)
+    }
+
     fn ownership(&self) -> Ownership {
         self.shared.launcher.ownership()
     }
@@ -145,6 +166,7 @@ impl Worker {
             arguments: vec![format!("/{PROBE}")],
             environment: Vec::new(),
             working_directory: String::new(),
+            limits: self.limits(&[]),
         };
         let exit = self.launcher().run(spec).await?.wait().await;
         self.discard(counted);

@@ -11,14 +11,16 @@ use super::command::{Command, digest};
 use super::directory::Directory;
 use super::inputs::Staging;
 use super::link::Reports;
+use super::outcome::{self, Facts};
 use super::outputs;
-use super::sandbox::{End, Exit, Running, Spec, Usage};
+use super::quota::{self, Quota};
+use super::sandbox::{Exit, Limits, Running, Scratch, Spec};
 use super::tree::Tree;
 use crate::digest::{Digest, Function};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::rev2::{ActionResult, ExecutedActionMetadata};
 use crate::proto::worker::finished::Outcome;
-use crate::proto::worker::{Lease, ResourceUsage, Start};
+use crate::proto::worker::{Lease, Start};
 use crate::proto::{self, Timestamp};
 use crate::store::Pinned;
 use crate::tasks::Shutdown;
@@ -31,9 +33,6 @@ const OUTPUTS_MAX: Duration = Duration::from_secs(30 * 60);
 const KILL_MAX: Duration = Duration::from_secs(30);
 /// How long making the sandbox may take on top of the command's own time.
 const SANDBOX_MAX: Duration = Duration::from_secs(60);
-
-/// As shells report a command that a signal ended.
-const SIGNAL_BASE: i32 = 128;
 
 /// One attempt at one action.
 pub(super) struct Attempt {
@@ -57,6 +56,8 @@ struct Ended {
 enum Why {
     Itself,
     Timeout,
+    /// It wrote more to the disk than it may.
+    Quota,
     Killed,
 }
 
@@ -66,6 +67,7 @@ struct Job {
     command: Digest,
     input_root: Digest,
     timeout: Duration,
+    limits: Limits,
 }
 
 /// The name of the directory of this lease: unique, because a lease is.
@@ -100,7 +102,7 @@ impl Attempt {
     }
 
     async fn execute(&mut self, start: Start, directory: &Directory) -> Result<Outcome> {
-        let job = Job::check(&start)?;
+        let job = Job::check(&start, self.worker.limits(&start.properties))?;
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
         let (command, _pinned) =
@@ -109,7 +111,7 @@ impl Attempt {
 
         self.metadata.execution_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
-        let ended = self.command(&command, job.timeout, directory).await?;
+        let ended = self.command(&command, &job, directory).await?;
         self.metadata.execution_completed_timestamp = Some(timestamp());
         self.note_usage(&ended);
 
@@ -153,17 +155,19 @@ impl Attempt {
         Ok((command, pinned))
     }
 
-    async fn command(&self, command: &Command, limit: Duration, directory: &Directory) -> Result<Ended> {
+    async fn command(&self, command: &Command, job: &Job, directory: &Directory) -> Result<Ended> {
         let spec = Spec {
             directory: directory.name.clone(),
             arguments: command.arguments.clone(),
             environment: command.environment.clone(),
             working_directory: command.working_directory.clone(),
+            limits: job.limits,
         };
         let running =
             self.bounded("starting the sandbox", SANDBOX_MAX, self.worker.launcher().run(spec)).await?;
         let started = Instant::now();
-        let (why, exit) = self.wait(&running, limit).await?;
+        let quota = self.quota(job, directory);
+        let (why, exit) = self.wait(&running, job.timeout, quota).await?;
         if why == Why::Killed {
             return Err(Error::new(Kind::Cancelled, "killed while the command ran"));
         }
@@ -171,19 +175,24 @@ impl Attempt {
     }
 
     fn note_usage(&mut self, ended: &Ended) {
-        let Usage { user_us, system_us, resident_bytes } = ended.exit.usage;
-        let cpu_time = Duration::from_micros(user_us.saturating_add(system_us));
-        let usage =
-            ResourceUsage { cpu_time: Some(duration_message(cpu_time)), peak_memory_bytes: resident_bytes };
-        usage.attach(&mut self.metadata);
+        outcome::usage(ended.exit.usage, ended.exit.spent).attach(&mut self.metadata);
         self.metadata.virtual_execution_duration = Some(duration_message(ended.elapsed));
     }
 
-    async fn wait(&self, running: &Running, limit: Duration) -> Result<(Why, Exit)> {
+    /// What the command may write, where the kernel does not see to it.
+    fn quota(&self, job: &Job, directory: &Directory) -> Option<Quota> {
+        match self.worker.scratch() {
+            Scratch::Memory => None,
+            Scratch::Disk => Some(Quota { directory: directory.scratch(), bytes: job.limits.disk_bytes? }),
+        }
+    }
+
+    async fn wait(&self, running: &Running, limit: Duration, quota: Option<Quota>) -> Result<(Why, Exit)> {
         let why = tokio::select! {
             exit = running.wait() => return Ok((Why::Itself, exit?)),
             () = tokio::time::sleep_until(Instant::now() + limit) => Why::Timeout,
             () = self.kill.cancelled() => Why::Killed,
+            () = quota::exceeded(quota) => Why::Quota,
             never = outputs::follow(running, &self.reports) => match never {},
         };
         running.kill();
@@ -194,6 +203,7 @@ impl Attempt {
 
     async fn answer(&self, job: &Job, command: Command, ended: Ended) -> Result<Outcome> {
         let Ended { why, exit, .. } = ended;
+        let facts = Facts::of(&exit, job.limits, self.worker.scratch());
         let cas = self.worker.cas();
         let mut result = ActionResult::default();
         let (stdout, stderr) = tokio::try_join!(
@@ -202,10 +212,13 @@ impl Attempt {
         )?;
         result.stdout_digest = stdout.map(|digest| digest.to_proto());
         result.stderr_digest = stderr.map(|digest| digest.to_proto());
-        let (exit_code, message) = exit_code(exit.end);
+        let (exit_code, mut message) = facts.told();
         result.exit_code = exit_code;
         if why == Why::Timeout {
             return Ok(answer::of_timeout(result, job.timeout.as_secs_f64()));
+        }
+        if why == Why::Quota {
+            message = outcome::disk_sentence(job.limits.disk_bytes);
         }
         match outputs::collect(cas, job.function, exit.view, (command.outputs, command.format)).await {
             Ok(found) => Ok(answer::of_result(merge(result, found), message)),
@@ -247,17 +260,8 @@ fn merge(printed: ActionResult, found: ActionResult) -> ActionResult {
     }
 }
 
-/// The exit code for the client, and a sentence if there is more to say.
-fn exit_code(end: End) -> (i32, String) {
-    match end {
-        End::Exited(code) => (code, String::new()),
-        End::Signaled(signal) => (SIGNAL_BASE + signal, format!("the command was ended by signal {signal}")),
-        End::Killed => (SIGNAL_BASE + libc::SIGKILL, String::new()),
-    }
-}
-
 impl Job {
-    fn check(start: &Start) -> Result<Self> {
+    fn check(start: &Start, limits: Limits) -> Result<Self> {
         let function = Function::from_proto(start.digest_function)?
             .ok_or_else(|| Error::bug("the scheduler named no digest function"))?;
         let limit = start.timeout.as_ref().ok_or_else(|| Error::bug("the scheduler sent no timeout"))?;
@@ -266,6 +270,7 @@ impl Job {
             command: digest(function, start.command_digest.as_ref(), "command digest")?,
             input_root: digest(function, start.input_root_digest.as_ref(), "input root digest")?,
             timeout: duration(limit)?,
+            limits,
         })
     }
 }
@@ -276,7 +281,7 @@ fn duration(value: &proto::Duration) -> Result<Duration> {
     duration.ok_or_else(|| Error::invalid("the timeout is negative"))
 }
 
-fn duration_message(duration: Duration) -> proto::Duration {
+pub(super) fn duration_message(duration: Duration) -> proto::Duration {
     proto::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).expect("below a billion"),

@@ -3,20 +3,28 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use croft::worker::sandbox::{Config, End, Exit, Launcher, Ownership, Running, Scratch, Spec};
+use croft::worker::sandbox::{
+    Claim, Config, End, Exit, Groups, Launcher, Limits, Ownership, Running, Scratch, Spec, claim,
+};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::farm::executable;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// More than any of these commands uses.
+const LIMITS: Limits =
+    Limits { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
 
 /// A sandbox with a directory for its actions.
 struct Bench {
-    directory: tempfile::TempDir,
+    // Goes before the groups that it holds processes in.
     launcher: Launcher,
+    directory: tempfile::TempDir,
+    limits: Limits,
+    groups: Option<Groups>,
 }
 
 struct Outcome {
@@ -33,9 +41,10 @@ impl Bench {
     fn with(networks: u32, scratch: Scratch) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        let launcher = Launcher::start(&executable(), config(directory.path(), networks, scratch))
-            .expect("the sandbox starts");
-        Self { directory, launcher }
+        let config = config(directory.path(), networks, scratch);
+        let groups = config.groups.clone();
+        let launcher = Launcher::start(&executable(), config).expect("the sandbox starts");
+        Self { launcher, directory, limits: LIMITS, groups }
     }
 
     /// Makes an action's directory as the worker does, with one input file.
@@ -58,6 +67,7 @@ impl Bench {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned(), "COLOUR=grün".to_owned()],
             working_directory: String::new(),
+            limits: self.limits,
         }
     }
 
@@ -83,7 +93,10 @@ impl Bench {
 }
 
 fn config(directory: &Path, networks: u32, scratch: Scratch) -> Config {
-    Config { directory: directory.to_owned(), root: "/".into(), uid: 65534, gid: 65534, networks, scratch }
+    let ids = rustix::process::geteuid().is_root().then_some((65534, 65534));
+    let Claim { groups, .. } = claim(ids, 1 << 40);
+    let (uid, gid) = (65534, 65534);
+    Config { directory: directory.to_owned(), root: "/".into(), uid, gid, networks, scratch, groups }
 }
 
 impl Outcome {
@@ -345,10 +358,15 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     for (from, to) in [(test.as_path(), "it"), (Path::new(env!("CARGO_BIN_EXE_croft")), "croft")] {
         fs::copy(from, directory.path().join(to)).expect("copy");
     }
-    let output = std::process::Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+    let delegated = Delegated::new();
+    // The shell moves itself to the control group, as a service manager would.
+    let script = "[ -z \"$GROUP\" ] || echo $$ > \"$GROUP/cgroup.procs\"; exec setpriv --reuid=65534 --regid=65534 \
+                  --clear-groups --inh-caps=-all \"$0\" \"$@\"";
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", script])
         .arg(directory.path().join("it"))
         .args([filter, "--skip", "without_root"])
+        .env("GROUP", delegated.as_ref().map_or(Path::new(""), |delegated| &delegated.0))
         .env("CROFT_UNDER_TEST", directory.path().join("croft"))
         .env("TMPDIR", directory.path())
         .current_dir("/")
@@ -360,6 +378,77 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
     Some(text)
+}
+
+/// A control group that belongs to `nobody`, as systemd's `Delegate=yes` makes one.
+struct Delegated(PathBuf);
+
+impl Delegated {
+    fn new() -> Option<Self> {
+        let Some(groups) = claim(None, 1 << 40).groups else {
+            println!("without control groups: this machine gives none");
+            return None;
+        };
+        let parent = groups.directory().parent().expect("it is below the own group");
+        let delegated = Self(parent.join(format!("croft-test-{}", std::process::id())));
+        fs::create_dir(&delegated.0).expect("mkdir");
+        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            chown(delegated.0.join(name), Some(65534), Some(65534)).expect("chown");
+        }
+        Some(delegated)
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.0.join("croft.farm"));
+        let removed = fs::remove_dir(&self.0);
+        assert!(removed.is_ok() || std::thread::panicking(), "the run leaves no control group behind: {removed:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_action_is_at_the_root_of_its_control_groups_and_leaves_none_behind() {
+    let bench = Bench::new();
+    for number in 0..20 {
+        let outcome = bench.run(&format!("a{number}"), "cat /proc/self/cgroup; setsid sleep 7777 &").await;
+        outcome.succeeded();
+        assert!(outcome.stdout.lines().all(|line| line.ends_with(":/")), "{}", outcome.stdout);
+    }
+    let running = bench.start("killed", "setsid sleep 7778 & sleep 7778").await;
+    drop(running);
+    let Some(groups) = &bench.groups else {
+        let is_delegated = std::env::var_os("GROUP").is_some_and(|group| !group.is_empty());
+        assert!(!is_delegated, "a delegated control group is used");
+        println!("skipped: the worker may make no control groups here");
+        return;
+    };
+    let directory = groups.directory().to_owned();
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&directory).expect("list").flatten();
+        let groups = entries.filter(|entry| entry.file_type().expect("a type").is_dir());
+        groups.map(|entry| entry.file_name()).collect()
+    };
+    // One whose processes were still ending is deleted with a later action.
+    let mut later = 0;
+    while names() != ["launcher"] {
+        assert!(later < 100, "{:?}", names());
+        bench.run(&format!("later{later}"), "true").await.succeeded();
+        later += 1;
+    }
+    drop(bench);
+    assert!(!directory.exists(), "the worker's own go with it");
+}
+
+#[tokio::test]
+async fn processes_are_bounded_also_without_control_groups() {
+    let mut bench = Bench::new();
+    bench.limits.processes = 20;
+    let script = "i=0; while [ $i -lt 200 ]; do sleep 7779 & i=$((i+1)); done; echo $i";
+    let outcome = bench.run("a", script).await;
+    outcome.failed();
+    assert_eq!(outcome.stdout, "");
+    bench.run("b", "sleep 0 & wait; echo another").await.succeeded();
 }
 
 /// Processes on this machine that have `mark` as their last argument.

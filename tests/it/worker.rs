@@ -1,6 +1,8 @@
 //! A worker and a scheduler of the test's own: whole leases over the real stream, in the real sandbox.
 
 mod bounds;
+mod limits;
+mod machine;
 mod usage;
 
 use std::collections::HashMap;
@@ -8,7 +10,6 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::RangeFrom;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use croft::digest::{Digest, Function};
 use croft::error::Result;
+use croft::proto::rev2::platform::Property;
 use croft::proto::rev2::{self, ExecuteResponse};
 use croft::proto::worker::finished::Outcome;
 use croft::proto::worker::scheduler_message::Message as FromScheduler;
@@ -117,16 +119,22 @@ struct Farm {
     worker: tokio::task::JoinHandle<Result<()>>,
     directory: tempfile::TempDir,
     attempts: u32,
+    /// What the next actions demand.
+    properties: Vec<Property>,
 }
 
 impl Farm {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
         let cas = Cas::new(Arc::new(Memory::default()));
-        let config = Config { slots: Some(2.try_into().expect("not zero")), ..Config::default() };
-        let executable = Path::new(env!("CARGO_BIN_EXE_croft"));
-        let worker = Worker::start(config, cas.clone(), directory.path(), executable)
+        let mut config = Config { slots: Some(2.try_into().expect("not zero")), ..Config::default() };
+        change(&mut config);
+        let worker = Worker::start(config, cas.clone(), directory.path(), &crate::sandbox::executable())
             .await
             .expect("the worker starts");
         let (sender, mut connections) = mpsc::channel(4);
@@ -144,7 +152,7 @@ impl Farm {
         let stop = link::Stop { drain: drain.clone(), now: shutdown.clone() };
         let worker = tasks::spawn("worker", Link::new(worker, connect, stop).run());
         let connection = within(connections.recv()).await.expect("a connection");
-        Self { cas, connections, connection, drain, shutdown, worker, directory, attempts: 0 }
+        Self { cas, connections, connection, drain, shutdown, worker, directory, attempts: 0, properties: Vec::new() }
     }
 
     async fn put(&self, bytes: impl Into<Bytes>) -> rev2::Digest {
@@ -184,6 +192,7 @@ impl Farm {
             command_digest: Some(command),
             input_root_digest: Some(root),
             timeout: Some(croft::proto::Duration { seconds: timeout, nanos: 0 }),
+            properties: self.properties.clone(),
             ..Start::default()
         };
         self.tell(FromScheduler::Start(start)).await;

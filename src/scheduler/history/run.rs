@@ -101,7 +101,8 @@ mod tests {
             ..ExecutedActionMetadata::default()
         };
         let cpu_time = Some(Message { seconds: 8, nanos: 0 });
-        ResourceUsage { cpu_time, peak_memory_bytes: 6 << 30 }.attach(&mut metadata);
+        ResourceUsage { cpu_time, peak_memory_bytes: 6 << 30, ..ResourceUsage::default() }
+            .attach(&mut metadata);
         change(&mut metadata);
         let result = ActionResult { execution_metadata: Some(metadata), ..ActionResult::default() };
         ExecuteResponse { result: Some(result), ..ExecuteResponse::default() }
@@ -156,7 +157,7 @@ mod tests {
             let response = answer([2, 6, 7], |metadata| {
                 metadata.auxiliary_metadata.clear();
                 let cpu_time = Some(Message { seconds: cpu_seconds, nanos: 0 });
-                ResourceUsage { cpu_time, peak_memory_bytes }.attach(metadata);
+                ResourceUsage { cpu_time, peak_memory_bytes, ..ResourceUsage::default() }.attach(metadata);
             });
             run_of(&response).unwrap()
         };

@@ -6,10 +6,11 @@ use std::io;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::init::{Init, Order};
 use super::launcher::{Fault, Step};
+use super::limits::Ceilings;
 use super::seccomp::Filter;
 use super::sys::{self, Strings};
 use super::wire::{self, Left};
@@ -38,7 +39,7 @@ const LIMITS: &[(Resource, u64, Option<u64>)] = &[
 
 /// Becomes the command, or ends with a shell's exit code and a sentence on stderr.
 pub(super) fn main(init: &Init<'_>, left: &Left, order: &Order) -> ! {
-    if let Err(fault) = prepare(left, init.filter) {
+    if let Err(fault) = prepare(left, &order.ceilings, init.filter) {
         // The farm takes the first message, so the code of this process does not matter any more.
         let _ = wire::send_fault(&init.channel, &fault);
         sys::exit_now(NOT_EXECUTABLE);
@@ -56,7 +57,7 @@ pub(super) fn main(init: &Init<'_>, left: &Left, order: &Order) -> ! {
     sys::exit_now(code)
 }
 
-fn prepare(left: &Left, filter: &Filter) -> Result<(), Fault> {
+fn prepare(left: &Left, ceilings: &Ceilings, filter: &Filter) -> Result<(), Fault> {
     rustix::process::setsid().step("start a session")?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
@@ -68,6 +69,9 @@ fn prepare(left: &Left, filter: &Filter) -> Result<(), Fault> {
     for (resource, soft, hard) in LIMITS {
         limit(*resource, *soft, *hard).step("limit the command")?;
     }
+    set_ceilings(ceilings).step("limit processes and files")?;
+    // The command finds itself at the root of all control groups, whatever the host calls its own.
+    sys::unshare(UnshareFlags::NEWCGROUP).step("create a control group namespace")?;
     drop_privileges().step("drop privileges")?;
     sys::unblock_signals();
     // Last: from here on this process does nothing but execute the command.
@@ -79,6 +83,18 @@ fn limit(resource: Resource, soft: u64, hard: Option<u64>) -> Result<(), rustix:
     let maximum = [hosts, hard].into_iter().flatten().min();
     let current = maximum.map_or(soft, |maximum| soft.min(maximum));
     rustix::process::setrlimit(resource, Rlimit { current: Some(current), maximum })
+}
+
+/// Sets what the command must not raise again.
+fn set_ceilings(ceilings: &Ceilings) -> Result<(), rustix::io::Errno> {
+    let all = [(Resource::Nproc, ceilings.processes), (Resource::Fsize, ceilings.file_bytes)];
+    for (resource, ceiling) in all {
+        let Some(ceiling) = ceiling else { continue };
+        let maximum = rustix::process::getrlimit(resource).maximum;
+        let maximum = Some(maximum.map_or(ceiling, |maximum| ceiling.min(maximum)));
+        rustix::process::setrlimit(resource, Rlimit { current: maximum, maximum })?;
+    }
+    Ok(())
 }
 
 fn drop_privileges() -> Result<(), rustix::io::Errno> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exec;
 use super::launcher::{Fault, Scratch, Step};
+use super::limits::Ceilings;
 use super::seccomp::Filter;
 use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH};
 use super::sys::{self, Side};
@@ -23,8 +24,8 @@ use crate::error::Error;
 const EXEC_ROOT: &str = "/build";
 /// Of the action's directory, in which its overlay and `/tmp` are when they are on disk.
 pub(in crate::worker) const DISK_DIRECTORY: &str = "scratch";
-/// What one action may write, as a part of the machine's memory.
-const SCRATCH_OPTIONS: &std::ffi::CStr = c"mode=0755,size=50%";
+/// What one action may write into memory if nothing else is said, as a part of the machine's.
+const SCRATCH_SIZE: &str = "50%";
 /// Memory that a command may put into `/dev/shm`.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=512m";
 const PTS_OPTIONS: &std::ffi::CStr = c"newinstance,ptmxmode=0666,mode=0620";
@@ -34,6 +35,8 @@ const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 /// What the launcher hands to an init.
 pub(super) struct Init<'a> {
     pub(super) channel: OwnedFd,
+    /// The control group that the command is started in.
+    pub(super) group: Option<OwnedFd>,
     pub(super) networks: &'a [OwnedFd],
     pub(super) scratch: Scratch,
     pub(super) filter: &'a Filter,
@@ -50,6 +53,9 @@ pub(super) struct Order {
     pub(super) arguments: Vec<String>,
     /// `NAME=value`, each.
     pub(super) environment: Vec<String>,
+    /// What it may write, in bytes, if that is kept in memory.
+    pub(super) memory_scratch: Option<u64>,
+    pub(super) ceilings: Ceilings,
 }
 
 impl Order {
@@ -85,12 +91,13 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
     let order = order.ok_or("read the command: it is cut short")?;
     let network = init.networks.get(order.network).ok_or("the command names no network of the launcher's")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
-    let left = prepare(init.scratch, &order.directory)?;
+    let left = prepare(init.scratch, &order)?;
     // A send fails only when the farm is gone.
     let _ = wire::send_begun(&init.channel, &left);
     let working_directory = format!("{EXEC_ROOT}/{}", order.working_directory);
     rustix::process::chdir(&working_directory).step("enter the working directory")?;
-    let command = match sys::fork(0).step("start a process for the command")? {
+    let forked = init.group.as_ref().map_or_else(|| sys::fork(0), sys::fork_into);
+    let command = match forked.step("start a process for the command")? {
         Side::Child => exec::main(init, &left, &order),
         Side::Parent(pid) => pid,
     };
@@ -100,13 +107,14 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
 }
 
 /// Mounts what no two actions share, makes the files for what the command prints, and hides the actions' directories.
-fn prepare(scratch: Scratch, directory: &str) -> Result<Left, Fault> {
+fn prepare(scratch: Scratch, order: &Order) -> Result<Left, Fault> {
+    let directory = &order.directory;
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC).step("create the action's namespaces")?;
     // The modes below are what the command sees; it gets a umask of its own.
     rustix::process::umask(Mode::empty());
     let scratch = match scratch {
         Scratch::Memory => {
-            mount("tmpfs", MEMORY, "tmpfs", PLAIN, Some(SCRATCH_OPTIONS))
+            mount("tmpfs", MEMORY, "tmpfs", PLAIN, Some(memory_options(order.memory_scratch).as_c_str()))
                 .step("mount the action's memory")?;
             MEMORY.to_owned()
         }
@@ -121,6 +129,11 @@ fn prepare(scratch: Scratch, directory: &str) -> Result<Left, Fault> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
     Ok(Left { view, stdout, stderr })
+}
+
+fn memory_options(size_bytes: Option<u64>) -> CString {
+    let size = size_bytes.map_or_else(|| SCRATCH_SIZE.to_owned(), |bytes| bytes.to_string());
+    CString::new(format!("mode=0755,size={size}")).expect("a number has no NUL")
 }
 
 /// Makes a file for what the command prints. Appending, so that a descriptor that the command opens again through

@@ -66,7 +66,7 @@ pub(super) struct Setting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scratch {
-    /// In memory (tmpfs), up to half of the machine's for each action. Disk file systems take several times as long to create
+    /// In memory (tmpfs), up to half of the machine's for each action by default. Disk file systems take several times as long to create
     /// and delete the overlay's own files as a small action takes to run.
     #[default]
     Memory,
@@ -125,6 +125,8 @@ fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
     let _ = rustix::process::setsid();
     // One for all actions: the filter of system calls lets none of them use it.
     sys::leave_keyring().step("leave the keyring of the farm's session")?;
+    // If the machine runs out of memory all the same, what an action has started goes first. A container may forbid to say so.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
     let (ids, ownership, parts) = if rustix::process::geteuid().is_root() {
         enter_as_root(setting)?
     } else {
@@ -222,9 +224,10 @@ fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filt
         if length == 0 {
             return;
         }
-        let Ok([channel]) = <[OwnedFd; 1]>::try_from(fds) else { continue };
+        let mut fds = fds.into_iter();
+        let Some(channel) = fds.next() else { continue };
         match sys::fork(libc::CLONE_NEWPID) {
-            Ok(Side::Child) => init::main(&init::Init { channel, networks, scratch, filter }),
+            Ok(Side::Child) => init::main(&init::Init { channel, group: fds.next(), networks, scratch, filter }),
             Ok(Side::Parent(_)) => {}
             Err(error) => {
                 let _ = wire::send_fault(&channel, &format!("start a process for the action: {error}"));

@@ -3,9 +3,11 @@
 //! Three processes stand behind a command: the farm's, the [`launcher`] that all actions share, and an init per action. The
 //! farm talks to each init over a channel of its own; closing it kills the action, so nothing can outlive a dropped [`Running`].
 
+mod cgroup;
 mod exec;
 mod init;
 pub mod launcher;
+mod limits;
 mod seccomp;
 mod skeleton;
 mod sys;
@@ -23,15 +25,20 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub(super) use cgroup::directory_of;
+pub use cgroup::{Claim, Controller, Groups, claim};
 pub(super) use init::DISK_DIRECTORY;
 pub use launcher::{Ownership, Scratch};
+pub use limits::{Limits, Spent};
 pub use sys::Usage;
 pub use wire::End;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
+use cgroup::Group;
 use init::Order;
 use launcher::Setting;
+use limits::Ceilings;
 use wire::{Account, Event, Left};
 
 /// The hidden command that the binary runs as the launcher.
@@ -52,6 +59,8 @@ pub struct Config {
     /// How many actions run at a time.
     pub networks: u32,
     pub scratch: Scratch,
+    /// What limits and counts the actions together with all their processes, where the machine has it.
+    pub groups: Option<Groups>,
 }
 
 /// A command to run.
@@ -66,6 +75,7 @@ pub struct Spec {
     pub environment: Vec<String>,
     /// Relative to the input root; it exists.
     pub working_directory: String,
+    pub limits: Limits,
 }
 
 /// How a command ended, what it used, and what it left.
@@ -73,6 +83,8 @@ pub struct Spec {
 pub struct Exit {
     pub end: End,
     pub usage: Usage,
+    /// What its control group knows, where it has one.
+    pub spent: Option<Spent>,
     /// The input root with all that the command changed, as an `O_PATH` directory. It stays readable until it is closed.
     pub view: OwnedFd,
     /// What the command printed. Their positions are at the end.
@@ -105,6 +117,7 @@ struct Process {
 /// A command that runs. Dropping it kills the command and all that it started.
 pub struct Running {
     channel: AsyncFd<OwnedFd>,
+    group: Option<Group>,
     /// Set while [`Running::wait`] waits, as soon as the command begins.
     printed: OnceLock<Arc<Printed>>,
     _network: Network,
@@ -158,7 +171,8 @@ impl Launcher {
     /// Hands a command to the sandbox; waits while as many actions run as the configuration allows.
     ///
     /// # Errors
-    /// `Invalid` for a string with a NUL; `Unavailable` when the launcher is gone and cannot be started again.
+    /// `Invalid` for a string with a NUL; `Unavailable` when the launcher is gone and cannot be started again, or no control group can
+    /// be made.
     pub async fn run(&self, spec: Spec) -> Result<Running> {
         let network = self.network().await?;
         let order = Order {
@@ -167,11 +181,14 @@ impl Launcher {
             working_directory: spec.working_directory,
             arguments: spec.arguments,
             environment: spec.environment,
+            memory_scratch: spec.limits.disk_bytes,
+            ceilings: self.ceilings(&spec.limits),
         };
         order.check()?;
         let pieces = wire::datagrams(&order).context(|| "write the command for the sandbox")?;
         let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox")?;
-        self.request(&theirs).await?;
+        let group = self.group(spec.limits).await?;
+        self.request(&theirs, group.as_ref()).await?;
         drop(theirs);
         let channel = nonblocking(ours)?;
         for datagram in pieces {
@@ -180,7 +197,26 @@ impl Launcher {
                 break;
             }
         }
-        Ok(Running { channel, printed: OnceLock::new(), _network: network })
+        Ok(Running { channel, group, printed: OnceLock::new(), _network: network })
+    }
+
+    /// What stands in for the control groups that the machine does not have.
+    fn ceilings(&self, limits: &Limits) -> Ceilings {
+        let config = &self.inner.config;
+        let is_counted = config.groups.as_ref().is_some_and(|groups| groups.has(Controller::Pids));
+        // All actions are one user's, and each has an init.
+        let together = limits.processes.saturating_add(1).saturating_mul(u64::from(config.networks));
+        let is_on_disk = config.scratch == Scratch::Disk;
+        Ceilings {
+            processes: (!is_counted).then_some(together),
+            file_bytes: limits.disk_bytes.filter(|_| is_on_disk),
+        }
+    }
+
+    async fn group(&self, limits: Limits) -> Result<Option<Group>> {
+        let Some(groups) = self.inner.config.groups.clone() else { return Ok(None) };
+        let failed = |error| unavailable("make the action's control group").with_source(error);
+        tasks::blocking(move || groups.make(&limits).map(Some).map_err(failed)).await
     }
 
     async fn network(&self) -> Result<Network> {
@@ -190,14 +226,16 @@ impl Launcher {
     }
 
     /// Asks the launcher for an init; starts the launcher anew if it is gone.
-    async fn request(&self, channel: &OwnedFd) -> Result<()> {
+    async fn request(&self, channel: &OwnedFd, group: Option<&Group>) -> Result<()> {
+        let fds: Vec<_> =
+            std::iter::once(channel.as_fd()).chain(group.map(|group| group.fd().as_fd())).collect();
         let process = lock(&self.inner.process).clone();
-        if send(&process.socket, b"+", &[channel.as_fd()]).await.is_ok() {
+        if send(&process.socket, b"+", &fds).await.is_ok() {
             return Ok(());
         }
         tracing::warn!("the sandbox's launcher is gone and is started again");
         let process = self.restart(&process).await?;
-        send(&process.socket, b"+", &[channel.as_fd()]).await.map_err(|errno| {
+        send(&process.socket, b"+", &fds).await.map_err(|errno| {
             Error::new(Kind::Unavailable, "the sandbox's launcher does not take commands").with_source(errno)
         })
     }
@@ -239,7 +277,15 @@ impl Running {
                 }
                 Some(Event::Ended { account, left: Left { view, stdout, stderr } }) => {
                     let Account { end, usage } = account;
-                    return Ok(Exit { end, usage, view, stdout: stdout.into(), stderr: stderr.into() });
+                    let spent = self.group.as_ref().map(Group::spent);
+                    return Ok(Exit {
+                        end,
+                        usage,
+                        spent,
+                        view,
+                        stdout: stdout.into(),
+                        stderr: stderr.into(),
+                    });
                 }
                 Some(Event::Fault(sentence)) => return Err(Error::new(Kind::Unavailable, sentence)),
                 None => return Err(Error::bug("the sandbox's init sent a message that makes no sense")),
@@ -275,6 +321,12 @@ impl Process {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| unavailable("start the sandbox's launcher").with_source(error))?;
+        // It does nothing before it is greeted, so nothing of it is in another group.
+        if let Some(groups) = &config.groups {
+            groups.adopt(child.id()).map_err(|error| {
+                unavailable("move the sandbox's launcher to its control group").with_source(error)
+            })?;
+        }
         let ownership = greet(&ours, config)?;
         Ok((Self { socket: nonblocking(ours)?, child: Mutex::new(child) }, ownership))
     }

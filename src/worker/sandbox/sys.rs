@@ -15,7 +15,7 @@ pub(super) enum Side {
     Parent(libc::pid_t),
 }
 
-/// `struct clone_args` of linux/sched.h, up to its second version.
+/// `struct clone_args` of linux/sched.h, up to its third version.
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -29,7 +29,11 @@ struct CloneArgs {
     tls: u64,
     set_tid: u64,
     set_tid_size: u64,
+    cgroup: u64,
 }
+
+/// Of `clone3` alone, which is why it has no place among the flags of 32 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `struct mount_attr` of linux/mount.h.
 #[repr(C)]
@@ -63,11 +67,17 @@ pub struct Usage {
 /// The caller must have called [`assert_single_threaded`]: the child has one thread only, and a lock of another one would stay
 /// locked for ever.
 pub(super) fn fork(flags: libc::c_int) -> io::Result<Side> {
-    let arguments = CloneArgs {
-        flags: u64::from(flags.cast_unsigned()),
-        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
-        ..CloneArgs::default()
-    };
+    clone(CloneArgs { flags: u64::from(flags.cast_unsigned()), ..CloneArgs::default() })
+}
+
+/// Forks into a control group, given by its directory. The same holds as for [`fork`].
+pub(super) fn fork_into(group: impl AsFd) -> io::Result<Side> {
+    let cgroup = u64::from(group.as_fd().as_raw_fd().cast_unsigned());
+    clone(CloneArgs { flags: CLONE_INTO_CGROUP, cgroup, ..CloneArgs::default() })
+}
+
+fn clone(arguments: CloneArgs) -> io::Result<Side> {
+    let arguments = CloneArgs { exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()), ..arguments };
     // SAFETY: without CLONE_VM the child gets a copy of the whole address space, so both sides go on with valid memory; no
     // other thread exists whose state the child could miss. The structure is valid for the size that is passed.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) };

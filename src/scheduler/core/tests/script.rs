@@ -303,7 +303,7 @@ fn response_after(words: &[&str]) -> ExecuteResponse {
     let cpu_time = number("cores=")
         .map(|cores| proto::Duration { seconds: seconds * i64::try_from(cores).unwrap(), nanos: 0 });
     let peak_memory_bytes = number("memory=").unwrap_or(0) << 20;
-    ResourceUsage { cpu_time, peak_memory_bytes }.attach(&mut metadata);
+    ResourceUsage { cpu_time, peak_memory_bytes, ..ResourceUsage::default() }.attach(&mut metadata);
     let result = ActionResult { execution_metadata: Some(metadata), ..ActionResult::default() };
     ExecuteResponse { result: Some(result), ..ExecuteResponse::default() }
 }
