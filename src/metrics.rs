@@ -204,6 +204,24 @@ pub static STORE_BACK_PRESSURE: LazyLock<IntCounter> = LazyLock::new(|| {
     register(IntCounter::new("croft_store_write_through_total", help))
 });
 
+/// Input roots that actions asked for, by how they were had: `hit` (a cached tree), `delta` (a layer over a cached tree), `built` in
+/// full, `private` (built, and too large to be kept), `failed`.
+pub static WORKER_INPUTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_worker_input_roots_total", "input roots by how they were had");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
+/// Bytes that the cache of input trees has reserved.
+pub static WORKER_INPUT_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register(IntGauge::new("croft_worker_input_cache_bytes", "bytes reserved by the cache of input trees"))
+});
+
+/// Trees that the cache of input trees let go to make room.
+pub static WORKER_INPUT_EVICTIONS: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "trees evicted from the cache of input trees";
+    register(IntCounter::new("croft_worker_input_evictions_total", help))
+});
+
 /// Makes `metric` visible at `/metrics`.
 fn register<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");

@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use croft::worker::sandbox::{Config, End, Launcher, Ownership, Scratch, Spec};
+use croft::worker::sandbox::{Config, End, Launcher, Limits, Ownership, Scratch, Spec, claim};
 use futures_util::StreamExt;
 
 /// In the sandbox at least half as many commands a second as without: the farm's promise to builds of many small actions.
@@ -72,6 +72,10 @@ fn measure(runtime: &tokio::runtime::Runtime, parent: &Path, actions: usize, at_
     );
 }
 
+/// More than the program uses.
+const LIMITS: Limits =
+    Limits { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
+
 /// Actions a second.
 fn rate(actions: usize, run: impl FnOnce()) -> f64 {
     let begin = Instant::now();
@@ -108,6 +112,7 @@ fn start(directory: &Path, at_once: usize) -> Launcher {
         gid: 65534,
         networks: u32::try_from(at_once).unwrap(),
         scratch: Scratch::Memory,
+        groups: claim(Some((65534, 65534)), LIMITS.memory_bytes).groups,
     };
     Launcher::start(Path::new(env!("CARGO_BIN_EXE_croft")), config).unwrap()
 }
@@ -122,7 +127,9 @@ fn spec(launcher: &Launcher, directory: &Path, round: usize, number: usize) -> S
         chown(directory.join(&name).join("scratch"), Some(uid), Some(gid)).unwrap();
     }
     Spec {
+        layers: vec![format!("{name}/root")],
         directory: name,
+        limits: LIMITS,
         arguments: vec![PROGRAM.to_owned()],
         environment: vec!["PATH=/usr/bin:/bin".to_owned()],
         working_directory: String::new(),

@@ -1,6 +1,6 @@
 //! An action and its command, checked: what the rest of the worker may trust.
 
-use super::tree::{NAME_BYTES_MAX, PATH_BYTES_MAX};
+use super::inputs::tree::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Result};
 use crate::proto::rev2::{self, command::OutputDirectoryFormat};

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,10 @@ use crate::proto::rev2::platform::Property;
 
 /// Slots that one worker may have: each holds some descriptors and a network namespace.
 const SLOTS_MAX: u32 = 1024;
+/// Some dozen toolchains, and a small part of the disks that builds are done on.
+const INPUT_CACHE_SIZE: ByteSize = ByteSize::gib(20);
+/// A cache that holds less than a small project's sources is a mistake.
+const INPUT_CACHE_MIN: ByteSize = ByteSize::mib(16);
 /// `nobody`: on every Linux system, and nothing of importance belongs to it.
 const NOBODY: u32 = 65534;
 
@@ -39,6 +44,9 @@ pub struct Config {
     pub scratch: Scratch,
     /// What one action may use.
     pub limits: Limits,
+    /// What the cache of input trees may take on the disk. Files that are shared with the store count in full, since they stay when
+    /// the store lets them go, and every file and directory counts for at least 4 KiB.
+    pub input_cache_size: ByteSize,
     /// Where the scheduler listens for workers, as in `grpc://127.0.0.1:50061`; unset, it is in the same process.
     pub scheduler: Option<String>,
     /// How long actions may go on when the worker is asked to stop; then they are killed. By default 10 minutes for a process that
@@ -90,6 +98,7 @@ impl Default for Config {
             gid: NOBODY,
             scratch: Scratch::default(),
             limits: Limits::default(),
+            input_cache_size: INPUT_CACHE_SIZE,
             scheduler: None,
             drain_timeout: None,
             properties: properties.into(),
@@ -116,6 +125,9 @@ impl Config {
         }
         if self.uid == 0 || self.gid == 0 {
             problems.push("worker.uid, worker.gid: actions cannot run as root (0)".to_owned());
+        }
+        if self.input_cache_size < INPUT_CACHE_MIN {
+            problems.push(format!("worker.input_cache_size: at least {INPUT_CACHE_MIN} are needed"));
         }
         if let Root::Unpacked(path) = &self.root
             && !(path.is_absolute() && path.join("usr").is_dir())

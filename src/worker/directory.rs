@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use super::sandbox::{DISK_DIRECTORY, Ownership, Scratch};
 use crate::error::{Context, Result};
 
-/// Where the sandbox expects the inputs below an action's directory.
-const INPUTS: &str = "root";
+/// Of the worker's directory: those of the actions.
+const ACTIONS: &str = "actions";
+/// Of an action's directory: a layer of its inputs that no other action has.
+const LAYER: &str = "root";
 
 /// Whose an action's files are and where they are.
 pub(super) type Kind = (Ownership, Scratch);
@@ -17,25 +19,31 @@ pub(super) type Kind = (Ownership, Scratch);
 /// The directory of one attempt at an action.
 #[derive(Debug)]
 pub(super) struct Directory {
-    /// Below the worker's directory of actions.
+    /// Below the worker's directory.
     pub(super) name: String,
     path: PathBuf,
 }
 
 impl Directory {
-    /// Makes the directory of attempt `name` below `actions`. Blocks.
+    /// Makes the directory of attempt `name` below `served`, the worker's. Blocks.
     ///
     /// # Errors
     /// When it exists already, or the file system fails.
-    pub(super) fn create(actions: &Path, name: String, kind: Kind) -> Result<Self> {
-        let path = actions.join(&name);
+    pub(super) fn create(served: &Path, name: &str, kind: Kind) -> Result<Self> {
+        let name = format!("{ACTIONS}/{name}");
+        let path = served.join(&name);
         fill(&path, kind).context(|| "make the action's directory")?;
         Ok(Self { name, path })
     }
 
-    /// Where the inputs are staged.
-    pub(super) fn inputs(&self) -> PathBuf {
-        self.path.join(INPUTS)
+    /// The layer for what this action alone needs among its inputs, below the worker's directory.
+    pub(super) fn layer(&self) -> String {
+        format!("{}/{LAYER}", self.name)
+    }
+
+    /// Where that layer is.
+    pub(super) fn layer_path(&self) -> PathBuf {
+        self.path.join(LAYER)
     }
 
     /// Where the sandbox writes, if that is on disk.
@@ -57,7 +65,7 @@ fn fill(path: &Path, (ownership, scratch): Kind) -> io::Result<()> {
     // The sandbox's user may have to pass; what keeps others out is the directory of all actions.
     builder.mode(0o755);
     builder.create(path)?;
-    builder.create(path.join(INPUTS))?;
+    builder.create(path.join(LAYER))?;
     if scratch == Scratch::Disk {
         let path = path.join(DISK_DIRECTORY);
         builder.create(&path)?;
@@ -76,11 +84,12 @@ fn owner(ownership: Ownership) -> Option<(u32, u32)> {
     }
 }
 
-/// Makes the directory of all actions, empty: what is in it was left by a worker that was killed. Blocks.
+/// Makes the directory of all actions below `served`, empty: what is in it was left by a worker that was killed. Blocks.
 ///
 /// # Errors
 /// When the file system fails.
-pub(super) fn sweep(actions: &Path) -> Result<()> {
+pub(super) fn sweep(served: &Path) -> Result<()> {
+    let actions = &served.join(ACTIONS);
     // A tree too deep to be deleted must not keep the farm from starting.
     if let Err(error) = remove_all(actions) {
         tracing::warn!(%error, "some of what an earlier worker left could not be deleted");
@@ -94,7 +103,7 @@ pub(super) fn sweep(actions: &Path) -> Result<()> {
 }
 
 /// Deletes `path` and all below it; nothing there is fine.
-fn remove_all(path: &Path) -> io::Result<()> {
+pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             open_up(path)?;
@@ -123,32 +132,40 @@ mod tests {
 
     const KIND: Kind = (Ownership::Same, Scratch::Disk);
 
+    fn served() -> tempfile::TempDir {
+        let served = tempfile::tempdir().expect("a directory");
+        sweep(served.path()).expect("made");
+        served
+    }
+
+    fn count(served: &tempfile::TempDir) -> usize {
+        fs::read_dir(served.path().join(ACTIONS)).expect("list").count()
+    }
+
     #[test]
     fn a_directory_that_an_action_locked_is_deleted() {
-        let actions = tempfile::tempdir().expect("a directory");
-        let directory = Directory::create(actions.path(), "a-1".into(), KIND).expect("created");
-        let locked = actions.path().join("a-1/scratch/x/y");
+        let served = served();
+        let directory = Directory::create(served.path(), "a-1", KIND).expect("created");
+        let locked = served.path().join("actions/a-1/scratch/x/y");
         fs::create_dir_all(&locked).expect("mkdir");
         fs::write(locked.join("file"), "x").expect("write");
         fs::set_permissions(&locked, Permissions::from_mode(0o000)).expect("chmod");
         directory.remove().expect("removed");
-        assert_eq!(fs::read_dir(actions.path()).expect("list").count(), 0);
+        assert_eq!(count(&served), 0);
     }
 
     #[test]
     fn a_sweep_leaves_an_empty_directory() {
-        let parent = tempfile::tempdir().expect("a directory");
-        let actions = parent.path().join("actions");
-        sweep(&actions).expect("made");
-        Directory::create(&actions, "a-1".into(), KIND).expect("created");
-        sweep(&actions).expect("swept");
-        assert_eq!(fs::read_dir(&actions).expect("list").count(), 0);
+        let served = served();
+        Directory::create(served.path(), "a-1", KIND).expect("created");
+        sweep(served.path()).expect("swept");
+        assert_eq!(count(&served), 0);
     }
 
     #[test]
     fn an_attempt_never_gets_the_directory_of_another() {
-        let actions = tempfile::tempdir().expect("a directory");
-        Directory::create(actions.path(), "a-1".into(), KIND).expect("created");
-        assert!(Directory::create(actions.path(), "a-1".into(), KIND).is_err());
+        let served = served();
+        Directory::create(served.path(), "a-1", KIND).expect("created");
+        assert!(Directory::create(served.path(), "a-1", KIND).is_err());
     }
 }

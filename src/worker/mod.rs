@@ -4,7 +4,7 @@ mod answer;
 mod command;
 mod config;
 mod directory;
-mod inputs;
+pub mod inputs;
 mod limits;
 pub mod link;
 mod machine;
@@ -15,7 +15,6 @@ mod run;
 pub mod sandbox;
 #[cfg(test)]
 mod shelf;
-mod tree;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +34,7 @@ use crate::proto::worker::finished::Outcome;
 use crate::store::Cas;
 use crate::tasks::{self, Shutdown};
 use directory::Directory;
+use inputs::Inputs;
 use link::Reports;
 use run::Attempt;
 use sandbox::{End, Launcher, Ownership, Spec};
@@ -59,8 +59,9 @@ struct Shared {
     cas: Cas,
     launcher: Launcher,
     machine: Machine,
-    /// Where the actions' directories are.
-    actions: PathBuf,
+    inputs: Inputs,
+    /// The worker's own.
+    directory: PathBuf,
     slots: Arc<Semaphore>,
     slots_max: usize,
     /// One permit for each directory that exists.
@@ -81,11 +82,10 @@ impl Worker {
     /// `Unavailable` when the machine cannot do what the sandbox needs, with a sentence that says what to change.
     pub async fn start(config: Config, cas: Cas, directory: &Path, executable: &Path) -> Result<Self> {
         let slots = config.slots();
-        let actions = directory.join("actions");
         let machine = Machine::measure();
         let groups = limits::claim(&config, &machine).await?;
         let sandbox = sandbox::Config {
-            directory: actions.clone(),
+            directory: directory.to_owned(),
             root: config.root_path(),
             uid: config.uid,
             gid: config.gid,
@@ -93,10 +93,13 @@ impl Worker {
             scratch: config.scratch,
             groups,
         };
-        let (swept, executable) = (actions.clone(), executable.to_owned());
-        let launcher = tasks::blocking(move || {
-            directory::sweep(&swept)?;
-            Launcher::start(&executable, sandbox)
+        let (served, executable) = (directory.to_owned(), executable.to_owned());
+        let (store, size) = (cas.clone(), config.input_cache_size.as_u64());
+        let (launcher, inputs) = tasks::blocking(move || {
+            directory::sweep(&served)?;
+            let launcher = Launcher::start(&executable, sandbox)?;
+            let inputs = Inputs::open(store, &served, size, launcher.ownership())?;
+            Ok((launcher, inputs))
         })
         .await?;
         let worker = Self {
@@ -110,7 +113,8 @@ impl Worker {
                 cas,
                 launcher,
                 machine,
-                actions,
+                inputs,
+                directory: directory.to_owned(),
             }),
         };
         worker.probe().await?;
@@ -135,6 +139,11 @@ impl Worker {
             () = kill.cancelled() => return Outcome::Killed(true),
         };
         Attempt::new(self.clone(), kill, reports).run(start).await
+    }
+
+    /// The input roots of its actions.
+    pub(crate) fn inputs(&self) -> &Inputs {
+        &self.shared.inputs
     }
 
     fn cas(&self) -> &Cas {
@@ -162,7 +171,8 @@ impl Worker {
     async fn probe(&self) -> Result<()> {
         let counted = self.make_directory(PROBE.to_owned()).await?;
         let spec = Spec {
-            directory: PROBE.to_owned(),
+            directory: counted.directory.name.clone(),
+            layers: vec![counted.directory.layer()],
             arguments: vec![format!("/{PROBE}")],
             environment: Vec::new(),
             working_directory: String::new(),
@@ -182,8 +192,8 @@ impl Worker {
     async fn make_directory(&self, name: String) -> Result<Counted> {
         let permit =
             self.shared.directories.clone().acquire_owned().await.expect("nothing closes the semaphore");
-        let (actions, kind) = (self.shared.actions.clone(), (self.ownership(), self.shared.config.scratch));
-        let directory = tasks::blocking(move || Directory::create(&actions, name, kind)).await?;
+        let (served, kind) = (self.shared.directory.clone(), (self.ownership(), self.shared.config.scratch));
+        let directory = tasks::blocking(move || Directory::create(&served, &name, kind)).await?;
         Ok(Counted { directory, _permit: permit })
     }
 

@@ -9,21 +9,19 @@ use super::Worker;
 use super::answer;
 use super::command::{Command, digest};
 use super::directory::Directory;
-use super::inputs::Staging;
+use super::inputs::Staged;
 use super::link::Reports;
 use super::outcome::{self, Facts};
 use super::outputs;
 use super::quota::{self, Quota};
 use super::sandbox::{Exit, Limits, Running, Scratch, Spec};
-use super::tree::Tree;
 use crate::digest::{Digest, Function};
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::rev2::{ActionResult, ExecutedActionMetadata};
 use crate::proto::worker::finished::Outcome;
 use crate::proto::worker::{Lease, Start};
 use crate::proto::{self, Timestamp};
-use crate::store::Pinned;
-use crate::tasks::Shutdown;
+use crate::tasks::{self, Shutdown};
 
 /// How long fetching and staging the inputs may take: a store that does not answer must not hold a slot for ever.
 const INPUTS_MAX: Duration = Duration::from_secs(30 * 60);
@@ -105,13 +103,14 @@ impl Attempt {
         let job = Job::check(&start, self.worker.limits(&start.properties))?;
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
-        let (command, _pinned) =
+        // Held to the end: outputs that are inputs, too, are read from these layers.
+        let (command, layers, _staged) =
             self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
         self.metadata.input_fetch_completed_timestamp = Some(timestamp());
 
         self.metadata.execution_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
-        let ended = self.command(&command, &job, directory).await?;
+        let ended = self.command(&command, &job, (directory, layers)).await?;
         self.metadata.execution_completed_timestamp = Some(timestamp());
         self.note_usage(&ended);
 
@@ -138,26 +137,31 @@ impl Attempt {
         }
     }
 
-    /// Fetches and checks everything, so that a request that is wrong runs nothing. The inputs stay in the CAS as long as they are
-    /// pinned: a next attempt and the actions that follow want them, too.
-    async fn stage(&self, job: &Job, directory: &Directory) -> Result<(Command, Pinned)> {
+    /// Fetches and checks everything, so that a request that is wrong runs nothing.
+    async fn stage(&self, job: &Job, directory: &Directory) -> Result<(Command, Vec<String>, Staged)> {
         let cas = self.worker.cas();
         let command = cas.message(&job.command).await.context(|| format!("read command {}", job.command))?;
-        let tree = Tree::fetch(cas, job.input_root).await;
-        let Some(command) = command else { return Err(missing_command(job.command, tree)) };
+        let staged = self.worker.inputs().stage(job.input_root).await;
+        let Some(command) = command else { return Err(missing_command(job.command, staged)) };
         let command = Command::check(command)?;
-        let mut tree = tree?;
-        // They were found a moment ago, which is why they are still there.
-        let pinned = cas.pin(tree.files.iter().map(|file| &file.digest));
-        tree.complete(&command)?;
-        let staging = Staging { directory: directory.inputs(), ownership: self.worker.ownership() };
-        staging.stage(cas, tree).await?;
-        Ok((command, pinned))
+        let staged = staged?;
+        let (ground, top, ownership) = (staged.clone(), directory.layer_path(), self.worker.ownership());
+        let completed = move || ground.complete(&command, &top, ownership).map(|is_used| (command, is_used));
+        let (command, has_own) = tasks::blocking(completed).await?;
+        let own = has_own.then(|| directory.layer());
+        let layers = own.into_iter().chain(staged.layers()).collect();
+        Ok((command, layers, staged))
     }
 
-    async fn command(&self, command: &Command, job: &Job, directory: &Directory) -> Result<Ended> {
+    async fn command(
+        &self,
+        command: &Command,
+        job: &Job,
+        (directory, layers): (&Directory, Vec<String>),
+    ) -> Result<Ended> {
         let spec = Spec {
             directory: directory.name.clone(),
+            layers,
             arguments: command.arguments.clone(),
             environment: command.environment.clone(),
             working_directory: command.working_directory.clone(),
@@ -240,9 +244,9 @@ impl Attempt {
 }
 
 /// All that is missing at once: the command and whatever is missing of the inputs.
-fn missing_command(command: Digest, tree: Result<Tree>) -> Error {
+fn missing_command(command: Digest, staged: Result<Staged>) -> Error {
     let mut missing = vec![command];
-    match tree {
+    match staged {
         Err(error) if error.kind() == Kind::MissingInput => missing.extend(error.missing()),
         Err(error) if error.kind() != Kind::Invalid => return error,
         Ok(_) | Err(_) => {}

@@ -64,6 +64,7 @@ impl Bench {
         self.prepare(name);
         Spec {
             directory: name.to_owned(),
+            layers: vec![format!("{name}/root")],
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned(), "COLOUR=grün".to_owned()],
             working_directory: String::new(),
@@ -403,7 +404,10 @@ impl Drop for Delegated {
     fn drop(&mut self) {
         let _ = fs::remove_dir(self.0.join("croft.farm"));
         let removed = fs::remove_dir(&self.0);
-        assert!(removed.is_ok() || std::thread::panicking(), "the run leaves no control group behind: {removed:?}");
+        assert!(
+            removed.is_ok() || std::thread::panicking(),
+            "the run leaves no control group behind: {removed:?}"
+        );
     }
 }
 

@@ -134,7 +134,7 @@ impl Farm {
         let cas = Cas::new(Arc::new(Memory::default()));
         let mut config = Config { slots: Some(2.try_into().expect("not zero")), ..Config::default() };
         change(&mut config);
-        let worker = Worker::start(config, cas.clone(), directory.path(), &crate::sandbox::executable())
+        let worker = Worker::start(config, cas.clone(), directory.path(), &crate::farm::executable())
             .await
             .expect("the worker starts");
         let (sender, mut connections) = mpsc::channel(4);
@@ -152,7 +152,17 @@ impl Farm {
         let stop = link::Stop { drain: drain.clone(), now: shutdown.clone() };
         let worker = tasks::spawn("worker", Link::new(worker, connect, stop).run());
         let connection = within(connections.recv()).await.expect("a connection");
-        Self { cas, connections, connection, drain, shutdown, worker, directory, attempts: 0, properties: Vec::new() }
+        Self {
+            cas,
+            connections,
+            connection,
+            drain,
+            shutdown,
+            worker,
+            directory,
+            attempts: 0,
+            properties: Vec::new(),
+        }
     }
 
     async fn put(&self, bytes: impl Into<Bytes>) -> rev2::Digest {

@@ -113,7 +113,9 @@ fn listed(entry: &fs::DirEntry, family: Family) -> Option<Listed> {
     // A file may go while its folder is listed.
     let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
     let now = SystemTime::now();
-    let minute = minutes(metadata.modified().unwrap_or(now).min(now));
+    // Not when it was modified: that is set to what the inputs of actions show.
+    let stored = metadata.created().or_else(|_| metadata.modified());
+    let minute = minutes(stored.unwrap_or(now).min(now));
     let location = location(&entry.path(), form, metadata.len())?;
     Some(Listed { name, location, minute })
 }

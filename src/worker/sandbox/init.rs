@@ -48,6 +48,8 @@ pub(super) struct Order {
     pub(super) network: usize,
     /// The action's directory, below the one that the launcher serves.
     pub(super) directory: String,
+    /// The lower layers, below the same one, the uppermost first.
+    pub(super) layers: Vec<String>,
     /// Relative to the exec root.
     pub(super) working_directory: String,
     pub(super) arguments: Vec<String>,
@@ -108,7 +110,7 @@ fn run(init: &Init<'_>) -> Result<(), Fault> {
 
 /// Mounts what no two actions share, makes the files for what the command prints, and hides the actions' directories.
 fn prepare(scratch: Scratch, order: &Order) -> Result<Left, Fault> {
-    let directory = &order.directory;
+    let Order { directory, layers, .. } = order;
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC).step("create the action's namespaces")?;
     // The modes below are what the command sees; it gets a umask of its own.
     rustix::process::umask(Mode::empty());
@@ -125,7 +127,7 @@ fn prepare(scratch: Scratch, order: &Order) -> Result<Left, Fault> {
             .step("make a directory for the action")?;
     }
     let (stdout, stderr) = (output(&format!("{scratch}/stdout"))?, output(&format!("{scratch}/stderr"))?);
-    mount_all(&scratch, directory)?;
+    mount_all(&scratch, layers)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
     Ok(Left { view, stdout, stderr })
@@ -143,11 +145,12 @@ fn output(path: &str) -> Result<OwnedFd, Fault> {
     rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).step("make a file for what the command prints")
 }
 
-fn mount_all(scratch: &str, directory: &str) -> Result<(), Fault> {
+fn mount_all(scratch: &str, layers: &[String]) -> Result<(), Fault> {
+    let layers: Vec<String> = layers.iter().map(|layer| format!("{LOWER}/{layer}")).collect();
+    let layers = layers.join(":");
     // volatile: unmounting would sync the whole file system below, for files that are thrown away.
-    let options = format!(
-        "lowerdir={LOWER}/{directory}/root,upperdir={scratch}/upper,workdir={scratch}/work,userxattr,volatile"
-    );
+    let options =
+        format!("lowerdir={layers},upperdir={scratch}/upper,workdir={scratch}/work,userxattr,volatile");
     let options = CString::new(options).expect("the farm's own names have no NUL");
     mount("overlay", EXEC_ROOT, "overlay", PLAIN, Some(options.as_c_str())).step(
         "mount the overlay of inputs and outputs; the worker's directory must be on a file system that can be part of an \

@@ -227,7 +227,9 @@ fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filt
         let mut fds = fds.into_iter();
         let Some(channel) = fds.next() else { continue };
         match sys::fork(libc::CLONE_NEWPID) {
-            Ok(Side::Child) => init::main(&init::Init { channel, group: fds.next(), networks, scratch, filter }),
+            Ok(Side::Child) => {
+                init::main(&init::Init { channel, group: fds.next(), networks, scratch, filter })
+            }
             Ok(Side::Parent(_)) => {}
             Err(error) => {
                 let _ = wire::send_fault(&channel, &format!("start a process for the action: {error}"));

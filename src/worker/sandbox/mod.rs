@@ -49,7 +49,7 @@ const EVENT_BYTES: usize = 64 * 1024;
 /// What the sandbox needs to know of the machine.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the actions' directories are.
+    /// Where the actions' directories and their inputs are.
     pub directory: PathBuf,
     /// The root file system whose system directories the actions see; `/` is the host's.
     pub root: PathBuf,
@@ -66,9 +66,11 @@ pub struct Config {
 /// A command to run.
 #[derive(Debug)]
 pub struct Spec {
-    /// The action's directory below [`Config::directory`]; it holds `root`, the inputs, and for [`Scratch::Disk`] an empty
-    /// directory `scratch` that belongs to the actions' user.
+    /// The action's directory below [`Config::directory`]; for [`Scratch::Disk`] it holds an empty directory `scratch` that
+    /// belongs to the actions' user.
     pub directory: String,
+    /// The inputs: directories below [`Config::directory`] without `:`, `,` and `\\` in their names. Each covers those that follow.
+    pub layers: Vec<String>,
     /// The program and its arguments; not empty.
     pub arguments: Vec<String>,
     /// The whole environment, `NAME=value` each.
@@ -178,6 +180,7 @@ impl Launcher {
         let order = Order {
             network: network.index,
             directory: spec.directory,
+            layers: spec.layers,
             working_directory: spec.working_directory,
             arguments: spec.arguments,
             environment: spec.environment,

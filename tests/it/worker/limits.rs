@@ -66,7 +66,7 @@ async fn a_machine_that_cannot_limit_actions_is_refused_if_that_is_demanded() {
     let mut config = Config::default();
     config.limits.required = true;
     let cas = Cas::new(Arc::new(Memory::default()));
-    let started = Worker::start(config, cas, directory.path(), &crate::sandbox::executable()).await;
+    let started = Worker::start(config, cas, directory.path(), &crate::farm::executable()).await;
     let Err(error) = started else { panic!("it must not start") };
     assert_eq!(error.kind(), Kind::Unavailable);
     let sentence = error.to_string();

@@ -18,7 +18,9 @@ async fn run(farm: &mut Farm, script: &str) -> ExecuteResponse {
     let command = farm.put(command.encode_to_vec()).await;
     let root = farm.put(rev2::Directory::default().encode_to_vec()).await;
     farm.start_action(command, root, TIMEOUT).await;
-    tokio::time::timeout(Duration::from_secs(2 * TIMEOUT.unsigned_abs()), farm.response()).await.expect("in time")
+    tokio::time::timeout(Duration::from_secs(2 * TIMEOUT.unsigned_abs()), farm.response())
+        .await
+        .expect("in time")
 }
 
 fn usage(result: &rev2::ActionResult) -> ResourceUsage {
@@ -70,7 +72,8 @@ async fn files_in_memory_count_as_memory() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs control groups with all controllers: tests/machine/run.sh"]
 async fn a_fork_bomb_reaches_its_limit_and_harms_nobody() {
-    let mut farm = Farm::start_with(|config| config.limits.processes = 30.try_into().expect("not zero")).await;
+    let mut farm =
+        Farm::start_with(|config| config.limits.processes = 30.try_into().expect("not zero")).await;
     let bomb = "echo before; i=0; while [ $i -lt 200 ]; do setsid sleep 600 & i=$((i+1)); done; echo $i";
     let response = run(&mut farm, bomb).await;
     assert!(response.message.contains("its limit of 30 processes and threads"), "{response:?}");
@@ -87,10 +90,12 @@ async fn a_fork_bomb_reaches_its_limit_and_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs control groups with all controllers: tests/machine/run.sh"]
 async fn an_action_gets_its_cores_and_no_more() {
-    let mut farm = Farm::start_with(|config| config.limits.cores = Some(1.try_into().expect("not zero"))).await;
+    let mut farm =
+        Farm::start_with(|config| config.limits.cores = Some(1.try_into().expect("not zero"))).await;
     // The kernel ends each loop when it has used a second.
     let burn = "(ulimit -t 1; while :; do :; done)";
-    let result = run(&mut farm, &format!("{burn} & {burn} & {burn}; wait; true")).await.result.expect("a result");
+    let result =
+        run(&mut farm, &format!("{burn} & {burn} & {burn}; wait; true")).await.result.expect("a result");
     let usage = usage(&result);
     let throttled = usage.throttled_time.expect("a time");
     assert!(throttled.seconds > 0 || throttled.nanos > 0, "{usage:?}");
