@@ -19,6 +19,7 @@ mod escape;
 mod execution;
 mod farm;
 mod http;
+mod inputs;
 mod lifecycle;
 mod live;
 mod operations;

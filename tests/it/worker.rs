@@ -1,6 +1,7 @@
 //! A worker and a scheduler of the test's own: whole leases over the real stream, in the real sandbox.
 
 mod bounds;
+mod inputs;
 mod limits;
 mod machine;
 mod usage;
@@ -112,6 +113,7 @@ fn said(message: FromScheduler) -> SchedulerMessage {
 /// A worker that is connected to the test.
 struct Farm {
     cas: Cas,
+    store: Arc<Memory>,
     connections: mpsc::Receiver<Connection>,
     connection: Connection,
     drain: Shutdown,
@@ -131,7 +133,8 @@ impl Farm {
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
-        let cas = Cas::new(Arc::new(Memory::default()));
+        let store = Arc::new(Memory::default());
+        let cas = Cas::new(store.clone());
         let mut config = Config { slots: Some(2.try_into().expect("not zero")), ..Config::default() };
         change(&mut config);
         let worker = Worker::start(config, cas.clone(), directory.path(), &crate::farm::executable())
@@ -154,6 +157,7 @@ impl Farm {
         let connection = within(connections.recv()).await.expect("a connection");
         Self {
             cas,
+            store,
             connections,
             connection,
             drain,
