@@ -1,6 +1,7 @@
 //! What an operator says that one action may use, and whether this machine can hold actions to it.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::path::Path;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,10 @@ pub(super) const MEMORY: &str = "memory";
 
 /// Far more than builds and their tests use, and far less than it takes to hang a machine.
 const PROCESSES_DEFAULT: u32 = 4096;
+/// The part of a disk's free space that one action gets.
+const DISK_PART: u64 = 4;
 /// No shell and compiler starts with less, so whoever demands less has meant another unit.
-const MEMORY_MIN: ByteSize = ByteSize::mib(32);
+const SIZE_MIN: ByteSize = ByteSize::mib(32);
 
 /// What one action may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +36,8 @@ pub struct Limits {
     /// Cores that an action gets at most when it does not say itself how many it needs (platform property `cores`). By default
     /// it takes what nobody else wants.
     pub cores: Option<NonZeroU32>,
-    /// What an action may write. By default half of the machine's memory with `scratch = "memory"`, and no limit with `"disk"`.
+    /// What an action may write. By default half of the machine's memory with `scratch = "memory"`, and with `"disk"` a quarter of the
+    /// space that is free when the worker starts.
     pub disk: Option<ByteSize>,
     /// Whether the worker refuses to start on a machine that cannot hold actions to all of this.
     pub required: bool,
@@ -50,8 +54,8 @@ impl Limits {
     /// All that is wrong with these values, one sentence each.
     pub(super) fn check(&self) -> Vec<String> {
         let sizes = [("memory", self.memory), ("disk", self.disk)];
-        let small = sizes.into_iter().filter(|(_, size)| size.is_some_and(|size| size < MEMORY_MIN));
-        small.map(|(name, _)| format!("worker.limits.{name}: at least {MEMORY_MIN} are needed")).collect()
+        let small = sizes.into_iter().filter(|(_, size)| size.is_some_and(|size| size < SIZE_MIN));
+        small.map(|(name, _)| format!("worker.limits.{name}: at least {SIZE_MIN} are needed")).collect()
     }
 
     /// What an action gets on `machine`. What it demands itself goes before the configuration.
@@ -64,13 +68,21 @@ impl Limits {
         let memory = amount(MEMORY).or(self.memory.map(|size| size.as_u64())).unwrap_or(all);
         let configured = self.cores.map(|cores| u64::from(cores.get()));
         sandbox::Limits {
-            memory_bytes: memory.max(MEMORY_MIN.as_u64()).min(all),
+            memory_bytes: memory.max(SIZE_MIN.as_u64()).min(all),
             processes: u64::from(self.processes.get()),
             cores: amount(CORES).or(configured).unwrap_or(1),
             is_capped: configured.is_some(),
             disk_bytes: self.disk.map(|size| size.as_u64()),
         }
     }
+}
+
+/// What an action may write to the disk that `directory` is on if nothing else is said: a part of what is free, since others write
+/// there, too.
+pub(super) fn disk_default(directory: &Path) -> Option<ByteSize> {
+    let of = rustix::fs::statvfs(directory).ok()?;
+    let free = of.f_bavail.saturating_mul(of.f_frsize);
+    Some(ByteSize(free / DISK_PART).max(SIZE_MIN))
 }
 
 /// Takes control groups for a worker. What cannot be enforced is said in one line of the log.

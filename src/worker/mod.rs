@@ -80,7 +80,7 @@ impl Worker {
     ///
     /// # Errors
     /// `Unavailable` when the machine cannot do what the sandbox needs, with a sentence that says what to change.
-    pub async fn start(config: Config, cas: Cas, directory: &Path, executable: &Path) -> Result<Self> {
+    pub async fn start(mut config: Config, cas: Cas, directory: &Path, executable: &Path) -> Result<Self> {
         let slots = config.slots();
         let machine = Machine::measure();
         let groups = limits::claim(&config, &machine).await?;
@@ -102,6 +102,9 @@ impl Worker {
             Ok((launcher, inputs))
         })
         .await?;
+        if config.scratch == Scratch::Disk {
+            config.limits.disk = config.limits.disk.or_else(|| limits::disk_default(directory));
+        }
         let worker = Self {
             shared: Arc::new(Shared {
                 name: config.name(),

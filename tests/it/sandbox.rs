@@ -1,5 +1,7 @@
 //! What an action can and cannot do, tried in the real sandbox by the real binary.
 
+mod groups;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
@@ -359,7 +361,7 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     for (from, to) in [(test.as_path(), "it"), (Path::new(env!("CARGO_BIN_EXE_croft")), "croft")] {
         fs::copy(from, directory.path().join(to)).expect("copy");
     }
-    let delegated = Delegated::new();
+    let delegated = groups::Delegated::new();
     // The shell moves itself to the control group, as a service manager would.
     let script = "[ -z \"$GROUP\" ] || echo $$ > \"$GROUP/cgroup.procs\"; exec setpriv --reuid=65534 --regid=65534 \
                   --clear-groups --inh-caps=-all \"$0\" \"$@\"";
@@ -367,7 +369,7 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
         .args(["-c", script])
         .arg(directory.path().join("it"))
         .args([filter, "--skip", "without_root"])
-        .env("GROUP", delegated.as_ref().map_or(Path::new(""), |delegated| &delegated.0))
+        .env("GROUP", delegated.as_ref().map_or(Path::new(""), |delegated| delegated.path()))
         .env("CROFT_UNDER_TEST", directory.path().join("croft"))
         .env("TMPDIR", directory.path())
         .current_dir("/")
@@ -379,80 +381,6 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
     Some(text)
-}
-
-/// A control group that belongs to `nobody`, as systemd's `Delegate=yes` makes one.
-struct Delegated(PathBuf);
-
-impl Delegated {
-    fn new() -> Option<Self> {
-        let Some(groups) = claim(None, 1 << 40).groups else {
-            println!("without control groups: this machine gives none");
-            return None;
-        };
-        let parent = groups.directory().parent().expect("it is below the own group");
-        let delegated = Self(parent.join(format!("croft-test-{}", std::process::id())));
-        fs::create_dir(&delegated.0).expect("mkdir");
-        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-            chown(delegated.0.join(name), Some(65534), Some(65534)).expect("chown");
-        }
-        Some(delegated)
-    }
-}
-
-impl Drop for Delegated {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(self.0.join("croft.farm"));
-        let removed = fs::remove_dir(&self.0);
-        assert!(
-            removed.is_ok() || std::thread::panicking(),
-            "the run leaves no control group behind: {removed:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn an_action_is_at_the_root_of_its_control_groups_and_leaves_none_behind() {
-    let bench = Bench::new();
-    for number in 0..20 {
-        let outcome = bench.run(&format!("a{number}"), "cat /proc/self/cgroup; setsid sleep 7777 &").await;
-        outcome.succeeded();
-        assert!(outcome.stdout.lines().all(|line| line.ends_with(":/")), "{}", outcome.stdout);
-    }
-    let running = bench.start("killed", "setsid sleep 7778 & sleep 7778").await;
-    drop(running);
-    let Some(groups) = &bench.groups else {
-        let is_delegated = std::env::var_os("GROUP").is_some_and(|group| !group.is_empty());
-        assert!(!is_delegated, "a delegated control group is used");
-        println!("skipped: the worker may make no control groups here");
-        return;
-    };
-    let directory = groups.directory().to_owned();
-    let names = || -> Vec<_> {
-        let entries = fs::read_dir(&directory).expect("list").flatten();
-        let groups = entries.filter(|entry| entry.file_type().expect("a type").is_dir());
-        groups.map(|entry| entry.file_name()).collect()
-    };
-    // One whose processes were still ending is deleted with a later action.
-    let mut later = 0;
-    while names() != ["launcher"] {
-        assert!(later < 100, "{:?}", names());
-        bench.run(&format!("later{later}"), "true").await.succeeded();
-        later += 1;
-    }
-    drop(bench);
-    assert!(!directory.exists(), "the worker's own go with it");
-}
-
-#[tokio::test]
-async fn processes_are_bounded_also_without_control_groups() {
-    let mut bench = Bench::new();
-    bench.limits.processes = 20;
-    let script = "i=0; while [ $i -lt 200 ]; do sleep 7779 & i=$((i+1)); done; echo $i";
-    let outcome = bench.run("a", script).await;
-    outcome.failed();
-    assert_eq!(outcome.stdout, "");
-    bench.run("b", "sleep 0 & wait; echo another").await.succeeded();
 }
 
 /// Processes on this machine that have `mark` as their last argument.

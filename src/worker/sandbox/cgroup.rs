@@ -37,6 +37,9 @@ const RETRIED_MAX: usize = 4;
 const ENDING_TRIES: u32 = 50;
 const ENDING_PAUSE: Duration = Duration::from_millis(10);
 
+/// Why a group gives its children nothing while it has processes.
+const SHARED: &str = "the worker shares its control group with other processes; run it as a service of its own, with `Delegate=yes`";
+
 /// What the kernel can limit in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Controller {
@@ -166,14 +169,8 @@ fn enable(place: &Path) -> Result<(Vec<Controller>, String), String> {
     }
     for controller in &offered {
         if let Err(error) = set(place, "cgroup.subtree_control", &format!("+{}", controller.name())) {
-            reason = match error.kind() {
-                ErrorKind::ResourceBusy => {
-                    "the worker shares its control group with other processes; run it as a service of its \
-                                            own, with `Delegate=yes`"
-                        .to_owned()
-                }
-                _ => refusal(&error),
-            };
+            reason =
+                if error.kind() == ErrorKind::ResourceBusy { SHARED.to_owned() } else { refusal(&error) };
         }
     }
     let given = names("cgroup.subtree_control");
