@@ -63,10 +63,10 @@ where
 
 /// The same error for one more of those that wait.
 fn again(error: Arc<Error>) -> Error {
-    match error.kind() {
-        Kind::MissingInput => Error::missing_input(error.missing().to_vec()),
-        kind => Error::new(kind, error.public_message()).with_source(error),
+    if error.kind() == Kind::MissingInput {
+        return Error::missing_input(error.missing().to_vec());
     }
+    Error::new(error.kind(), error.public_message()).with_source(error)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
