@@ -32,6 +32,7 @@ mod sandbox;
 mod servers;
 mod split;
 mod tiers;
+mod traces;
 mod worker;
 
 // What `servers` finds at the root of the library, too.

@@ -98,14 +98,6 @@ fn set_ceilings(ceilings: &Ceilings) -> Result<(), rustix::io::Errno> {
 }
 
 fn drop_privileges() -> Result<(), rustix::io::Errno> {
-    // Without the bounding set, no program that is executed can get one of the launcher's capabilities back.
-    for capability in CapabilitySet::all() {
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // The kernel is older than this capability.
-            Err(rustix::io::Errno::INVAL) => break,
-            result => result?,
-        }
-    }
     let none = CapabilitySet::empty();
     rustix::thread::clear_ambient_capability_set()?;
     rustix::thread::set_capabilities(

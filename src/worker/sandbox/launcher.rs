@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::DumpableBehavior;
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
 use super::init;
@@ -144,6 +145,9 @@ fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
     parts.enter()?;
     // Not dumpable means that no action can look at an init through /proc or trace it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the launcher")?;
+    drop_bounding_set().step("drop the bounding set of capabilities")?;
+    // Once for all inits, which inherit both: dozens of calls that would be most of an action's.
+    sys::reset_signals().step("reset the signals")?;
     sys::ignore_children();
     Ok((ownership, networks))
 }
@@ -214,6 +218,19 @@ fn network() -> Result<OwnedFd, Fault> {
     sys::loopback_up(&socket).step("bring up the loopback interface")?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open("/proc/self/ns/net", flags, Mode::empty()).step("open a network namespace")
+}
+
+/// Without the bounding set, no program that is executed can get one of the launcher's capabilities back. The launcher and its
+/// inits execute nothing themselves and keep theirs.
+fn drop_bounding_set() -> Result<(), Errno> {
+    for capability in CapabilitySet::all() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // The kernel is older than this capability.
+            Err(Errno::INVAL) => break,
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Forks an init for every request until the farm closes its end.

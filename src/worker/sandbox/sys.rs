@@ -156,9 +156,10 @@ pub(super) fn loopback_up(socket: impl AsFd) -> io::Result<()> {
     check(libc::c_long::from(result)).map(drop)
 }
 
-/// Gives every signal its default action and blocks `SIGCHLD` alone, of which the returned descriptor tells.
+/// Heeds children again, blocks `SIGCHLD` alone, and returns a descriptor that tells of them.
 pub(super) fn watch_children() -> io::Result<OwnedFd> {
-    set_signals(libc::SIG_DFL)?;
+    // SAFETY: SIG_DFL is no handler, so no code runs in a signal's context.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: an all-zero set is valid storage, and sigemptyset makes it a valid set before anything reads it.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is owned by this frame; the calls write it or read it and keep nothing.
@@ -179,7 +180,7 @@ pub(super) fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Blocks no signal. Ignored ones stay ignored over an `execve`, so [`watch_children`] must have reset them.
+/// Blocks no signal. Ignored ones stay ignored over an `execve`, so [`reset_signals`] must have been called.
 pub(super) fn unblock_signals() {
     // SAFETY: as in `watch_children`.
     unsafe {
@@ -189,15 +190,16 @@ pub(super) fn unblock_signals() {
     }
 }
 
-fn set_signals(action: libc::sighandler_t) -> io::Result<()> {
+/// Gives every signal its default action, in this process and in those that it forks.
+pub(super) fn reset_signals() -> io::Result<()> {
     for signal in 1..=libc::SIGRTMAX() {
         let is_fixed = matches!(signal, libc::SIGKILL | libc::SIGSTOP);
         // The C library keeps 32 and 33 for itself and refuses them; nothing sets them before threads exist.
         if is_fixed || (32..libc::SIGRTMIN()).contains(&signal) {
             continue;
         }
-        // SAFETY: the callers pass SIG_DFL, which is no handler.
-        if unsafe { libc::signal(signal, action) } == libc::SIG_ERR {
+        // SAFETY: SIG_DFL is no handler, so no code runs in a signal's context.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }
     }
