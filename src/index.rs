@@ -189,6 +189,31 @@ impl Index {
         let (database, operations) = (self.database()?, batch.operations);
         guarded("write the index", || database.sled.apply_batch(batch.batch))?;
         between();
+        self.sync(&database, operations)
+    }
+
+    /// Makes the changes, which insert a value or remove a key, durable one after the other: after a crash those up to some one of
+    /// them are there. Only one thread may call it.
+    ///
+    /// It holds up nobody, unlike [`Index::commit`]: while sled applies a batch, no index of the process can be read.
+    ///
+    /// # Errors
+    /// As [`Index::commit`].
+    pub(crate) fn append(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<()> {
+        let (database, operations) = (self.database()?, changes.len());
+        if operations == 0 {
+            return Ok(());
+        }
+        for (key, value) in changes {
+            guarded("write the index", || match value {
+                Some(value) => database.sled.insert(key, value),
+                None => database.sled.remove(key),
+            })?;
+        }
+        self.sync(&database, operations)
+    }
+
+    fn sync(&self, database: &Database, operations: usize) -> Result<()> {
         #[cfg(test)]
         if let Some(pause) = &mut *self.before_sync.lock().unwrap_or_else(PoisonError::into_inner) {
             pause()?;

@@ -24,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::client::Client;
 use crate::fleet::{Arrived, Fleet};
 use crate::relay::Relay;
-use crate::{Figure, Goal, Rounds, median, rate};
+use crate::{Figure, Goal, Rounds, median};
 
 /// Workers, each with one slot and a connection.
 const WORKERS: u32 = 200;
@@ -38,6 +38,16 @@ const ACTIONS: usize = 20_000;
 
 /// Actions that are stored with one request.
 const BATCH: usize = 1000;
+
+/// A round at saturation ends after this time, whatever is done by then: some ten times what it takes.
+const ROUND_MAX: Duration = Duration::from_secs(60);
+
+/// Actions that are under way while load is offered, at most: what comes in a second. A target that is further behind has
+/// missed any goal, and what it is not sent any more counts as never arrived.
+const BEHIND_MAX: usize = RATE as usize / 2;
+
+/// How long after the last action was offered a target may take to end what is under way.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked for: actions a second at saturation, and milliseconds until the worker has an action at half the load.
 const RATE: f64 = 5000.0;
@@ -145,48 +155,83 @@ impl Stand {
 
     async fn saturate(&mut self, round: usize) {
         let actions = self.target.actions(&self.clients[0], round).await;
-        let before = cpu();
-        let rate = rate(ACTIONS as f64, saturate(&self.clients, &actions)).await;
-        println!("{}: {rate:.0} /s", self.target.name);
-        explain(&before, ACTIONS);
+        let (before, start) = (cpu(), Instant::now());
+        let done = saturate(&self.clients, &actions).await;
+        let rate = done as f64 / start.elapsed().as_secs_f64();
+        println!("{}: {done} done, {rate:.0} /s", self.target.name);
+        explain(&before, done);
         self.rates.push(rate);
     }
 
     async fn pace(self, round: usize) -> Measured {
         let actions = self.target.actions(&self.clients[0], round).await;
-        pace(&self.clients, &actions, (RATE / 2.0, &self.sent)).await;
+        let before = cpu();
+        let (sent, done) = pace(&self.clients, &actions, (RATE / 2.0, &self.sent)).await;
         let mut waits = std::mem::take(&mut *self.waits.lock().unwrap());
+        let arrived = waits.len();
+        waits.resize(ACTIONS, f64::INFINITY);
         waits.sort_by(f64::total_cmp);
-        assert_eq!(waits.len(), ACTIONS, "an action did not reach a worker");
-        Measured { rate: median(self.rates), p50: waits[ACTIONS / 2], p99: waits[ACTIONS * 99 / 100] }
+        let [p50, p99] = [ACTIONS / 2, ACTIONS * 99 / 100].map(|index| waits[index]);
+        println!(
+            "{} at {} /s: {ACTIONS} offered, {sent} sent, {arrived} arrived, {done} done; p50 {p50:.2} ms, p99 {p99:.2} ms",
+            self.target.name,
+            RATE / 2.0
+        );
+        explain(&before, done);
+        Measured { rate: median(self.rates), p50, p99 }
     }
 }
 
-/// Runs `actions`, always as many at once as may be.
-async fn saturate(clients: &[Channel], actions: &[Digest]) {
+/// Runs `actions`, always as many at once as may be, for [`ROUND_MAX`] at most. Returns how many were done.
+async fn saturate(clients: &[Channel], actions: &[Digest]) -> usize {
     let runs = actions.iter().enumerate().map(|(number, action)| {
         let client = clients[number % clients.len()].clone();
         tasks::spawn("action", run(client, *action))
     });
-    stream::iter(runs).buffer_unordered(AT_ONCE).for_each(|ended| async { ended.unwrap() }).await;
+    let mut done = 0;
+    let mut runs = stream::iter(runs).buffer_unordered(AT_ONCE);
+    let count = async {
+        while let Some(ended) = runs.next().await {
+            ended.unwrap();
+            done += 1;
+        }
+    };
+    let _ = tokio::time::timeout(ROUND_MAX, count).await;
+    done
 }
 
-/// Runs `actions`, so many a second whether or not the farm keeps up, and notes when each was sent.
+/// Offers `actions`, so many a second whether or not the farm keeps up, and notes when each was sent. Returns how many were sent, which
+/// is fewer when [`BEHIND_MAX`] are under way, and how many were done.
 async fn pace(
     clients: &[Channel],
     actions: &[Digest],
     (rate, sent): (f64, &Mutex<HashMap<String, Instant>>),
-) {
+) -> (usize, usize) {
     let (begin, mut runs) = (Instant::now(), tokio::task::JoinSet::new());
+    let (mut started, mut done) = (0, 0);
     let mut tick = tokio::time::interval(Duration::from_millis(1));
     for (number, action) in actions.iter().enumerate() {
         while begin.elapsed().as_secs_f64() * rate < number as f64 {
             tick.tick().await;
         }
-        sent.lock().unwrap().insert(action.hex(), Instant::now());
-        runs.spawn(run(clients[number % clients.len()].clone(), *action));
+        while let Some(ended) = runs.try_join_next() {
+            ended.unwrap();
+            done += 1;
+        }
+        if runs.len() < BEHIND_MAX {
+            started += 1;
+            sent.lock().unwrap().insert(action.hex(), Instant::now());
+            runs.spawn(run(clients[number % clients.len()].clone(), *action));
+        }
     }
-    runs.join_all().await;
+    let count = async {
+        while let Some(ended) = runs.join_next().await {
+            ended.unwrap();
+            done += 1;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, count).await;
+    (started, done)
 }
 
 async fn run(client: Channel, action: Digest) {
@@ -207,7 +252,8 @@ impl Target {
     /// The farm without a worker of its own, with or without a journal of the scheduler.
     async fn farm(journal: bool) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (runtime, stop) = (runtime(), Stop::default());
+        let name = if journal { "farm, journal" } else { "farm" };
+        let (runtime, stop) = (runtime(name), Stop::default());
         let loopback = Listener { listen: "127.0.0.1:0".parse().unwrap() };
         // Tiers and the like may be given in the environment, to be compared.
         let loaded = Config::load(None).unwrap();
@@ -225,12 +271,11 @@ impl Target {
         let address = |address: Option<SocketAddr>| address.unwrap().to_string();
         let (public, workers) = (address(server.public), address(server.workers));
         runtime.spawn(server.run());
-        let name = if journal { "farm with a journal" } else { "farm" };
         Self { name, public, workers, shutdown, runtime: Some(runtime), _data: data }
     }
 
     async fn relay() -> Self {
-        let (runtime, shutdown) = (runtime(), Shutdown::new());
+        let (runtime, shutdown) = (runtime("relay"), Shutdown::new());
         let relay = Relay::default();
         let routes = Routes::new(ExecutionServer::new(relay.clone())).add_service(WorkersServer::new(relay));
         let address = runtime.spawn(serve(routes, shutdown.clone())).await.unwrap();
@@ -298,8 +343,8 @@ fn command(round: usize, number: usize) -> Vec<u8> {
     Command { arguments, ..Command::default() }.encode_to_vec()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("farm").build().unwrap()
+fn runtime(name: &str) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build().unwrap()
 }
 
 async fn serve(routes: Routes, shutdown: Shutdown) -> String {

@@ -12,6 +12,8 @@ use croft::scheduler::{Config, ExecutionId, Offer, OperationId, Platform, Task, 
 const POOLS: usize = 10;
 const SLOTS: u32 = 8;
 const INVOCATIONS: usize = 100;
+/// So many that none has more in the queue than one may.
+const IDENTITIES: usize = 10;
 const PRIORITIES: i32 = 5;
 
 /// Trees of an input root, out of as many as are in use.
@@ -29,7 +31,7 @@ pub(crate) struct Load {
     platforms: Vec<(Arc<Platform>, Resolved)>,
     invocations: Vec<Arc<str>>,
     instance: Arc<str>,
-    identity: Arc<str>,
+    identities: Vec<Arc<str>>,
 }
 
 /// The time of an action in the stretch in the middle, and in the slowest one.
@@ -63,7 +65,7 @@ impl Load {
             random,
             invocations: (0..INVOCATIONS).map(|number| format!("invocation {number}").into()).collect(),
             instance: "main".into(),
-            identity: "client".into(),
+            identities: (0..IDENTITIES).map(|number| format!("client {number}").into()).collect(),
         };
         // What fills one worker with demands may leave slots free, so "busy" is when something waits in every pool.
         let full = workers * SLOTS as usize;
@@ -125,6 +127,7 @@ impl Load {
             Digest::new(Function::Sha256, &hash, size)
         };
         let (action_digest, command, input_root) = (digest(100), digest(1_000), digest(200));
+        let invocation = random.usize(..INVOCATIONS);
         let task = Task {
             instance: Arc::clone(&self.instance),
             action_digest,
@@ -134,8 +137,8 @@ impl Load {
             timeout: Duration::from_secs(600),
             platform: Arc::clone(&self.platforms[set].0),
             priority: random.i32(0..PRIORITIES),
-            invocation: Arc::clone(&self.invocations[random.usize(..INVOCATIONS)]),
-            identity: Arc::clone(&self.identity),
+            invocation: Arc::clone(&self.invocations[invocation]),
+            identity: Arc::clone(&self.identities[invocation % IDENTITIES]),
             neighbours: (0..NEIGHBOURS).map(|_| random.u64(..TREES)).collect(),
         };
         let [operation, execution] = [random.u128(..), random.u128(..)];

@@ -20,6 +20,8 @@ use crate::tasks::Shutdown;
 mod accept;
 mod connect;
 mod measured;
+#[cfg(test)]
+mod silence_tests;
 
 pub use connect::connect;
 pub use measured::Measured;

@@ -95,5 +95,26 @@ pub fn timestamp(time: std::time::SystemTime) -> Timestamp {
     Timestamp { seconds: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX), nanos }
 }
 
+/// The time since 1970; `None` for a moment before, and for a malformed one.
+pub fn since_epoch(timestamp: &Timestamp) -> Option<std::time::Duration> {
+    span((timestamp.seconds, timestamp.nanos))
+}
+
+/// A span of time; the longest there is when it has more seconds than the message holds.
+pub fn duration(span: std::time::Duration) -> Duration {
+    let seconds = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    Duration { seconds, nanos: span.subsec_nanos().cast_signed() }
+}
+
+/// The span of time in a message; `None` for one that is negative or malformed.
+pub fn read_duration(message: &Duration) -> Option<std::time::Duration> {
+    span((message.seconds, message.nanos))
+}
+
+fn span((seconds, nanos): (i64, i32)) -> Option<std::time::Duration> {
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(std::time::Duration::new(u64::try_from(seconds).ok()?, nanos))
+}
+
 /// The compiled descriptors of all of the above, for gRPC server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -63,8 +63,7 @@ impl Farm {
             .ok()
             .filter(|offset| *offset <= size)
             .ok_or_else(|| out_of_range(request.read_offset, size))?;
-        let limit = u64::try_from(request.read_limit)
-            .map_err(|_| Error::invalid(format!("read limit {} is negative", request.read_limit)))?;
+        let limit = limit_of(request)?;
         if name.form != Form::Plain && limit != 0 {
             return Err(Error::invalid("a read of a compressed blob has no limit"));
         }
@@ -134,6 +133,12 @@ async fn next(messages: &mut Streaming<WriteRequest>) -> Result<Option<WriteRequ
         let kind = if status.code() == tonic::Code::OutOfRange { Kind::Invalid } else { Kind::Cancelled };
         Error::new(kind, "the client's stream broke off").with_source(status)
     })
+}
+
+/// How many bytes a client wants at most; 0 for all.
+pub(super) fn limit_of(request: &ReadRequest) -> Result<u64> {
+    u64::try_from(request.read_limit)
+        .map_err(|_| Error::invalid(format!("read limit {} is negative", request.read_limit)))
 }
 
 /// The first `limit` bytes of `chunks`; nothing past them is read.

@@ -18,7 +18,7 @@ use crate::proto::rev2::{
     ExecuteResponse, ExecutedActionMetadata, RequestMetadata, WaitExecutionRequest,
 };
 use crate::proto::worker::output::Stream;
-use crate::proto::{Any, timestamp};
+use crate::proto::{Any, read_duration, timestamp};
 use crate::scheduler::{NEIGHBOURS_MAX, OperationId, Platform, Stage, Task, Update, Watch};
 use crate::status;
 use crate::store::{ActionKey, tree};
@@ -160,14 +160,10 @@ impl Farm {
 
     fn timeout(&self, action: &Action) -> Result<Duration> {
         let Some(timeout) = &action.timeout else { return Ok(self.config.timeout_default) };
-        let seconds = u64::try_from(timeout.seconds).ok();
-        let nanos = u32::try_from(timeout.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
-        let (Some(seconds), Some(nanos)) = (seconds, nanos) else {
-            return Err(Error::invalid("the action's timeout is negative or malformed"));
-        };
-        let timeout = Duration::new(seconds, nanos);
+        let timeout = read_duration(timeout)
+            .ok_or_else(|| Error::invalid("the action's timeout is negative or malformed"))?;
         if timeout > self.config.timeout_max {
-            let max = self.config.timeout_max.as_secs();
+            let (seconds, max) = (timeout.as_secs(), self.config.timeout_max.as_secs());
             return Err(Error::invalid(format!(
                 "the action's timeout of {seconds} s is above the server's maximum of {max} s"
             )));
@@ -379,19 +375,7 @@ mod tests {
     }
 
     fn task() -> Task {
-        Task {
-            instance: "".into(),
-            action_digest: Function::Sha256.hash(b"action"),
-            command: Function::Sha256.hash(b"command"),
-            input_root: Function::Sha256.hash(b"root"),
-            do_not_cache: false,
-            timeout: Duration::from_secs(60),
-            platform: Arc::new(Platform::default()),
-            priority: 0,
-            invocation: "".into(),
-            identity: "".into(),
-            neighbours: Box::default(),
-        }
+        Task { instance: "".into(), ..Task::example("action") }
     }
 
     #[tokio::test]

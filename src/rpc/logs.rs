@@ -22,7 +22,7 @@ use crate::scheduler::{Lease, Watch};
 use crate::store::Chunks;
 
 use super::Farm;
-use super::bytestream::limited;
+use super::bytestream::{limit_of, limited};
 
 /// Bytes of one stream that are kept: as many as a worker sends.
 const STREAM_BYTES_MAX: usize = 1 << 20;
@@ -186,8 +186,7 @@ impl Farm {
         let position = u64::try_from(request.read_offset).map_err(|_| {
             Error::new(Kind::OutOfRange, format!("read offset {} is negative", request.read_offset))
         })?;
-        let limit = u64::try_from(request.read_limit)
-            .map_err(|_| Error::invalid(format!("read limit {} is negative", request.read_limit)))?;
+        let limit = limit_of(request)?;
         let watch = self.watch(operation).await?;
         let follower = Follower { farm: self.clone(), watch, stream, position, attempt: None };
         let chunks = stream::try_unfold(Some(follower), |follower| async move {

@@ -144,7 +144,6 @@ mod tests {
     use tonic::transport::{Channel, Server};
 
     use super::*;
-    use crate::digest::Function;
     use crate::proto::keda::external_scaler_client::ExternalScalerClient;
     use crate::proto::keda::external_scaler_server::ExternalScalerServer;
     use crate::proto::rev2::ExecuteResponse;
@@ -189,21 +188,9 @@ mod tests {
     }
 
     async fn submit(scheduler: &Handle, action: &str, properties: &[(&str, &str)]) -> Watch {
-        let digest = |text: &str| Function::Sha256.hash(text.as_bytes());
         let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let task = Task {
-            instance: "".into(),
-            action_digest: digest(action),
-            command: digest("command"),
-            input_root: digest("root"),
-            do_not_cache: false,
-            timeout: Duration::from_secs(60),
-            platform: Arc::new(Platform::new(properties)),
-            priority: 0,
-            invocation: "".into(),
-            identity: "".into(),
-            neighbours: Box::default(),
-        };
+        let platform = Arc::new(Platform::new(properties));
+        let task = Task { instance: "".into(), platform, ..Task::example(action) };
         scheduler.submit(task).await.unwrap()
     }
 

@@ -52,7 +52,7 @@ impl Workers for Farm {
         let mut incoming = request.into_inner();
         let offer = greet(&mut incoming).await?;
         let session = self.scheduler.join(offer).await?;
-        let heartbeat_interval = Some(duration(self.scheduler.config().heartbeat_interval));
+        let heartbeat_interval = Some(proto::duration(self.scheduler.config().heartbeat_interval));
         let welcome = wire::Welcome { heartbeat_interval };
         let (outgoing, messages) = mpsc::channel(OUTBOX_MAX);
         send(&outgoing, ToWorker::Welcome(welcome)).await?;
@@ -161,7 +161,7 @@ fn start(lease: Lease, task: &Task) -> wire::Start {
         action_digest: Some(task.action_digest.to_proto()),
         command_digest: Some(task.command.to_proto()),
         input_root_digest: Some(task.input_root.to_proto()),
-        timeout: Some(duration(task.timeout)),
+        timeout: Some(proto::duration(task.timeout)),
         properties: task.platform.properties().iter().map(property).collect(),
     }
 }
@@ -213,11 +213,6 @@ fn from_wire(lease: Option<wire::Lease>) -> Result<Lease> {
     let bytes = <[u8; 16]>::try_from(&lease.execution[..])
         .map_err(|_| Error::invalid("a lease's execution is 16 bytes"))?;
     Ok(Lease { execution: ExecutionId::new(u128::from_be_bytes(bytes)), attempt: lease.attempt })
-}
-
-fn duration(duration: Duration) -> proto::Duration {
-    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    proto::Duration { seconds, nanos: duration.subsec_nanos().cast_signed() }
 }
 
 fn broken(status: Status) -> Error {

@@ -111,6 +111,9 @@ pub(super) enum Bug {
     LeakReservation,
 }
 
+/// What one action's step causes, with a journal: the room is made at once.
+const EFFECTS_USUAL: usize = 8;
+
 impl Core {
     pub(super) fn new(config: Arc<Config>) -> Self {
         Self {
@@ -138,6 +141,9 @@ impl Core {
     /// and a farm that was held up for a while does not take its workers for dead while their heartbeats wait.
     pub(super) fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
+        if matches!(event, Event::Submit(_) | Event::Finished { .. } | Event::Settled { .. }) {
+            self.effects.reserve(EFFECTS_USUAL);
+        }
         self.apply(event);
         self.fill_released();
         std::mem::take(&mut self.effects)
@@ -186,8 +192,8 @@ impl Core {
     fn expire(&mut self, timer: Timer) {
         match timer {
             Timer::Abandon(operation) => self.cancel(operation, "no client watched the operation"),
-            Timer::Forget(operation) => self.forget(operation),
-            Timer::Lease(worker, lease) => self.overran(worker, lease),
+            Timer::Forget => self.forget_old(),
+            Timer::Leases(worker) => self.check_leases(worker),
             Timer::Hedge(lease) => self.hedge(lease),
             Timer::Kill(worker, lease) => self.kill_not_confirmed(worker, lease),
             Timer::Away(worker) => self.drop_worker(worker, "it did not come back"),
@@ -199,18 +205,14 @@ impl Core {
 
     /// Tells all operations of an execution that it is in another stage.
     fn enter(&mut self, id: ExecutionId, stage: Stage) {
-        self.executions.get_mut(&id).expect("only an execution that exists enters a stage").enter(stage);
-        self.report(id);
+        let execution = self.executions.get_mut(&id).expect("only an execution that exists enters a stage");
+        execution.enter(stage);
+        report(execution, &mut self.effects);
     }
 
     /// Tells all operations of an execution where it stands.
     fn report(&mut self, id: ExecutionId) {
-        let execution = &self.executions[&id];
-        let report = |operation: &OperationId| Effect::Report {
-            operation: *operation,
-            update: Arc::clone(&execution.update),
-        };
-        self.effects.extend(execution.operations.iter().map(report));
+        report(&self.executions[&id], &mut self.effects);
     }
 
     /// Ends an execution, and all operations that wait for it, with `response`.
@@ -232,14 +234,19 @@ impl Core {
     }
 
     /// Takes an execution that is neither in line nor running out of the books.
-    fn remove_execution(&mut self, id: ExecutionId) -> Option<Execution> {
+    fn remove_execution(&mut self, id: ExecutionId) -> Option<Box<Execution>> {
         let execution = self.executions.remove(&id)?;
         self.hedged.remove(&id);
-        if let Some(key) = execution.task.merge_key()
-            && self.mergeable.get(&key) == Some(&id)
-        {
-            self.mergeable.remove(&key);
+        if let Some(key) = execution.task.merge_key() {
+            self.mergeable.remove_if(key, |joined| *joined == id);
         }
         Some(execution)
     }
+}
+
+fn report(execution: &Execution, effects: &mut Vec<Effect>) {
+    let update = execution.told();
+    let report =
+        |operation: &OperationId| Effect::Report { operation: *operation, update: Arc::clone(&update) };
+    effects.extend(execution.operations.iter().map(report));
 }

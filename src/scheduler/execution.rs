@@ -18,6 +18,7 @@ use super::task::{Stage, Task, Update};
 
 #[derive(Debug)]
 pub(super) struct Execution {
+    id: ExecutionId,
     pub(super) task: Arc<Task>,
     pub(super) shape: Shape,
     pub(super) position: Position,
@@ -44,8 +45,8 @@ pub(super) struct Execution {
     pub(super) failed_on: BTreeSet<WorkerId>,
     /// When it was first queued, by the wall clock.
     pub(super) queued_at: SystemTime,
-    /// What its operations are told.
-    pub(super) update: Arc<Update>,
+    /// What its operations are told; `None` while nothing has happened but that it was queued, because of those there may be a million.
+    update: Option<Arc<Update>>,
 }
 
 /// Queued → running → settling, and back to queued when an attempt fails.
@@ -99,7 +100,7 @@ impl State {
 }
 
 impl Execution {
-    pub(super) fn new(submission: &Submission, shape: Shape, arrival: u64) -> Self {
+    pub(super) fn new(submission: &Submission, (kin, shape): (Kin, Shape), arrival: u64) -> Self {
         let task = Arc::clone(&submission.task);
         Self {
             shape,
@@ -108,7 +109,7 @@ impl Execution {
             operations: Waiters::One(submission.operation),
             state: State::Queued,
             hedge: None,
-            kin: Kin::of(&task),
+            kin,
             attempts: 0,
             unrecorded: None,
             failures: 0,
@@ -116,13 +117,18 @@ impl Execution {
             losses: 0,
             failed_on: BTreeSet::new(),
             queued_at: submission.at,
-            update: Arc::new(queued(submission.execution, &task, submission.at, 0)),
+            update: None,
+            id: submission.execution,
             task,
         }
     }
 
     /// An execution that an earlier scheduler had. Its `operations` are not empty.
-    pub(super) fn restored(pending: Pending, shape: Shape, operations: Vec<OperationId>) -> Self {
+    pub(super) fn restored(
+        pending: Pending,
+        (kin, shape): (Kin, Shape),
+        operations: Vec<OperationId>,
+    ) -> Self {
         let task = pending.task;
         let first = pending.attempts.saturating_add(1);
         Self {
@@ -132,7 +138,7 @@ impl Execution {
             operations: Waiters::from_iter(operations),
             state: State::Queued,
             hedge: None,
-            kin: Kin::of(&task),
+            kin,
             attempts: first,
             unrecorded: Some(first),
             failures: pending.failures,
@@ -140,9 +146,15 @@ impl Execution {
             losses: pending.losses,
             failed_on: BTreeSet::new(),
             queued_at: pending.queued_at,
-            update: Arc::new(queued(pending.execution, &task, pending.queued_at, pending.attempts)),
+            update: Some(Arc::new(queued(pending.execution, &task, pending.queued_at, pending.attempts))),
+            id: pending.execution,
             task,
         }
+    }
+
+    /// What its operations are told of it.
+    pub(super) fn told(&self) -> Arc<Update> {
+        self.update.clone().unwrap_or_else(|| Arc::new(self.update(Stage::Queued)))
     }
 
     /// What the journal keeps of it.
@@ -248,7 +260,7 @@ impl Execution {
 
     /// The execution is in another stage.
     pub(super) fn enter(&mut self, stage: Stage) {
-        self.update = Arc::new(self.update(stage));
+        self.update = Some(Arc::new(self.update(stage)));
     }
 
     /// More is known of the running attempt.
@@ -256,7 +268,7 @@ impl Execution {
         answers::stamp(&mut metadata, self.queued_at);
         let mut next = self.update(Stage::Executing);
         next.metadata = Some(metadata);
-        self.update = Arc::new(next);
+        self.update = Some(Arc::new(next));
     }
 
     /// What an operation is told when it ends with `response`.
@@ -267,7 +279,7 @@ impl Execution {
     }
 
     fn update(&self, stage: Stage) -> Update {
-        let blank = queued(self.update.execution, &self.task, self.queued_at, self.shown());
+        let blank = queued(self.id, &self.task, self.queued_at, self.shown());
         Update { stage, ..blank }
     }
 }
@@ -287,7 +299,8 @@ mod tests {
     fn clients_are_told_of_the_attempt_that_wins() {
         let Record::Execution(pending) = journal::tests::execution(1) else { panic!("another record") };
         let lease = |attempt| Lease { execution: ExecutionId::new(1), attempt };
-        let mut execution = Execution::restored(*pending, Shape::default(), Vec::new());
+        let kin = Kin::of(&pending.task);
+        let mut execution = Execution::restored(*pending, (kin, Shape::default()), Vec::new());
         for attempt in [1, 2] {
             execution.begin(WorkerId::new(attempt.into()), lease(attempt));
         }

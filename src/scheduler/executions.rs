@@ -36,8 +36,8 @@ impl Executions {
         self.0.insert(id, Box::new(execution));
     }
 
-    pub(super) fn remove(&mut self, id: &ExecutionId) -> Option<Execution> {
-        self.0.remove(id).map(|execution| *execution)
+    pub(super) fn remove(&mut self, id: &ExecutionId) -> Option<Box<Execution>> {
+        self.0.remove(id)
     }
 
     /// All of them in the order of their identifiers, for tests.

@@ -7,12 +7,12 @@ mod past;
 mod run;
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use past::Past;
 pub(super) use run::{Lesson, Run};
 
+use super::lookup::fingerprint;
 use super::task::Task;
 
 /// Which runs are of the same kind. Two kinds that share a number by chance share what is expected of them, no more.
@@ -86,10 +86,7 @@ const NONE: u32 = u32::MAX;
 
 impl Kin {
     pub(super) fn of(task: &Task) -> Self {
-        // The hash is the same in every run of one binary, and nothing keeps it longer than that.
-        let mut hasher = DefaultHasher::new();
-        (task.command, task.platform.properties()).hash(&mut hasher);
-        Self(hasher.finish())
+        Self(fingerprint(&(&task.command, task.platform.fingerprint())))
     }
 }
 

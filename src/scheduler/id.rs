@@ -3,6 +3,7 @@
 //! The core makes no identifier and reads no clock: both come in with the events, so a run can be repeated exactly.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// Time since an arbitrary start, the same for all events of one core.
@@ -34,28 +35,38 @@ impl std::ops::Add<Duration> for Time {
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(u128);
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name {
+            // Two halves, because whatever holds a whole `u128` has a size that is a multiple of 16 bytes.
+            high: u64,
+            low: u64,
+        }
 
         impl $name {
             pub fn new(number: u128) -> Self {
-                Self(number)
+                Self { high: (number >> 64) as u64, low: number as u64 }
             }
 
             pub fn number(self) -> u128 {
-                self.0
+                u128::from(self.high) << 64 | u128::from(self.low)
+            }
+        }
+
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                state.write_u128(self.number());
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:032x}", self.0)
+                write!(f, "{:032x}", self.number())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({:x})"), self.0)
+                write!(f, concat!(stringify!($name), "({:x})"), self.number())
             }
         }
     };
@@ -80,7 +91,7 @@ impl OperationId {
     /// Reads what `Display` writes; `None` for anything else, so that two texts never name one operation.
     pub fn parse(text: &str) -> Option<Self> {
         let is_canonical = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        is_canonical.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+        is_canonical.then(|| u128::from_str_radix(text, 16).ok().map(Self::new)).flatten()
     }
 }
 

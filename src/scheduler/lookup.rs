@@ -5,6 +5,8 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::mem;
 
@@ -48,6 +50,15 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
         self.0.remove(key)
     }
 
+    /// Removes the entry of a key if its value is what is looked for.
+    pub(super) fn remove_if(&mut self, key: K, is_meant: impl FnOnce(&V) -> bool) {
+        if let Entry::Occupied(entry) = self.0.entry(key)
+            && is_meant(entry.get())
+        {
+            entry.remove();
+        }
+    }
+
     /// The keys in their own order, for tests.
     #[cfg(test)]
     pub(super) fn sorted_keys(&self) -> Vec<&K>
@@ -75,6 +86,7 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
         Self { young: Lookup::default(), old: Lookup::default(), generation_max: entries_max / 2 }
     }
 
+    #[cfg(test)]
     pub(super) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -94,12 +106,31 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
     where
         K: Borrow<Q>,
     {
+        let made: Result<V, Infallible> = self.get_or_try_insert(key, || Ok(make()));
+        made.unwrap_or_else(|never| match never {})
+    }
+
+    /// As `get_or_insert`, where `make` may fail.
+    ///
+    /// # Errors
+    /// That of `make`; nothing is kept then.
+    pub(super) fn get_or_try_insert<Q: Eq + Hash + ?Sized, E>(
+        &mut self,
+        key: &Q,
+        make: impl FnOnce() -> Result<(K, V), E>,
+    ) -> Result<V, E>
+    where
+        K: Borrow<Q>,
+    {
         if let Some(value) = self.young.get(key) {
-            return value.clone();
+            return Ok(value.clone());
         }
-        let (key, value) = self.old.0.remove_entry(key).unwrap_or_else(make);
+        let (key, value) = match self.old.0.remove_entry(key) {
+            Some(known) => known,
+            None => make()?,
+        };
         self.insert(key, value.clone());
-        value
+        Ok(value)
     }
 }
 
@@ -156,8 +187,8 @@ impl Hasher for Folded {
     }
 
     fn write_u128(&mut self, number: u128) {
-        self.write_u64(number as u64);
-        self.write_u64((number >> 64) as u64);
+        // Identifiers are random in all their bits and made by the farm, so one step mixes them enough.
+        self.write_u64(number as u64 ^ ((number >> 64) as u64).rotate_left(32));
     }
 
     fn write_usize(&mut self, number: usize) {

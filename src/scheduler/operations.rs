@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::id::{ExecutionId, OperationId};
+use super::id::{ExecutionId, OperationId, Time};
 use super::lookup::Lookup;
 use super::task::Task;
 
@@ -15,9 +15,18 @@ pub(super) struct Operations {
     /// The finished ones, by the number of their finish.
     finished: Lookup<OperationId, u64>,
     /// The same, the oldest first; the first one is always there still, others may have been forgotten.
-    by_age: VecDeque<(u64, OperationId)>,
+    by_age: VecDeque<Finished>,
     /// How many have finished.
     finishes: u64,
+}
+
+/// An operation that has ended.
+#[derive(Debug)]
+struct Finished {
+    number: u64,
+    operation: OperationId,
+    /// It is kept until then.
+    until: Time,
 }
 
 /// An operation that waits for its execution.
@@ -72,20 +81,20 @@ impl Operations {
         self.live.get_mut(&operation)
     }
 
-    /// Moves a live operation to the finished ones. Returns what it was.
-    pub(super) fn finish(&mut self, operation: OperationId) -> Option<Live> {
+    /// Moves a live operation to the finished ones, to be kept until a time. Returns what it was.
+    pub(super) fn finish(&mut self, operation: OperationId, until: Time) -> Option<Live> {
         let live = self.live.remove(&operation)?;
         self.identities.subtract(live.identity);
         self.invocations.subtract(live.invocation);
-        self.insert_finished(operation);
+        self.insert_finished(operation, until);
         Some(live)
     }
 
-    /// Adds an operation that finished after all that are there.
-    pub(super) fn insert_finished(&mut self, operation: OperationId) {
+    /// Adds an operation that finished after all that are there, and is kept no shorter than they are.
+    pub(super) fn insert_finished(&mut self, operation: OperationId, until: Time) {
         self.finishes += 1;
         self.finished.insert(operation, self.finishes);
-        self.by_age.push_back((self.finishes, operation));
+        self.by_age.push_back(Finished { number: self.finishes, operation, until });
     }
 
     /// Drops a finished operation. Returns whether there was one.
@@ -97,15 +106,15 @@ impl Operations {
         is_known
     }
 
-    /// The operation that finished first.
-    pub(super) fn oldest_finished(&self) -> Option<OperationId> {
-        self.by_age.front().map(|(_, operation)| *operation)
+    /// The operation that finished first, and until when it is kept.
+    pub(super) fn oldest_finished(&self) -> Option<(OperationId, Time)> {
+        self.by_age.front().map(|finished| (finished.operation, finished.until))
     }
 
     /// Keeps the first in line a finished one, and the line at most twice as long as what is in it.
     fn tidy(&mut self) {
         let finished = &self.finished;
-        let is_kept = |(number, operation): &(u64, OperationId)| finished.get(operation) == Some(number);
+        let is_kept = |one: &Finished| finished.get(&one.operation) == Some(&one.number);
         while self.by_age.front().is_some_and(|first| !is_kept(first)) {
             self.by_age.pop_front();
         }

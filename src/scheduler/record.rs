@@ -43,7 +43,7 @@ pub(super) struct Pending {
 }
 
 /// What a record is kept under. An operation is either live or finished, so both have the same key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum RecordKey {
     Execution(ExecutionId),
     Operation(OperationId),

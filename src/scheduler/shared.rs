@@ -29,15 +29,11 @@ impl Shared {
     /// # Errors
     /// As [`Requirements::resolve`].
     pub(super) fn share(&mut self, config: &Config, task: &mut Task) -> Result<Arc<Requirements>> {
-        let (platform, requirements) = match self.platforms.get(&task.platform) {
-            Some(known) => known.clone(),
-            None => {
-                let requirements = Arc::new(Requirements::resolve(config, &task.platform)?);
-                (Arc::clone(&task.platform), requirements)
-            }
+        let resolve = || -> Result<_> {
+            let requirements = Arc::new(Requirements::resolve(config, &task.platform)?);
+            Ok((Arc::clone(&task.platform), (Arc::clone(&task.platform), requirements)))
         };
-        let kept = (Arc::clone(&platform), Arc::clone(&requirements));
-        self.platforms.get_or_insert(&platform, || (Arc::clone(&platform), kept));
+        let (platform, requirements) = self.platforms.get_or_try_insert(&task.platform, resolve)?;
         task.platform = platform;
         for text in [&mut task.instance, &mut task.invocation, &mut task.identity] {
             *text = self.texts.get_or_insert(text, || (Arc::clone(text), Arc::clone(text)));

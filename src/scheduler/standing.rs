@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::health::Health;
 use super::id::WorkerId;
+use super::lookup::Lookup;
 use super::task::Availability;
 
 /// The names that operators' marks are kept for. Beyond, those go whose workers are not there: a mark is made for a worker that is.
@@ -15,10 +16,8 @@ const MARKS_MAX: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Standings {
-    workers: BTreeMap<WorkerId, Standing>,
+    workers: Lookup<WorkerId, Standing>,
     names: BTreeSet<(Arc<str>, WorkerId)>,
-    /// The workers without a connection.
-    away: BTreeSet<WorkerId>,
     /// What operators say; a name that is not in here is open.
     marks: BTreeMap<Arc<str>, Availability>,
     /// Of workers that have failed since their last success. It outlives a worker that was dropped for a while.
@@ -28,6 +27,7 @@ pub(super) struct Standings {
 #[derive(Debug)]
 struct Standing {
     name: Arc<str>,
+    is_away: bool,
     /// It has been connected since the scheduler started.
     has_connected: bool,
     /// What the worker says of itself.
@@ -37,54 +37,46 @@ struct Standing {
 impl Standings {
     /// A worker connects. Returns whether it was known.
     pub(super) fn connect(&mut self, worker: WorkerId, name: &Arc<str>) -> bool {
-        self.away.remove(&worker);
         let old = self.workers.get_mut(&worker);
         let own = old.map(|old| std::mem::take(&mut old.own));
         let is_known = own.is_some();
-        self.set(
-            worker,
-            name,
-            Standing { name: Arc::clone(name), has_connected: true, own: own.unwrap_or_default() },
-        );
+        let own = own.unwrap_or_default();
+        self.set(worker, Standing { name: Arc::clone(name), is_away: false, has_connected: true, own });
         is_known
     }
 
     /// A worker is known only by the lease that it had before the scheduler started.
     pub(super) fn expect(&mut self, worker: WorkerId, name: &Arc<str>) {
-        self.away.insert(worker);
-        self.set(
-            worker,
-            name,
-            Standing { name: Arc::clone(name), has_connected: false, own: Availability::Open },
-        );
+        let (name, own) = (Arc::clone(name), Availability::Open);
+        self.set(worker, Standing { name, is_away: true, has_connected: false, own });
     }
 
-    fn set(&mut self, worker: WorkerId, name: &Arc<str>, standing: Standing) {
+    fn set(&mut self, worker: WorkerId, standing: Standing) {
+        let name = Arc::clone(&standing.name);
         if let Some(old) = self.workers.insert(worker, standing) {
             self.names.remove(&(old.name, worker));
         }
-        self.names.insert((Arc::clone(name), worker));
+        self.names.insert((name, worker));
     }
 
     /// A connection broke. Returns whether there was one.
     pub(super) fn disconnect(&mut self, worker: WorkerId) -> bool {
-        self.workers.contains_key(&worker) && self.away.insert(worker)
+        self.workers.get_mut(&worker).is_some_and(|standing| !std::mem::replace(&mut standing.is_away, true))
     }
 
     /// A worker is gone. Returns its name.
     pub(super) fn remove(&mut self, worker: WorkerId) -> Option<Arc<str>> {
         let standing = self.workers.remove(&worker)?;
-        self.away.remove(&worker);
         self.names.remove(&(Arc::clone(&standing.name), worker));
         Some(standing.name)
     }
 
     pub(super) fn is_known(&self, worker: WorkerId) -> bool {
-        self.workers.contains_key(&worker)
+        self.workers.get(&worker).is_some()
     }
 
     pub(super) fn is_connected(&self, worker: WorkerId) -> bool {
-        self.is_known(worker) && !self.away.contains(&worker)
+        self.workers.get(&worker).is_some_and(|standing| !standing.is_away)
     }
 
     /// Whether the worker has been connected since the scheduler started.
@@ -107,11 +99,11 @@ impl Standings {
     /// The workers of this name that are not connected and are not `worker`: they have died, and `worker` is what came after them.
     /// A worker without a name comes after none, and neither does one that was there before.
     pub(super) fn succeeded_by(&self, worker: WorkerId, name: &Arc<str>) -> Vec<WorkerId> {
-        if name.is_empty() || self.workers.contains_key(&worker) {
+        if name.is_empty() || self.is_known(worker) {
             return Vec::new();
         }
         let others = self.named(name).into_iter();
-        others.filter(|other| *other != worker && self.away.contains(other)).collect()
+        others.filter(|other| *other != worker && !self.is_connected(*other)).collect()
     }
 
     /// Whether the worker takes new work and, if not, why. What an operator says comes first, then the worker's own word.
@@ -171,12 +163,12 @@ impl Standings {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.workers.is_empty() && self.names.is_empty() && self.away.is_empty() && self.healths.is_empty()
+        self.workers.len() == 0 && self.names.is_empty() && self.healths.is_empty()
     }
 
     #[cfg(test)]
     pub(super) fn workers(&self) -> impl Iterator<Item = WorkerId> {
-        self.workers.keys().copied()
+        self.workers.sorted_keys().into_iter().copied()
     }
 
     #[cfg(test)]

@@ -62,9 +62,32 @@ impl Task {
     }
 }
 
+#[cfg(test)]
+impl Task {
+    /// A task of the instance `main` for the action that is `name`; all have one command, one input root and no invocation.
+    pub(crate) fn example(name: &str) -> Self {
+        use crate::digest::Function;
+        Self {
+            instance: "main".into(),
+            action_digest: Function::Sha256.hash(name.as_bytes()),
+            command: Function::Sha256.hash(b"command"),
+            input_root: Function::Sha256.hash(b"root"),
+            do_not_cache: false,
+            timeout: Duration::from_secs(60),
+            platform: Arc::new(Platform::default()),
+            priority: 0,
+            invocation: "".into(),
+            identity: "".into(),
+            neighbours: Box::default(),
+        }
+    }
+}
+
 impl PartialEq for MergeKey {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.task.same_work() == other.task.same_work()
+        // What looks for its own task need not read it.
+        let is_same_task = || Arc::ptr_eq(&self.task, &other.task);
+        self.hash == other.hash && (is_same_task() || self.task.same_work() == other.task.same_work())
     }
 }
 
@@ -89,19 +112,39 @@ impl Hash for MergeKey {
 }
 
 /// The platform properties that an action demands, in order. A name may repeat: every value is demanded.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Platform(Vec<(String, String)>);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Platform {
+    /// A hash of the rest, so that finding equal ones does not read texts.
+    fingerprint: u64,
+    properties: Vec<(String, String)>,
+}
 
 impl Platform {
     pub fn new(properties: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut properties: Vec<_> = properties.into_iter().collect();
         properties.sort();
         properties.dedup();
-        Self(properties)
+        Self { fingerprint: fingerprint(&properties), properties }
     }
 
     pub fn properties(&self) -> &[(String, String)] {
-        &self.0
+        &self.properties
+    }
+
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self::new([])
+    }
+}
+
+impl Hash for Platform {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.fingerprint);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt};
 
-use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 use crate::tasks::Shutdown;
@@ -46,7 +46,7 @@ impl Farm {
     }
 
     async fn submit(&self, action: &str) -> Watch {
-        self.handle.submit(task(action)).await.unwrap()
+        self.handle.submit(Task::example(action)).await.unwrap()
     }
 
     /// The status codes of all operations.
@@ -69,22 +69,6 @@ impl Farm {
 impl Drop for Farm {
     fn drop(&mut self) {
         self.shutdown.cancel();
-    }
-}
-
-fn task(action: &str) -> Task {
-    Task {
-        instance: "main".into(),
-        action_digest: Function::Sha256.hash(action.as_bytes()),
-        command: Function::Sha256.hash(b"command"),
-        input_root: Function::Sha256.hash(b"root"),
-        do_not_cache: false,
-        timeout: Duration::from_secs(60),
-        platform: Arc::new(Platform::default()),
-        priority: 0,
-        invocation: "".into(),
-        identity: "".into(),
-        neighbours: Box::default(),
     }
 }
 
@@ -248,7 +232,8 @@ async fn operations_are_cancelled_listed_and_deleted_by_name() {
 async fn undeclared_properties_are_refused_at_the_door() {
     let farm = Farm::start(Config::default(), Settling::Works);
     let platform = Platform::new([("foo".to_owned(), "bar".to_owned())]);
-    let error = farm.handle.submit(Task { platform: Arc::new(platform), ..task("a") }).await.unwrap_err();
+    let error =
+        farm.handle.submit(Task { platform: Arc::new(platform), ..Task::example("a") }).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Precondition);
     assert_eq!(error.to_string(), "platform property `foo` is not declared by this farm");
     let properties = BTreeMap::from([("foo".to_owned(), vec!["bar".to_owned()])]);
@@ -260,7 +245,7 @@ async fn undeclared_properties_are_refused_at_the_door() {
 async fn a_full_scheduler_answers_exhausted() {
     let farm = Farm::start(Config { operations_max: 1, ..Config::default() }, Settling::Works);
     let _watch = farm.submit("a").await;
-    assert_eq!(farm.handle.submit(task("b")).await.unwrap_err().kind(), Kind::Exhausted);
+    assert_eq!(farm.handle.submit(Task::example("b")).await.unwrap_err().kind(), Kind::Exhausted);
 }
 
 #[tokio::test]
@@ -296,6 +281,56 @@ async fn stopping_kills_what_runs_and_lets_everybody_go() {
     while let Some(update) = soon(watch.next()).await {
         assert_ne!(update.stage, Stage::Completed);
     }
-    assert_eq!(farm.handle.submit(task("b")).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(farm.handle.submit(Task::example("b")).await.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(worker.heartbeat().await.unwrap_err().kind(), Kind::Unavailable);
+}
+
+/// Runs whatever it is given at once, and notes in whose name.
+async fn work(mut worker: WorkerSession, starts: Arc<Mutex<Vec<Arc<str>>>>) {
+    while let Some(command) = worker.next().await {
+        let Command::Start { lease, task } = command else { continue };
+        starts.lock().unwrap().push(Arc::clone(&task.invocation));
+        if worker.finished(lease, answer()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn submit_build(handle: &Handle, invocation: &str, actions: usize) -> Vec<Watch> {
+    let submits = (0..actions).map(|number| {
+        let task = Task { invocation: invocation.into(), ..Task::example(&format!("{invocation} {number}")) };
+        handle.submit(task)
+    });
+    stream::iter(submits).buffered(64).map(Result::unwrap).collect().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_small_build_is_done_soon_although_a_large_one_came_first() {
+    let patient = Config { unsatisfiable_after: Duration::from_secs(600), ..Config::default() };
+    let farm = Farm::start(patient, Settling::Works);
+    let began = Instant::now();
+    let _large = submit_build(&farm.handle, "large", 100_000).await;
+    let queued = began.elapsed();
+    let starts = Arc::new(Mutex::new(Vec::new()));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        workers.spawn(work(farm.join().await, Arc::clone(&starts)));
+    }
+    let large_is_under_way = async {
+        while starts.lock().unwrap().len() < 1000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(large_is_under_way).await;
+    let began = Instant::now();
+    let mut small = submit_build(&farm.handle, "small", 10).await;
+    let accepted = starts.lock().unwrap().len();
+    for watch in &mut small {
+        completed(watch).await;
+    }
+    println!("100,000 queued in {queued:?}; 10 of another build were done after {:?}", began.elapsed());
+    let starts = starts.lock().unwrap().clone();
+    let last = starts.iter().rposition(|invocation| **invocation == *"small").unwrap();
+    let of_small = starts.iter().filter(|invocation| ***invocation == *"small").count();
+    assert!(of_small == 10 && last < accepted + 1000, "{of_small} started, the last at {last} of {accepted}");
 }

@@ -11,10 +11,10 @@ use super::requirements::Shape;
 pub(super) enum Timer {
     /// Nobody watches the operation.
     Abandon(OperationId),
-    /// The finished operation was kept long enough.
-    Forget(OperationId),
-    /// The attempt takes too long.
-    Lease(WorkerId, Lease),
+    /// The oldest finished operation was kept long enough.
+    Forget,
+    /// An attempt on the worker takes too long, or one took that has ended since.
+    Leases(WorkerId),
     /// The attempt takes far longer than earlier ones.
     Hedge(Lease),
     /// The worker does not confirm a kill.
@@ -69,6 +69,13 @@ impl Timers {
         }
         self.filings += 1;
         self.order.insert(filed, timer);
+    }
+
+    /// Sets a deadline, or moves it if it is later.
+    pub(super) fn bring_forward(&mut self, timer: Timer, at: Time) {
+        if self.due(&timer).is_none_or(|due| due > at) {
+            self.set(timer, at);
+        }
     }
 
     pub(super) fn clear(&mut self, timer: Timer) {
@@ -136,6 +143,17 @@ mod tests {
         let timer = Timer::Silence(WorkerId::new(1));
         timers.set(timer.clone(), at(9));
         timers.set(timer.clone(), at(5));
+        assert_eq!(timers.pop_due(at(5)), Some(timer));
+        assert_eq!(timers.pop_due(at(9)), None);
+    }
+
+    #[test]
+    fn a_deadline_is_brought_forward_and_never_put_off() {
+        let mut timers = Timers::default();
+        let timer = Timer::Leases(WorkerId::new(1));
+        for seconds in [9, 5, 7] {
+            timers.bring_forward(timer.clone(), at(seconds));
+        }
         assert_eq!(timers.pop_due(at(5)), Some(timer));
         assert_eq!(timers.pop_due(at(9)), None);
     }

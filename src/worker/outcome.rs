@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::run::duration_message;
 use super::sandbox::{End, Exit, Limits, Scratch, Spent, Usage};
+use crate::proto;
 use crate::proto::worker::ResourceUsage;
 
 /// As shells report a command that a signal ended.
@@ -114,7 +114,7 @@ fn is_full(exit: &Exit) -> bool {
 pub(super) fn usage(usage: Usage, spent: Option<Spent>) -> ResourceUsage {
     let Usage { user_us, system_us, resident_bytes } = usage;
     let spent = spent.unwrap_or_default();
-    let time = |microseconds: Option<u64>| Some(duration_message(Duration::from_micros(microseconds?)));
+    let time = |microseconds: Option<u64>| Some(proto::duration(Duration::from_micros(microseconds?)));
     ResourceUsage {
         cpu_time: time(Some(user_us.saturating_add(system_us))),
         peak_memory_bytes: resident_bytes,

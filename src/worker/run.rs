@@ -180,7 +180,7 @@ impl Attempt {
 
     fn note_usage(&mut self, ended: &Ended) {
         outcome::usage(ended.exit.usage, ended.exit.spent).attach(&mut self.metadata);
-        self.metadata.virtual_execution_duration = Some(duration_message(ended.elapsed));
+        self.metadata.virtual_execution_duration = Some(proto::duration(ended.elapsed));
     }
 
     /// What the command may write, where the kernel does not see to it.
@@ -273,22 +273,10 @@ impl Job {
             function,
             command: digest(function, start.command_digest.as_ref(), "command digest")?,
             input_root: digest(function, start.input_root_digest.as_ref(), "input root digest")?,
-            timeout: duration(limit)?,
+            timeout: proto::read_duration(limit)
+                .ok_or_else(|| Error::invalid("the timeout is negative or malformed"))?,
             limits,
         })
-    }
-}
-
-fn duration(value: &proto::Duration) -> Result<Duration> {
-    let parts = u64::try_from(value.seconds).ok().zip(u32::try_from(value.nanos).ok());
-    let duration = parts.map(|(seconds, nanos)| Duration::new(seconds, nanos.min(999_999_999)));
-    duration.ok_or_else(|| Error::invalid("the timeout is negative"))
-}
-
-pub(super) fn duration_message(duration: Duration) -> proto::Duration {
-    proto::Duration {
-        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(duration.subsec_nanos()).expect("below a billion"),
     }
 }
 

@@ -7,12 +7,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::farm::executable;
+use crate::sandbox::{LIMITS, config};
 use croft::digest::{Digest, Function};
 use croft::proto::Timestamp;
 use croft::proto::rev2::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode};
 use croft::store::{Cas, Memory};
 use croft::worker::inputs::{Inputs, Staged};
-use croft::worker::sandbox::{Config, End, Exit, Launcher, Scratch, Spec};
+use croft::worker::sandbox::{End, Exit, Launcher, Scratch, Spec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Settings, TestRunner};
 use prost::Message;
@@ -53,16 +55,8 @@ impl Bench {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        let config = Config {
-            directory: directory.path().to_owned(),
-            root: "/".into(),
-            uid: 65534,
-            gid: 65534,
-            networks: 1,
-            scratch: Scratch::Memory,
-        };
-        let executable = Path::new(env!("CARGO_BIN_EXE_croft"));
-        let launcher = Launcher::start(executable, config).expect("the sandbox starts");
+        let config = config(directory.path(), 1, Scratch::Memory);
+        let launcher = Launcher::start(&executable(), config).expect("the sandbox starts");
         Self { directory, launcher, cas: Cas::new(Arc::new(Memory::new(CACHE_BYTES))) }
     }
 
@@ -82,6 +76,7 @@ impl Bench {
             arguments: ["/bin/sh", "-c", script].map(str::to_owned).into(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned()],
             working_directory: String::new(),
+            limits: LIMITS,
         };
         let running = self.launcher.run(spec).await.expect("started");
         running.wait().await.expect("an exit")

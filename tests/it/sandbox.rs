@@ -17,7 +17,7 @@ use crate::farm::executable;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// More than any of these commands uses.
-const LIMITS: Limits =
+pub(crate) const LIMITS: Limits =
     Limits { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
 
 /// A sandbox with a directory for its actions.
@@ -95,7 +95,7 @@ impl Bench {
     }
 }
 
-fn config(directory: &Path, networks: u32, scratch: Scratch) -> Config {
+pub(crate) fn config(directory: &Path, networks: u32, scratch: Scratch) -> Config {
     let ids = rustix::process::geteuid().is_root().then_some((65534, 65534));
     let Claim { groups, .. } = claim(ids, 1 << 40);
     let (uid, gid) = (65534, 65534);

@@ -106,7 +106,7 @@ impl Answer {
     }
 
     fn expires(&self) -> Option<proto::Timestamp> {
-        self.outcome.as_ref().ok()?.expires.map(times::to_proto)
+        self.outcome.as_ref().ok()?.expires.map(proto::timestamp)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Times of the protocol as ours, and back.
+//! Times of the protocol as ours.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,17 +26,7 @@ pub(super) fn point(value: &proto::Timestamp) -> Result<SystemTime> {
 /// # Errors
 /// `Invalid` when it is negative or malformed.
 pub(super) fn span(value: &proto::Duration) -> Result<Duration> {
-    let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
-    match (u64::try_from(value.seconds).ok(), nanos) {
-        (Some(seconds), Some(nanos)) => Ok(Duration::new(seconds, nanos)),
-        _ => Err(Error::invalid("the timeout is negative or malformed")),
-    }
-}
-
-pub(super) fn to_proto(time: SystemTime) -> proto::Timestamp {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    proto::Timestamp { seconds, nanos: since.subsec_nanos().cast_signed() }
+    proto::read_duration(value).ok_or_else(|| Error::invalid("the timeout is negative or malformed"))
 }
 
 #[cfg(test)]
@@ -46,7 +36,7 @@ mod tests {
     #[test]
     fn a_point_is_read_back_and_nonsense_is_refused() {
         let time = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
-        assert_eq!(point(&to_proto(time)).unwrap(), time);
+        assert_eq!(point(&proto::timestamp(time)).unwrap(), time);
         assert_eq!(point(&proto::Timestamp { seconds: -5, nanos: 0 }).unwrap(), UNIX_EPOCH);
         assert!(point(&proto::Timestamp { seconds: 0, nanos: -1 }).is_err());
         assert!(point(&proto::Timestamp { seconds: i64::MAX, nanos: 0 }).is_err());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::scheduler::execution::Blame;
+use crate::scheduler::fleet::Hold;
 use crate::scheduler::record::RecordKey;
 
 /// How many attempts may end by nobody's fault. A fleet whose workers come and go that often does not get the action done.
@@ -63,8 +64,20 @@ impl Core {
         is_out.then(|| answers::out_of_attempts(execution.attempts, &execution.failed))
     }
 
+    /// Ends the leases of a worker that have run for too long, and looks again when the next one may.
+    pub(super) fn check_leases(&mut self, worker: WorkerId) {
+        for lease in self.fleet.overdue(worker, self.now) {
+            if self.fleet.holding(worker, lease) == Some(Hold::Running) {
+                self.overran(worker, lease);
+            }
+        }
+        if let Some(next) = self.fleet.first_deadline(worker) {
+            self.timers.bring_forward(Timer::Leases(worker), next);
+        }
+    }
+
     /// A lease took longer than its command and all that belongs to it may take.
-    pub(super) fn overran(&mut self, worker: WorkerId, lease: Lease) {
+    fn overran(&mut self, worker: WorkerId, lease: Lease) {
         let sentence = "the worker did not answer in time";
         self.kill(worker, lease);
         self.is_unwell(worker, lease.execution, sentence);
@@ -79,7 +92,7 @@ impl Core {
 
     /// Has a worker stop a lease. It holds its share until the worker has confirmed.
     pub(super) fn kill(&mut self, worker: WorkerId, lease: Lease) {
-        self.clear_deadlines(worker, lease);
+        self.timers.clear(Timer::Hedge(lease));
         self.fleet.mark_dying(worker, lease);
         self.send_kill(worker, lease);
         #[cfg(test)]

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use super::*;
 use crate::scheduler::event::{Refusal, Submission};
 use crate::scheduler::execution::{Execution, State};
+use crate::scheduler::history::Kin;
 use crate::scheduler::record::{Record, RecordKey};
-use crate::scheduler::task::{Task, Update};
+use crate::scheduler::task::{MergeKey, Task, Update};
 
 /// How many different sets of requirements may be queued: what it costs at most to look through the heads of the lines.
 const SHAPES_MAX: usize = 10_000;
 
 impl Core {
     pub(super) fn submit(&mut self, submission: &Submission) {
-        let equal = submission.task.merge_key().and_then(|key| self.mergeable.get(&key).copied());
+        let key = submission.task.merge_key();
+        let equal = key.as_ref().and_then(|key| self.mergeable.get(key).copied());
         #[cfg(test)]
         let equal = equal.filter(|_| self.bug != Some(Bug::RunEqualsTwice));
         if let Some(refusal) = self.refusal(submission, equal.is_none()) {
@@ -22,7 +24,7 @@ impl Core {
         }
         match equal {
             Some(id) => self.join_execution(id, submission),
-            None => self.begin_execution(submission),
+            None => self.begin_execution(submission, key),
         }
     }
 
@@ -34,7 +36,8 @@ impl Core {
             return Some(refusal);
         }
         let is_full = is_new && self.queue.shape_count() >= SHAPES_MAX;
-        let is_new_shape = || !self.queue.holds(&self.shape_of(&submission.task, &submission.requirements));
+        let is_new_shape =
+            || !self.queue.holds(&self.shape_of(Kin::of(&submission.task), &submission.requirements));
         (is_full && is_new_shape()).then_some(Refusal::TooManyShapes)
     }
 
@@ -50,15 +53,16 @@ impl Core {
         is_full.then_some(Refusal::TooManyOfInvocation)
     }
 
-    fn begin_execution(&mut self, submission: &Submission) {
+    fn begin_execution(&mut self, submission: &Submission, key: Option<MergeKey>) {
         let (operation, id) = (submission.operation, submission.execution);
         self.arrivals += 1;
         self.operations.insert(operation, (id, 1), &submission.task);
-        let shape = self.shape_of(&submission.task, &submission.requirements);
-        self.executions.insert(id, Execution::new(submission, shape, self.arrivals));
+        let kin = Kin::of(&submission.task);
+        let shape = self.shape_of(kin, &submission.requirements);
+        self.executions.insert(id, Execution::new(submission, (kin, shape), self.arrivals));
         #[cfg(test)]
         self.misplace(id);
-        if let Some(key) = submission.task.merge_key() {
+        if let Some(key) = key {
             self.mergeable.insert(key, id);
         }
         self.keep_execution(id);
@@ -81,17 +85,18 @@ impl Core {
         self.keep(Record::Live { operation, execution: id });
         let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
         execution.operations.insert(operation);
-        let update = Arc::clone(&execution.update);
+        let update = execution.told();
         self.effects.push(Effect::Report { operation, update });
         if submission.task.priority < execution.position.priority {
             self.reprioritize(id, submission.task.priority);
+            self.keep_execution(id);
         }
-        self.keep_execution(id);
     }
 
     pub(super) fn watched(&mut self, operation: OperationId) {
-        if let Some(live) = self.operations.live_mut(operation) {
-            live.watchers += 1;
+        let Some(live) = self.operations.live_mut(operation) else { return };
+        live.watchers += 1;
+        if live.watchers == 1 {
             self.timers.clear(Timer::Abandon(operation));
         }
     }
@@ -151,6 +156,9 @@ impl Core {
 
     /// Has the journal keep how an operation ends, or erase an operation that nobody will ask for, before anybody is told.
     pub(super) fn keep_end(&mut self, operation: OperationId, update: &Arc<Update>) {
+        if !self.config.journal {
+            return;
+        }
         match self.operations.live(operation) {
             Some(live) if live.is_deleted => self.erase(RecordKey::Operation(operation)),
             Some(_) => self.keep(Record::Finished { operation, update: Arc::clone(update) }),
@@ -160,7 +168,8 @@ impl Core {
 
     /// Moves an operation, whose execution is over for it, to the finished ones, and tells its watchers the last word.
     pub(super) fn finish_operation(&mut self, operation: OperationId, update: &Arc<Update>) {
-        let Some(live) = self.operations.finish(operation) else { return };
+        let until = self.now + self.config.retention;
+        let Some(live) = self.operations.finish(operation, until) else { return };
         if live.watchers == 0 {
             self.timers.clear(Timer::Abandon(operation));
         }
@@ -170,22 +179,36 @@ impl Core {
             self.effects.push(Effect::Forget { operation });
             return;
         }
-        self.retain_finished(operation);
+        self.bound_finished();
     }
 
     /// A finished operation can be asked for for a while; the oldest makes room if there are too many.
-    pub(super) fn retain_finished(&mut self, operation: OperationId) {
-        self.timers.set(Timer::Forget(operation), self.now + self.config.retention);
-        if self.operations.finished_count() > self.config.finished_max
-            && let Some(oldest) = self.operations.oldest_finished()
-        {
+    pub(super) fn bound_finished(&mut self) {
+        let Some((oldest, until)) = self.operations.oldest_finished() else { return };
+        let count = self.operations.finished_count();
+        if count == 1 {
+            self.timers.bring_forward(Timer::Forget, until);
+        }
+        if count > self.config.finished_max {
+            self.forget(oldest);
+        }
+    }
+
+    /// Forgets what has been kept for long enough. Operations are kept for one time, so the oldest is the first to go.
+    pub(super) fn forget_old(&mut self) {
+        while let Some((oldest, until)) = self.operations.oldest_finished() {
+            if until > self.now {
+                return self.timers.set(Timer::Forget, until);
+            }
             self.forget(oldest);
         }
     }
 
     pub(super) fn forget(&mut self, operation: OperationId) {
         if self.operations.forget(operation) {
-            self.timers.clear(Timer::Forget(operation));
+            if self.operations.finished_count() == 0 {
+                self.timers.clear(Timer::Forget);
+            }
             self.erase(RecordKey::Operation(operation));
             self.effects.push(Effect::Forget { operation });
         }

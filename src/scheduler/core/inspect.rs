@@ -44,9 +44,14 @@ impl Core {
             let is_timed = self.timers.holds(&Timer::Abandon(operation));
             ensure!(is_timed == (one.watchers == 0), "{operation:?} has {} watchers", one.watchers);
         }
+        let oldest = self.operations.oldest_finished().map(|(_, until)| until);
+        let is_in_time = self.timers.due(&Timer::Forget) <= oldest;
+        ensure!(
+            is_in_time && self.timers.holds(&Timer::Forget) == oldest.is_some(),
+            "what ended is not forgotten in time"
+        );
         for operation in self.operations.iter_finished() {
             ensure!(self.operations.live(operation).is_none(), "{operation:?} is live and finished");
-            ensure!(self.timers.holds(&Timer::Forget(operation)), "{operation:?} is never forgotten");
         }
         for (names, sum) in self.operations.counted() {
             ensure!(
@@ -91,7 +96,9 @@ impl Core {
             State::Running { lease, worker } => {
                 let is_held = self.fleet.holding(worker, lease) == Some(Hold::Running);
                 ensure!(is_held, "{lease:?} runs, but {worker:?} does not hold it");
-                ensure!(self.timers.holds(&Timer::Lease(worker, lease)), "{lease:?} may run for ever");
+                let due = self.timers.due(&Timer::Leases(worker));
+                let deadline = self.fleet.deadline(worker, lease);
+                ensure!(due.is_some() && due <= deadline, "{lease:?} may run for ever");
                 ensure!(execution.unrecorded.is_none(), "{lease:?} runs, and another may too");
             }
             State::Settling { lease, worker } => {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use super::*;
 use crate::scheduler::history::Kin;
 use crate::scheduler::requirements::{CORES, MEMORY, Requirements, Shape, SoftSize};
-use crate::scheduler::task::Task;
 
 impl Core {
     /// What a task is put in line as: its requirements, and what earlier runs of its kind have used where it demands nothing itself.
-    pub(super) fn shape_of(&self, task: &Task, requirements: &Arc<Requirements>) -> Shape {
+    pub(super) fn shape_of(&self, kin: Kin, requirements: &Arc<Requirements>) -> Shape {
         let shape = |soft| Shape { requirements: Arc::clone(requirements), soft };
-        let Some(past) = self.history.expectation(Kin::of(task)) else { return shape(SoftSize::default()) };
+        let Some(past) = self.history.expectation(kin) else { return shape(SoftSize::default()) };
         let demands = |name: &str| requirements.amounts().contains_key(name);
         let cores = if demands(CORES) { 0.0 } else { past.cores_to_keep() };
         let memory = if demands(MEMORY) { 0 } else { past.memory_to_keep() };

@@ -33,6 +33,9 @@ impl Core {
 
     /// Erases an execution that was taken out of the books, with the leases that it had.
     pub(super) fn erase_execution(&mut self, id: ExecutionId, execution: &Execution) {
+        if !self.config.journal {
+            return;
+        }
         self.erase(RecordKey::Execution(id));
         for (lease, _) in execution.leases() {
             self.erase(RecordKey::Lease(lease));

@@ -139,7 +139,7 @@ impl Core {
     pub(super) fn lease_seconds(&self, now: Time, worker: WorkerId, lease: Lease) -> f64 {
         let timeout = self.executions.get(&lease.execution).map(|execution| execution.task.timeout);
         let given = timeout.and_then(|timeout| {
-            let due = self.timers.due(&Timer::Lease(worker, lease))?;
+            let due = self.fleet.deadline(worker, lease)?;
             due.since_start().checked_sub(timeout.saturating_add(self.config.lease_slack))
         });
         let killed = || {

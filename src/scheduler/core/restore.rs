@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::scheduler::history::Kin;
 use crate::scheduler::record::{Pending, Record, RecordKey};
 use crate::scheduler::requirements::{Capacity, Requirements, Shape};
 use crate::scheduler::task::{Availability, Platform, Update};
@@ -62,8 +63,8 @@ impl Core {
         }
         for (operation, update) in std::mem::take(&mut past.finished) {
             self.effects.push(Effect::Report { operation, update });
-            self.operations.insert_finished(operation);
-            self.retain_finished(operation);
+            self.operations.insert_finished(operation, self.now + self.config.retention);
+            self.bound_finished();
         }
         let mut shapes = Shapes::new();
         for pending in std::mem::take(&mut past.executions) {
@@ -89,15 +90,16 @@ impl Core {
             let resolved = Requirements::resolve(&self.config, &pending.task.platform);
             resolved.map(Arc::new).map_err(|error| error.public_message())
         });
+        let kin = Kin::of(&pending.task);
         let (shape, problem) = match resolved {
-            Ok(requirements) => (self.shape_of(&pending.task, requirements), None),
+            Ok(requirements) => (self.shape_of(kin, requirements), None),
             Err(sentence) => (Shape::default(), Some(sentence.clone())),
         };
         self.restore_operations(id, &pending, &operations);
         if let Some(key) = key {
             self.mergeable.insert(key, id);
         }
-        self.executions.insert(id, Execution::restored(pending, shape, operations));
+        self.executions.insert(id, Execution::restored(pending, (kin, shape), operations));
         match (problem, leased) {
             (Some(sentence), leased) => self.end_unresolved(id, &sentence, leased),
             (None, leased) if leased.is_empty() => {

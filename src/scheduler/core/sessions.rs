@@ -69,7 +69,7 @@ impl Core {
 
     /// The worker never had the lease, or had it in another life: neither it nor the action is at fault.
     fn lost_on_the_way(&mut self, worker: WorkerId, lease: Lease) {
-        self.clear_deadlines(worker, lease);
+        self.timers.clear(Timer::Hedge(lease));
         self.fleet.release(worker, lease);
         let sentence = "the action did not reach its worker".to_owned();
         self.retry(lease, Failure { worker: self.standings.name(worker), sentence, blame: Blame::Nobody });
@@ -112,7 +112,7 @@ impl Core {
             execution.reserve(lease.attempt);
             execution.shape.clone()
         });
-        self.fleet.hold(worker, lease, shape.as_ref());
+        self.fleet.hold(worker, (lease, self.now), shape.as_ref());
         self.fleet.mark_dying(worker, lease);
         self.send_kill(worker, lease);
     }
@@ -166,9 +166,10 @@ impl Core {
         let Some((worker, is_last_of_class)) = self.fleet.leave(id) else { return };
         self.timers.clear(Timer::Silence(id));
         self.timers.clear(Timer::Away(id));
+        self.timers.clear(Timer::Leases(id));
         for (lease, hold) in worker.leases() {
             match hold {
-                Hold::Running => self.clear_deadlines(id, lease),
+                Hold::Running => self.timers.clear(Timer::Hedge(lease)),
                 Hold::Dying => self.timers.clear(Timer::Kill(id, lease)),
             }
         }

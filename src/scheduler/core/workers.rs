@@ -33,22 +33,18 @@ impl Core {
         if execution.hedge.is_some() {
             self.hedged.insert(lease.execution);
         }
-        match self.queue.find(&execution.shape) {
-            Some(line) => self.fleet.hold_of_line(worker, lease, (line, &execution.shape)),
-            None => self.fleet.hold(worker, lease, Some(&execution.shape)),
-        }
         let deadline = self.now + execution.task.timeout.saturating_add(self.config.lease_slack);
-        self.timers.set(Timer::Lease(worker, lease), deadline);
-    }
-
-    /// The lease runs no more, so it can neither take too long nor longer than usual.
-    pub(super) fn clear_deadlines(&mut self, worker: WorkerId, lease: Lease) {
-        self.timers.clear(Timer::Lease(worker, lease));
-        self.timers.clear(Timer::Hedge(lease));
+        match self.queue.find(&execution.shape) {
+            Some(line) => self.fleet.hold_of_line(worker, (lease, deadline), (line, &execution.shape)),
+            None => self.fleet.hold(worker, (lease, deadline), Some(&execution.shape)),
+        }
+        self.timers.bring_forward(Timer::Leases(worker), deadline);
     }
 
     pub(super) fn keep_lease(&mut self, worker: WorkerId, lease: Lease) {
-        self.keep(Record::Leased { lease, worker, name: self.standings.name(worker) });
+        if self.config.journal {
+            self.keep(Record::Leased { lease, worker, name: self.standings.name(worker) });
+        }
     }
 
     /// A lease ended on its worker. The worker says so until it is acknowledged, so most of what comes for a lease that it
@@ -68,8 +64,9 @@ impl Core {
         }
         // The share is freed after a retry has been placed: a retry takes room that others have first, and
         // competes by its position for the room that it leaves.
-        self.fleet.release(worker, lease);
+        self.fleet.vacate(worker, lease);
         self.fill(worker);
+        self.fleet.offer(worker);
     }
 
     pub(super) fn is_settling(&self, worker: WorkerId, lease: Lease) -> bool {
@@ -87,7 +84,7 @@ impl Core {
     }
 
     fn answered(&mut self, worker: WorkerId, lease: Lease, outcome: Outcome) {
-        self.clear_deadlines(worker, lease);
+        self.timers.clear(Timer::Hedge(lease));
         match outcome {
             Outcome::Response(response) => {
                 self.is_well(worker);
@@ -171,7 +168,7 @@ impl Core {
 
     /// Has a lease end in its own time, in vain.
     pub(super) fn leave_running(&mut self, worker: WorkerId, lease: Lease) {
-        self.clear_deadlines(worker, lease);
+        self.timers.clear(Timer::Hedge(lease));
         self.fleet.mark_dying(worker, lease);
     }
 

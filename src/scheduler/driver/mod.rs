@@ -298,12 +298,13 @@ impl Driver {
 
     /// Hands an event to the core and performs what follows, and what follows from that.
     fn feed(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        let (mut next, mut further) = (Some(event), VecDeque::new());
+        while let Some(event) = next {
             let now = self.now();
             for effect in self.core.handle(now, event) {
-                events.extend(self.perform(effect));
+                further.extend(self.perform(effect));
             }
+            next = further.pop_front();
         }
     }
 

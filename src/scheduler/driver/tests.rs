@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::super::handle::Handle;
 use super::super::journal::memory::Memory;
-use super::super::journal::tests::{execution, leased, live, task};
+use super::super::journal::tests::{execution, leased, live};
 use super::super::journal::{Journal, Progress};
 use super::super::record::Record;
 use super::*;
@@ -24,7 +24,7 @@ impl Settle for Settler {
     }
 
     async fn recall(&self, asked: &Task) -> Option<ExecuteResponse> {
-        let is_known = asked.action_digest == task(self.0).action_digest;
+        let is_known = asked.action_digest == Task::example(self.0).action_digest;
         is_known.then(|| ExecuteResponse { message: "recalled".into(), ..ExecuteResponse::default() })
     }
 }
@@ -68,7 +68,7 @@ impl Desk {
 
     fn submit(&mut self, name: &str) -> oneshot::Receiver<Result<Watch>> {
         let (reply, answer) = oneshot::channel();
-        let task = Box::new((*task(name)).clone());
+        let task = Box::new(Task::example(name));
         let requirements = Requirements::resolve(&Config::default(), &task.platform).unwrap();
         self.driver.receive(Message::Submit { task, requirements: requirements.into(), reply });
         self.driver.gate.hand_over();
@@ -125,7 +125,15 @@ async fn nothing_waits_for_a_journal_that_has_everything() {
 fn queued(name: &str) -> Update {
     let (stage, queued_at) = (Stage::Queued, SystemTime::UNIX_EPOCH);
     let execution = ExecutionId::new(1);
-    Update { execution, stage, task: task(name), queued_at, attempt: 0, metadata: None, response: None }
+    Update {
+        execution,
+        stage,
+        task: Arc::new(Task::example(name)),
+        queued_at,
+        attempt: 0,
+        metadata: None,
+        response: None,
+    }
 }
 
 #[tokio::test]

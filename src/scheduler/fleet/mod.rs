@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::class::{Able, Class, Runnable};
 use self::locality::Locality;
-use super::id::{Lease, WorkerId};
+use super::id::{Lease, Time, WorkerId};
 use super::lookup::Lookup;
 use super::queue::{LineId, OLDEST_EVERY};
 use super::requirements::{Capacity, Needs, Requirements, Shape};
@@ -284,8 +284,8 @@ impl Fleet {
         format!("no connected worker offers all of the platform properties {}", names.join(", "))
     }
 
-    /// A lease on something of unknown shape may take all that the worker has.
-    pub(super) fn hold(&mut self, worker: WorkerId, lease: Lease, shape: Option<&Shape>) {
+    /// A lease has its deadline with it. One on something of unknown shape may take all that the worker has.
+    pub(super) fn hold(&mut self, worker: WorkerId, lease: (Lease, Time), shape: Option<&Shape>) {
         let Some(number) = self.numbers.get(&worker).copied() else { return };
         let class = self.worker_mut(number).class;
         let needs = self.class_mut(class).needs(shape);
@@ -293,7 +293,12 @@ impl Fleet {
     }
 
     /// Does what `hold` does for something of an open line.
-    pub(super) fn hold_of_line(&mut self, worker: WorkerId, lease: Lease, (line, shape): (LineId, &Shape)) {
+    pub(super) fn hold_of_line(
+        &mut self,
+        worker: WorkerId,
+        lease: (Lease, Time),
+        (line, shape): (LineId, &Shape),
+    ) {
         let Some(number) = self.numbers.get(&worker).copied() else { return };
         let class = self.worker_mut(number).class;
         let able = self.lines[line.index()].able.iter().find(|able| able.class == class);
@@ -308,6 +313,21 @@ impl Fleet {
         self.change(number, |worker| worker.release(lease));
     }
 
+    /// Frees the share of a lease on a worker that is filled next, and is offered to others with [`Fleet::offer`] after that.
+    pub(super) fn vacate(&mut self, worker: WorkerId, lease: Lease) {
+        let Some(number) = self.numbers.get(&worker).copied() else { return };
+        self.unfile(number);
+        self.change_unfiled(number, |worker| worker.release(lease));
+    }
+
+    /// Lets a worker that was filled be found for what comes, if it still has room.
+    pub(super) fn offer(&mut self, worker: WorkerId) {
+        let Some(number) = self.numbers.get(&worker).copied() else { return };
+        if self.worker_mut(number).filed_at.is_none() {
+            self.file(number);
+        }
+    }
+
     pub(super) fn mark_dying(&mut self, worker: WorkerId, lease: Lease) {
         if let Some(number) = self.numbers.get(&worker).copied() {
             self.worker_mut(number).mark_dying(lease);
@@ -317,6 +337,24 @@ impl Fleet {
     /// How the worker holds the lease; `None` if it does not.
     pub(super) fn holding(&self, worker: WorkerId, lease: Lease) -> Option<Hold> {
         self.get(worker)?.holding(lease)
+    }
+
+    /// Until when the lease may run; `None` if it does not run on the worker.
+    pub(super) fn deadline(&self, worker: WorkerId, lease: Lease) -> Option<Time> {
+        self.get(worker)?.deadlines().find(|(one, _)| *one == lease).map(|(_, deadline)| deadline)
+    }
+
+    /// When the first of the leases that run on the worker has run for too long.
+    pub(super) fn first_deadline(&self, worker: WorkerId) -> Option<Time> {
+        self.get(worker)?.deadlines().map(|(_, deadline)| deadline).min()
+    }
+
+    /// The leases of a worker that have run for too long, the longest overdue first.
+    pub(super) fn overdue(&self, worker: WorkerId, now: Time) -> Vec<Lease> {
+        let deadlines = self.get(worker).into_iter().flat_map(Worker::deadlines);
+        let mut overdue: Vec<_> = deadlines.filter(|(_, deadline)| *deadline <= now).collect();
+        overdue.sort_by_key(|(lease, deadline)| (*deadline, *lease));
+        overdue.into_iter().map(|(lease, _)| lease).collect()
     }
 
     /// Remembers that a worker has these trees from here on.
@@ -368,11 +406,15 @@ impl Fleet {
     /// Changes the leases of a worker and computes anew what is free.
     fn change(&mut self, number: u32, change: impl FnOnce(&mut Worker)) {
         self.unfile(number);
+        self.change_unfiled(number, change);
+        self.file(number);
+    }
+
+    fn change_unfiled(&mut self, number: u32, change: impl FnOnce(&mut Worker)) {
         let worker = self.workers[number as usize].as_mut().expect("a worker with a number exists");
         let class = self.classes[worker.class].as_ref().expect("a worker has its class");
         change(worker);
         worker.compute_free(&class.whole);
-        self.file(number);
     }
 
     /// Puts a worker among the idle ones of its class, if it is idle.

@@ -45,7 +45,7 @@ impl Yard {
         let worker = self.best(shape, &[]).unwrap();
         self.leases += 1;
         let lease = Lease { execution: ExecutionId::new(self.leases), attempt: 1 };
-        self.fleet.hold(worker, lease, Some(shape));
+        self.fleet.hold(worker, (lease, Time::START), Some(shape));
         (worker, lease)
     }
 }

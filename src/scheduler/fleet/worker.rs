@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::class::Class;
-use crate::scheduler::id::{Lease, WorkerId};
+use crate::scheduler::id::{Lease, Time, WorkerId};
 use crate::scheduler::queue::LineId;
 use crate::scheduler::requirements::{Capacity, Needs, Shape, Share};
 
@@ -28,6 +28,8 @@ struct Held {
     /// `None` when nobody knows it.
     shape: Option<Shape>,
     needs: Arc<Needs>,
+    /// It may run until then.
+    deadline: Time,
     is_dying: bool,
 }
 
@@ -82,6 +84,11 @@ impl Worker {
         self.leases.iter().map(|(lease, held)| (*lease, held.hold()))
     }
 
+    /// The leases that were not killed, with their deadlines.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = (Lease, Time)> {
+        self.leases.iter().filter(|(_, held)| !held.is_dying).map(|(lease, held)| (*lease, held.deadline))
+    }
+
     pub(super) fn holding(&self, lease: Lease) -> Option<Hold> {
         self.find(lease).ok().map(|index| self.leases[index].1.hold())
     }
@@ -95,9 +102,14 @@ impl Worker {
         self.free.has_room(needs)
     }
 
-    pub(super) fn hold(&mut self, lease: Lease, shape: Option<&Shape>, needs: Arc<Needs>) {
+    pub(super) fn hold(
+        &mut self,
+        (lease, deadline): (Lease, Time),
+        shape: Option<&Shape>,
+        needs: Arc<Needs>,
+    ) {
         if let Err(index) = self.find(lease) {
-            let held = Held { shape: shape.cloned(), needs, is_dying: false };
+            let held = Held { shape: shape.cloned(), needs, deadline, is_dying: false };
             self.leases.insert(index, (lease, held));
         }
     }

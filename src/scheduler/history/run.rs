@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::proto::Timestamp;
 use crate::proto::rev2::{ActionResult, ExecuteResponse, ExecutedActionMetadata};
 use crate::proto::worker::ResourceUsage;
+use crate::proto::{Timestamp, read_duration, since_epoch};
 
 /// No lease lasts this long, so a worker that says so has a clock that jumped.
 const SPAN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -53,18 +53,13 @@ impl Lesson {
 impl Run {
     fn of(metadata: &ExecutedActionMetadata) -> Option<Self> {
         let between = |start: &Option<Timestamp>, end: &Option<Timestamp>| {
-            let passed = since_epoch((*end)?)?.checked_sub(since_epoch((*start)?)?)?;
+            let passed = since_epoch(end.as_ref()?)?.checked_sub(since_epoch(start.as_ref()?)?)?;
             (passed <= SPAN_MAX).then_some(passed)
         };
         let wall = between(&metadata.execution_start_timestamp, &metadata.execution_completed_timestamp)?;
         let span = between(&metadata.worker_start_timestamp, &metadata.worker_completed_timestamp);
         let usage = ResourceUsage::of(metadata).unwrap_or_default();
-        let cpu = usage.cpu_time.and_then(|time| {
-            Some(Duration::new(
-                u64::try_from(time.seconds).ok()?,
-                u32::try_from(time.nanos).ok()?.min(999_999_999),
-            ))
-        });
+        let cpu = usage.cpu_time.as_ref().and_then(read_duration);
         Some(Self {
             wall,
             span: span.unwrap_or_default().max(wall),
@@ -75,11 +70,6 @@ impl Run {
                 .unwrap_or(0),
         })
     }
-}
-
-fn since_epoch(timestamp: Timestamp) -> Option<Duration> {
-    let nanos = u32::try_from(timestamp.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(u64::try_from(timestamp.seconds).ok()?, nanos))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A key is a letter for its kind and then what it names, so that records of one kind stand together. A value is a version and a
 //! message of `croft.journal.v1`.
 
+mod entries;
 mod read;
 mod write;
 
@@ -10,15 +11,16 @@ use crate::error::{Error, Kind, Result};
 
 use super::super::record::{Record, RecordKey};
 
-pub(super) use read::Reader;
-
-/// The letters that keys begin with, in the order in which a start reads them.
-pub(super) const PREFIXES: [u8; 4] = [WORKER, EXECUTION, OPERATION, LEASE];
+pub(super) use entries::{Entries, entry_bytes, write_entry};
+pub(super) use read::{Reader, read_key};
 
 const EXECUTION: u8 = b'e';
 const OPERATION: u8 = b'o';
 const LEASE: u8 = b'l';
 const WORKER: u8 = b'w';
+
+/// What a key takes in a page, but for the names of workers, which are rare.
+const KEY_BYTES: usize = 32;
 
 /// Changes when an old value can be taken for something else by a new program. What protobuf can bridge is no such change.
 const VERSION: u8 = 1;
@@ -45,14 +47,14 @@ fn named(prefix: u8, name: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The bytes of a value.
-pub(super) fn value(record: &Record) -> Vec<u8> {
-    write::value(record)
+/// Appends the bytes of a value.
+pub(super) fn write_value(record: &Record, bytes: &mut Vec<u8>) {
+    write::value(record, bytes);
 }
 
-/// About as many bytes as `value` would give, never fewer by more than a few, for a fraction of the work.
-pub(super) fn weight(record: &Record) -> usize {
-    write::weight(record)
+/// About as many bytes as a key takes with what becomes of it, never fewer by more than a few, for a fraction of the work.
+pub(super) fn weight(record: Option<&Record>) -> usize {
+    KEY_BYTES + record.map_or(0, write::weight)
 }
 
 fn damaged(what: &str) -> Error {

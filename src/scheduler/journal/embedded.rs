@@ -1,28 +1,47 @@
 //! Records in the embedded database, for a scheduler on one machine.
 //!
+//! A record has no entry of its own there: one takes the database ten times as long as all that is ours. Changes are written one
+//! after the other into pages of some KiB, and [`Pages`] knows which of them still count. The pages of one commit are written one by
+//! one, because a batch would hold up every reader of the store: the last of them says that it is, and those of a commit without
+//! such a page are left from a crash.
+//!
 //! A value that is too large for one safe commit (an answer may name 100,000 outputs) is written in parts beforehand, and its
 //! record only says how many there are. Parts that no record names are left from a crash and go at the next start.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::record::{Record, RecordKey};
-use super::codec::{self, Reader};
-use super::{Change, GROUP_BYTES_MAX, Journal};
+use super::codec::{self, Entries, Reader};
+use super::pages::Pages;
+use super::{Change, Journal};
 use crate::error::{Error, Kind, Result};
 use crate::index::{Batch, COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX, Index, Origin};
 use crate::metrics;
 
-/// How many entries are read at once when the journal is loaded.
-const PAGE_ENTRIES: usize = 1000;
+/// How many entries of the database are read at once when the journal is loaded: at most 4 MiB, with a few exceptions.
+const ENTRIES_AT_ONCE: usize = 1000;
 
-/// The largest value that is written whole: with it a group is still no larger than what is committed safely.
-const VALUE_BYTES_MAX: usize = GROUP_BYTES_MAX / 2;
+/// Bytes of a page that is full. The database writes up to 26 neighbours as one piece, of which it takes 128 KiB well.
+const PAGE_BYTES: usize = 4 << 10;
+
+/// The largest value that is written whole: with it a commit is still no larger than is safe.
+const VALUE_BYTES_MAX: usize = COMMIT_BYTES_MAX / 4;
 
 /// Bytes of one part.
 const PART_BYTES: usize = COMMIT_BYTES_MAX / 2;
+
+/// Pages that one commit drops at most, so that there is room for those that it writes.
+const DROPPED_MAX: usize = COMMIT_OPERATIONS_MAX / 2;
+
+/// Pages are kept under this letter and their number.
+const PAGE: u8 = b'g';
+
+/// The first byte of a page: whether it is the last one of its commit.
+const MORE: u8 = 0;
+const LAST: u8 = 1;
 
 /// Parts are kept under this letter, the key of their record and their number.
 const PART: u8 = b'p';
@@ -35,8 +54,16 @@ const LOST: &str = "the scheduler's journal is lost: what was queued and running
 
 pub(in super::super) struct Embedded {
     index: Index,
+    /// `None` until the records of a journal that was there are loaded.
+    books: Mutex<Option<Books>>,
+}
+
+/// What is known of the journal without reading it.
+#[derive(Default)]
+struct Books {
+    pages: Pages,
     /// How many parts the large records have. There are few of them: no more than finished operations.
-    large: Mutex<BTreeMap<RecordKey, u32>>,
+    large: BTreeMap<RecordKey, u32>,
 }
 
 impl Embedded {
@@ -47,7 +74,7 @@ impl Embedded {
     pub(in super::super) fn open(path: &Path) -> Result<Self> {
         let existed = path.exists();
         let (index, origin) = Index::open(path)?;
-        let journal = Self { index, large: Mutex::default() };
+        let journal = Self { index, books: Mutex::default() };
         if origin == Origin::New {
             if existed {
                 tracing::error!("{LOST}");
@@ -61,35 +88,60 @@ impl Embedded {
     fn finish(&self) -> Result<()> {
         let mut batch = Batch::default();
         batch.finish_index();
-        self.index.commit(batch, || {})
+        self.index.commit(batch, || {})?;
+        *self.books() = Some(Books::default());
+        Ok(())
     }
 
     pub(super) fn begin_anew(&self) -> Result<()> {
         tracing::error!("{LOST}");
-        self.large().clear();
         self.index.begin_anew()?;
         self.finish()
     }
 
     fn load_all(&self) -> Result<Vec<Record>> {
+        let mut books = Books { pages: self.read_pages()?, large: BTreeMap::new() };
         let (mut reader, mut records, mut broken) = (Reader::default(), Vec::new(), Vec::new());
-        for prefix in codec::PREFIXES {
-            self.scan(prefix, |key, value| {
-                match self.read(&mut reader, key, value) {
+        self.scan(PAGE, |name, page| {
+            let number = page_number(name);
+            for (name, value) in entries(page).filter_map(Result::ok) {
+                let (Some(value), Ok(key)) = (value, codec::read_key(name)) else { continue };
+                if !books.pages.counts(&key, number) {
+                    continue;
+                }
+                match self.read(&mut reader, (name, value), &mut books) {
                     Ok(record) => records.push(record),
                     Err(error) if error.kind() == Kind::Corrupt => {
                         tracing::error!("a record of the journal is dropped: {}", error.chain());
-                        broken.push(key.to_vec());
+                        broken.push((key, None));
                     }
                     Err(error) => return Err(error),
                 }
-                Ok(())
-            })?;
-        }
+            }
+            Ok(())
+        })?;
+        self.remove_orphans(&books)?;
+        *self.books() = Some(books);
         metrics::JOURNAL_DROPPED.inc_by(broken.len() as u64);
-        self.remove(&broken)?;
-        self.remove_orphans()?;
+        for some in broken.chunks(COMMIT_OPERATIONS_MAX) {
+            self.commit(some)?;
+        }
         Ok(records)
+    }
+
+    /// Finds out which entries count, and removes the pages of a commit that did not come to its end.
+    fn read_pages(&self) -> Result<Pages> {
+        let (mut pages, mut commit) = (Pages::default(), Vec::new());
+        self.scan(PAGE, |name, page| {
+            commit.push((page_number(name), page.to_vec()));
+            if page.first() != Some(&MORE) {
+                commit.drain(..).for_each(|(number, page)| note_page(&mut pages, number, &page));
+            }
+            Ok(())
+        })?;
+        let unfinished: Vec<Vec<u8>> = commit.iter().map(|(number, _)| page_key(*number).to_vec()).collect();
+        self.remove(&unfinished)?;
+        Ok(pages)
     }
 
     /// Hands every entry whose key begins with `prefix` to `each`.
@@ -97,7 +149,7 @@ impl Embedded {
         let mut last = vec![prefix];
         let mut from = Bound::Included(last.as_slice());
         loop {
-            let page = self.index.page(from, prefix, PAGE_ENTRIES)?;
+            let page = self.index.page(from, prefix, ENTRIES_AT_ONCE)?;
             for (key, value) in &page {
                 each(key, value)?;
             }
@@ -107,23 +159,23 @@ impl Embedded {
         }
     }
 
-    /// Reads what stands under a key, from its parts if it has some.
-    fn read(&self, reader: &mut Reader, key: &[u8], value: &[u8]) -> Result<Record> {
-        let Some(count) = parts_of(value) else { return reader.record(key, value) };
+    /// Reads a record, from its parts if it has some.
+    fn read(&self, reader: &mut Reader, (name, value): (&[u8], &[u8]), books: &mut Books) -> Result<Record> {
+        let Some(count) = parts_of(value) else { return reader.record(name, value) };
         let mut whole = Vec::new();
         for number in 0..count {
-            let part = self.index.get(&part_key(key, number))?;
+            let part = self.index.get(&part_key(name, number))?;
             whole.extend_from_slice(&part.ok_or_else(|| Error::new(Kind::Corrupt, "a part is missing"))?);
         }
-        let record = reader.record(key, &whole)?;
-        self.large().insert(record.key(), count);
+        let record = reader.record(name, &whole)?;
+        books.large.insert(record.key(), count);
         Ok(record)
     }
 
     /// Removes parts whose record was never written, or was dropped.
-    fn remove_orphans(&self) -> Result<()> {
+    fn remove_orphans(&self, books: &Books) -> Result<()> {
         let named: BTreeMap<Vec<u8>, u32> =
-            self.large().iter().map(|(key, count)| (codec::key(key), *count)).collect();
+            books.large.iter().map(|(key, count)| (codec::key(key), *count)).collect();
         let mut orphans = Vec::new();
         self.scan(PART, |key, _| {
             let is_named = key[1..].split_last_chunk().is_some_and(|(record, number)| {
@@ -148,29 +200,42 @@ impl Embedded {
         Ok(())
     }
 
-    /// Adds one change to the batch; parts of a large value are committed at once, before the record that names them.
+    /// Adds one change to a commit; parts of a large value are committed at once, before the record that names them.
     ///
     /// An operation finishes once, so a large record is never replaced by another that has different parts.
-    fn stage(&self, batch: &mut Batch, (key, record): &Change) -> Result<()> {
-        let name = codec::key(key);
-        let parts = match record.as_ref().map(codec::value) {
-            None => {
-                batch.remove(&name);
-                0
+    fn stage(&self, writing: &mut Writing, (key, record): &Change) -> Result<()> {
+        let mut parts = 0;
+        match record {
+            None => writing.erase(key),
+            Some(record) => {
+                let mut value = std::mem::take(&mut writing.value);
+                value.clear();
+                codec::write_value(record, &mut value);
+                if value.len() > VALUE_BYTES_MAX {
+                    parts = self.write_parts(&codec::key(key), &value)?;
+                    value = in_parts(parts);
+                }
+                writing.keep(key, &value);
+                writing.value = value;
             }
-            Some(value) if value.len() <= VALUE_BYTES_MAX => {
-                batch.insert(&name, value);
-                0
+        }
+        writing.note_parts(key, parts);
+        Ok(())
+    }
+
+    /// Drops pages at the front of the log, as many as there is room for what is alive in them.
+    fn shorten(&self, writing: &mut Writing) -> Result<()> {
+        for _ in 0..DROPPED_MAX {
+            let Some(front) = writing.books.pages.droppable_front() else { break };
+            if front.number >= writing.first || writing.bytes + front.live_bytes > COMMIT_BYTES_MAX {
+                break;
             }
-            Some(value) => {
-                let count = self.write_parts(&name, &value)?;
-                batch.insert(&name, in_parts(count));
-                count
+            if front.live_bytes > 0 {
+                let page = self.index.get(&page_key(front.number))?;
+                writing.move_up(front.number, &page.unwrap_or_default());
             }
-        };
-        let old = if parts == 0 { self.large().remove(key) } else { self.large().insert(key.clone(), parts) };
-        for number in parts..old.unwrap_or(0) {
-            batch.remove(&part_key(&name, number));
+            writing.books.pages.drop_front();
+            writing.removed.push(page_key(front.number).to_vec());
         }
         Ok(())
     }
@@ -186,8 +251,8 @@ impl Embedded {
         Ok(count)
     }
 
-    fn large(&self) -> std::sync::MutexGuard<'_, BTreeMap<RecordKey, u32>> {
-        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Option<Books>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -205,12 +270,147 @@ impl Journal for Embedded {
     }
 
     fn commit(&self, changes: &[Change]) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut books = self.books();
+        let books = books.as_mut().ok_or_else(|| Error::bug("write a journal that was not loaded"))?;
+        let mut writing = Writing::new(books);
         for change in changes {
-            self.stage(&mut batch, change)?;
+            self.stage(&mut writing, change)?;
         }
-        self.index.commit(batch, || {})
+        self.shorten(&mut writing)?;
+        self.index.append(writing.finish())
     }
+}
+
+/// One commit that is being put together.
+struct Writing<'a> {
+    books: &'a mut Books,
+    /// The pages, in their order, and what is removed after them.
+    pages: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    removed: Vec<Vec<u8>>,
+    /// The first page that it writes.
+    first: u64,
+    /// The page in hand and its number.
+    page: Vec<u8>,
+    number: u64,
+    /// The bytes of all entries.
+    bytes: usize,
+    /// Where values are put together.
+    value: Vec<u8>,
+}
+
+impl<'a> Writing<'a> {
+    fn new(books: &'a mut Books) -> Self {
+        let first = books.pages.next_number();
+        Self {
+            books,
+            pages: Vec::new(),
+            removed: Vec::new(),
+            first,
+            page: Vec::new(),
+            number: first,
+            bytes: 0,
+            value: Vec::new(),
+        }
+    }
+
+    fn keep(&mut self, key: &RecordKey, value: &[u8]) {
+        let bytes = self.write(&codec::key(key), Some(value));
+        self.books.pages.keep(key.clone(), self.number, bytes);
+    }
+
+    /// What was never written, or is erased already, needs no word.
+    fn erase(&mut self, key: &RecordKey) {
+        if self.books.pages.erase(key) {
+            let bytes = self.write(&codec::key(key), None);
+            self.books.pages.fill(self.number, bytes);
+        }
+    }
+
+    /// Writes what still counts of a page once more.
+    fn move_up(&mut self, number: u64, page: &[u8]) {
+        for (name, value) in entries(page).filter_map(Result::ok) {
+            if let (Some(value), Ok(key)) = (value, codec::read_key(name))
+                && self.books.pages.counts(&key, number)
+            {
+                self.keep(&key, value);
+            }
+        }
+    }
+
+    fn write(&mut self, name: &[u8], value: Option<&[u8]>) -> usize {
+        let bytes = codec::entry_bytes(name, value);
+        if !self.page.is_empty() && self.page.len() + bytes > PAGE_BYTES {
+            self.finish_page();
+        }
+        if self.page.is_empty() {
+            self.page.push(MORE);
+            self.books.pages.add(self.number);
+        }
+        codec::write_entry(name, value, &mut self.page);
+        self.bytes += bytes;
+        bytes
+    }
+
+    fn finish_page(&mut self) {
+        let page = std::mem::replace(&mut self.page, Vec::with_capacity(PAGE_BYTES));
+        self.pages.push((page_key(self.number).to_vec(), Some(page)));
+        self.number += 1;
+    }
+
+    /// The parts that a record has from here on; those that it had beyond go.
+    fn note_parts(&mut self, key: &RecordKey, parts: u32) {
+        let large = &mut self.books.large;
+        let old = if parts == 0 { large.remove(key) } else { large.insert(key.clone(), parts) };
+        for number in parts..old.unwrap_or(0) {
+            self.removed.push(part_key(&codec::key(key), number));
+        }
+    }
+
+    /// All changes of the database, in their order.
+    fn finish(mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        if let Some(first) = self.page.first_mut() {
+            *first = LAST;
+            self.finish_page();
+        } else if let Some((_, Some(page))) = self.pages.last_mut() {
+            page[0] = LAST;
+        }
+        self.pages.extend(self.removed.into_iter().map(|key| (key, None)));
+        self.pages
+    }
+}
+
+/// What comes after a break in a page is lost, and told.
+fn note_page(pages: &mut Pages, number: u64, page: &[u8]) {
+    pages.add(number);
+    for entry in entries(page) {
+        let read = entry.and_then(|(name, value)| Ok((codec::read_key(name)?, name, value)));
+        match read {
+            Ok((key, name, Some(value))) => pages.keep(key, number, codec::entry_bytes(name, Some(value))),
+            Ok((key, name, None)) => {
+                pages.erase(&key);
+                pages.fill(number, codec::entry_bytes(name, None));
+            }
+            Err(error) => {
+                tracing::error!("records of the journal are dropped: {}", error.chain());
+                metrics::JOURNAL_DROPPED.inc();
+            }
+        }
+    }
+}
+
+fn entries(page: &[u8]) -> Entries<'_> {
+    Entries::of(page.get(1..).unwrap_or_default())
+}
+
+fn page_key(number: u64) -> [u8; 9] {
+    let mut key = [PAGE; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Pages are only ever written under a number; whatever else is there comes first.
+fn page_number(name: &[u8]) -> u64 {
+    name.get(1..).and_then(|number| number.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 fn part_key(name: &[u8], number: u32) -> Vec<u8> {

@@ -6,6 +6,7 @@ mod codec;
 mod embedded;
 #[cfg(test)]
 pub(super) mod memory;
+mod pages;
 #[cfg(test)]
 mod restart_tests;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod writer;
 
 use super::record::{Record, RecordKey};
 use crate::error::Result;
-use crate::index::{COMMIT_BYTES_MAX, COMMIT_OPERATIONS_MAX};
+use crate::index::COMMIT_BYTES_MAX;
 
 pub(super) use embedded::Embedded;
 pub(super) use writer::{Progress, Writer};
@@ -22,9 +23,9 @@ pub(super) use writer::{Progress, Writer};
 /// A key with the record that it has from here on, or none.
 pub(super) type Change = (RecordKey, Option<Record>);
 
-/// How many keys one group changes, and about how many bytes it writes: what the embedded database commits safely at once.
-const GROUP_RECORDS_MAX: usize = COMMIT_OPERATIONS_MAX;
-const GROUP_BYTES_MAX: usize = COMMIT_BYTES_MAX;
+/// About how many bytes one group writes: what the embedded database commits safely at once, but for a part with which the journal keeps
+/// itself short.
+const GROUP_BYTES_MAX: usize = COMMIT_BYTES_MAX / 4 * 3;
 
 /// A medium that keeps records. One thread uses it, and every call blocks.
 pub(super) trait Journal: Send + Sync {

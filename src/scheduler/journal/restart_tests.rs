@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
 use super::memory::Memory;
-use super::tests::task;
 use super::*;
 use crate::error::Result;
 use crate::proto::rev2::{ActionResult, ExecuteResponse};
@@ -139,7 +138,7 @@ async fn busy(farm: &Farm) -> (Vec<WorkerSession>, Vec<Watch>) {
     }
     let mut watches = Vec::new();
     for number in 0..WORKERS as usize * SLOTS as usize + QUEUED + 20 {
-        watches.push(farm.handle.submit((*task(&number.to_string())).clone()).await.unwrap());
+        watches.push(farm.handle.submit(Task::example(&number.to_string())).await.unwrap());
     }
     // Twenty run to their end; the workers have as many others then.
     for worker in &mut workers {
@@ -233,8 +232,8 @@ async fn a_clean_stop_keeps_what_is_queued_and_what_runs() {
     let path = directory.path().join("scheduler");
     let farm = Farm::start(&path, config()).await;
     let mut worker = farm.join(1, 1, Vec::new()).await;
-    let first = farm.handle.submit((*task("running")).clone()).await.unwrap();
-    let second = farm.handle.submit((*task("queued")).clone()).await.unwrap();
+    let first = farm.handle.submit(Task::example("running")).await.unwrap();
+    let second = farm.handle.submit(Task::example("queued")).await.unwrap();
     started(&mut worker).await;
     let operations = [first.id(), second.id()];
     farm.stop().await;
@@ -256,7 +255,7 @@ async fn a_farm_without_a_journal_forgets() {
     let path = directory.path().join("scheduler");
     let config = Config { journal: false, ..config() };
     let farm = Farm::start(&path, config.clone()).await;
-    let watch = farm.handle.submit((*task("a")).clone()).await.unwrap();
+    let watch = farm.handle.submit(Task::example("a")).await.unwrap();
     farm.stop().await;
     assert!(!path.exists());
     let farm = Farm::start(&path, config).await;
@@ -268,7 +267,7 @@ async fn a_farm_without_a_journal_forgets() {
 async fn story(farm: &Farm) {
     let mut watches = Vec::new();
     for number in 0..30 {
-        watches.push(farm.handle.submit((*task(&(number % 20).to_string())).clone()).await.unwrap());
+        watches.push(farm.handle.submit(Task::example(&(number % 20).to_string())).await.unwrap());
     }
     let mut lost = farm.join(1, 3, Vec::new()).await;
     let mut faulty = farm.join(2, 3, Vec::new()).await;

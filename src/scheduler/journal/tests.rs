@@ -6,33 +6,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::super::id::{ExecutionId, Lease, OperationId, WorkerId};
 use super::super::record::{Pending, Record};
-use super::super::task::{Availability, Platform, Stage, Task, Update};
+use super::super::task::{Availability, Stage, Task, Update};
 use super::memory::Memory;
 use super::*;
-use crate::digest::Function;
 use crate::index::Index;
 use crate::proto::rev2::{ActionResult, ExecuteResponse, OutputFile};
-
-pub(in super::super) fn task(name: &str) -> Arc<Task> {
-    Arc::new(Task {
-        instance: "main".into(),
-        action_digest: Function::Sha256.hash(name.as_bytes()),
-        command: Function::Sha256.hash(b"command"),
-        input_root: Function::Sha256.hash(b"root"),
-        do_not_cache: false,
-        timeout: Duration::from_secs(60),
-        platform: Arc::new(Platform::default()),
-        priority: 0,
-        invocation: "".into(),
-        identity: "".into(),
-        neighbours: Box::default(),
-    })
-}
 
 pub(in super::super) fn execution(number: u32) -> Record {
     Record::Execution(Box::new(Pending {
         execution: ExecutionId::new(number.into()),
-        task: task(&number.to_string()),
+        task: Arc::new(Task::example(&number.to_string())),
         arrival: number.into(),
         queued_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         priority: 0,
@@ -58,13 +41,18 @@ fn finished(number: u32, outputs: usize) -> Record {
     let update = Update {
         execution: ExecutionId::new(1),
         stage: Stage::Completed,
-        task: task("finished"),
+        task: Arc::new(Task::example("finished")),
         queued_at: UNIX_EPOCH,
         attempt: 1,
         metadata: None,
         response: Some(Arc::new(ExecuteResponse { result: Some(result), ..ExecuteResponse::default() })),
     };
     Record::Finished { operation: OperationId::new(number.into()), update: Arc::new(update) }
+}
+
+/// The key of a page in the database.
+fn page_key(number: u64) -> Vec<u8> {
+    [&b"g"[..], &number.to_be_bytes()].concat()
 }
 
 fn kept(record: Record) -> Change {
@@ -118,10 +106,65 @@ fn more_records_than_a_page_are_all_read() {
     let path = directory.path().join("journal");
     let journal = Embedded::open(&path).unwrap();
     let records: Vec<Record> = (0..2500).map(live).collect();
-    for some in records.chunks(GROUP_RECORDS_MAX) {
+    for some in records.chunks(500) {
         journal.commit(&some.iter().cloned().map(kept).collect::<Vec<_>>()).unwrap();
     }
     assert_eq!(sorted(journal.load().unwrap()), sorted(records));
+}
+
+#[test]
+fn what_came_and_went_in_one_group_is_never_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let journal = Embedded::open(&path).unwrap();
+    journal.commit(&[(execution(1).key(), None), (leased(1).key(), None)]).unwrap();
+    drop(journal);
+    assert_eq!(keys(&path, b'g'), 0);
+}
+
+#[test]
+fn the_log_stays_short_and_what_lasts_stays_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let journal = Embedded::open(&path).unwrap();
+    let lasting: Vec<Record> = (0..200).map(execution).collect();
+    journal.commit(&lasting.iter().cloned().map(kept).collect::<Vec<_>>()).unwrap();
+    for round in 0..300 {
+        let brief: Vec<Record> = (0..100).map(|number| execution(1000 + 100 * round + number)).collect();
+        journal.commit(&brief.iter().cloned().map(kept).collect::<Vec<_>>()).unwrap();
+        journal.commit(&brief.iter().map(|record| (record.key(), None)).collect::<Vec<_>>()).unwrap();
+    }
+    drop(journal);
+    // In 4 MiB there are 1,024 full pages.
+    let pages = keys(&path, b'g');
+    assert!(pages < 1500, "{pages} pages");
+    assert_eq!(load(&path), sorted(lasting));
+}
+
+#[test]
+fn a_commit_that_did_not_come_to_its_end_is_as_if_it_had_never_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let commits = [
+        vec![kept(execution(1)), kept(live(1))],
+        (2..80).map(|number| kept(execution(number))).chain([(live(1).key(), None)]).collect::<Vec<_>>(),
+    ];
+    let journal = Embedded::open(&path).unwrap();
+    journal.commit(&commits[0]).unwrap();
+    journal.commit(&commits[1]).unwrap();
+    drop(journal);
+    assert_eq!(load(&path).len(), 79);
+    let pages = keys(&path, b'g') as u64;
+    assert!(pages > 3, "{pages} pages");
+    // The power went before the last page was written.
+    Index::open(&path).unwrap().0.append(vec![(page_key(pages - 1), None)]).unwrap();
+    assert_eq!(load(&path), [execution(1), live(1)]);
+    assert_eq!(keys(&path, b'g'), 1);
+    let journal = Embedded::open(&path).unwrap();
+    journal.load().unwrap();
+    journal.commit(&[kept(live(2))]).unwrap();
+    drop(journal);
+    assert_eq!(load(&path), [execution(1), live(1), live(2)]);
 }
 
 #[test]
@@ -129,7 +172,7 @@ fn an_answer_of_any_size_is_kept_in_parts_that_go_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     let large = finished(1, 5000);
-    assert!(codec::value(&large).len() > 3 * GROUP_BYTES_MAX);
+    assert!(codec::weight(Some(&large)) > 3 * GROUP_BYTES_MAX);
     let journal = Embedded::open(&path).unwrap();
     journal.commit(&[kept(execution(1)), kept(live(1))]).unwrap();
     journal.commit(&[kept(large.clone()), (execution(1).key(), None)]).unwrap();
@@ -149,7 +192,7 @@ fn parts_that_no_record_names_are_removed_at_the_start() {
     let large = finished(1, 5000);
     Embedded::open(&path).unwrap().commit(&[kept(large.clone())]).unwrap();
     let mut batch = crate::index::Batch::default();
-    batch.remove(&codec::key(&large.key()));
+    batch.remove(&page_key(0));
     Index::open(&path).unwrap().0.commit(batch, || {}).unwrap();
     assert!(keys(&path, b'p') > 4);
     assert_eq!(load(&path), []);
@@ -161,13 +204,16 @@ fn a_record_that_cannot_be_read_is_dropped_and_counted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     Embedded::open(&path).unwrap().commit(&[kept(live(1)), kept(live(2))]).unwrap();
+    let mut page = vec![1];
+    codec::write_entry(&codec::key(&live(1).key()), Some(b"nonsense"), &mut page);
     let mut batch = crate::index::Batch::default();
-    batch.insert(&codec::key(&live(1).key()), b"nonsense".to_vec());
+    batch.insert(&page_key(1), page);
+    batch.insert(&page_key(2), b"not even a page".to_vec());
     Index::open(&path).unwrap().0.commit(batch, || {}).unwrap();
     let before = crate::metrics::JOURNAL_DROPPED.get();
     assert_eq!(load(&path), [live(2)]);
-    assert!(crate::metrics::JOURNAL_DROPPED.get() > before);
-    assert_eq!(keys(&path, b'o'), 1);
+    assert!(crate::metrics::JOURNAL_DROPPED.get() >= before + 2);
+    assert_eq!(load(&path), [live(2)]);
 }
 
 #[test]

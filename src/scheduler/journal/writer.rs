@@ -3,15 +3,16 @@
 //! While one group is on its way to the medium, the next one gathers. Changes of one key in one group become one: a group is
 //! committed whole, so no start can see that a state in between is missing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::super::record::{Record, RecordKey};
-use super::{Change, GROUP_BYTES_MAX, GROUP_RECORDS_MAX, Journal, codec};
+use super::{Change, GROUP_BYTES_MAX, Journal, codec};
 use crate::error::{Context, Error, Result};
 use crate::{metrics, tasks};
 
@@ -38,13 +39,13 @@ pub(in super::super) struct Writer {
 struct Queue {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
+    /// The changes that were handed over and are not committed. Apart from them, so that looking at it waits for nobody.
+    backlog: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Waiting {
     changes: VecDeque<Change>,
-    /// Those that the thread has taken and not yet committed.
-    taken: usize,
     is_closed: bool,
 }
 
@@ -66,14 +67,14 @@ impl Writer {
         if changes.is_empty() {
             return;
         }
+        self.queue.backlog.fetch_add(changes.len(), Ordering::Relaxed);
         self.queue.lock().changes.extend(changes.drain(..));
         self.queue.arrived.notify_one();
     }
 
     /// Whether so much waits that nothing new should be begun.
     pub(in super::super) fn is_full(&self) -> bool {
-        let waiting = self.queue.lock();
-        waiting.changes.len() + waiting.taken >= WAITING_MAX
+        self.queue.backlog.load(Ordering::Relaxed) >= WAITING_MAX
     }
 
     /// Waits until the thread is further than this said before. Dropping the future loses nothing.
@@ -102,7 +103,6 @@ impl Queue {
         let mut waiting =
             self.arrived.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
         let changes = mem::take(&mut waiting.changes);
-        waiting.taken = changes.len();
         (!changes.is_empty()).then_some(changes)
     }
 }
@@ -125,8 +125,8 @@ impl Committer {
                 self.sender.send_modify(|progress| progress.failure = Some(Arc::new(error)));
                 return;
             }
-            self.queue.lock().taken = self.rest.len();
-            self.sender.send_modify(|progress| progress.durable += length);
+            self.queue.backlog.fetch_sub(length, Ordering::Relaxed);
+            self.sender.send_modify(|progress| progress.durable += length as u64);
         }
     }
 
@@ -136,7 +136,7 @@ impl Committer {
         }
         let mut group = Group::default();
         while let Some(change) = self.rest.front() {
-            let weight = change.1.as_ref().map_or(0, codec::weight);
+            let weight = codec::weight(change.1.as_ref());
             if !group.has_room(weight) {
                 break;
             }
@@ -160,35 +160,30 @@ impl Committer {
 /// Changes that are committed together.
 #[derive(Default)]
 struct Group {
-    changes: BTreeMap<RecordKey, Option<Record>>,
+    changes: HashMap<RecordKey, Option<Record>>,
     /// How many went in.
-    length: u64,
+    length: usize,
     bytes: usize,
 }
 
 impl Group {
     /// A change of any size has room in an empty group.
     fn has_room(&self, weight: usize) -> bool {
-        self.length == 0 || (self.changes.len() < GROUP_RECORDS_MAX && self.bytes + weight <= GROUP_BYTES_MAX)
+        self.length == 0 || self.bytes + weight <= GROUP_BYTES_MAX
     }
 
     fn add(&mut self, (key, record): Change, weight: usize) {
         self.length += 1;
         self.bytes += weight;
-        // A lease is given out once, so one that came and went in this group was never written.
-        let is_brief =
-            record.is_none() && matches!(key, RecordKey::Lease(_)) && self.changes.contains_key(&key);
-        if is_brief {
-            self.changes.remove(&key);
-        } else {
-            self.changes.insert(key, record);
-        }
+        self.changes.insert(key, record);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::id::{ExecutionId, Lease, OperationId, WorkerId};
+    use std::collections::BTreeMap;
+
+    use super::super::super::id::{ExecutionId, OperationId};
     use super::*;
 
     fn live(operation: u128, execution: u128) -> Record {
@@ -212,16 +207,8 @@ mod tests {
         let group =
             group(vec![kept(live(1, 1)), kept(live(2, 1)), kept(live(1, 2)), (live(2, 1).key(), None)]);
         assert_eq!(group.length, 4);
-        let changes: Vec<_> = group.changes.into_values().collect();
-        assert_eq!(changes, [Some(live(1, 2)), None]);
-    }
-
-    #[test]
-    fn a_lease_that_came_and_went_is_never_written() {
-        let lease = Lease { execution: ExecutionId::new(1), attempt: 1 };
-        let record = Record::Leased { lease, worker: WorkerId::new(1), name: "w".into() };
-        assert!(group(vec![kept(record), (RecordKey::Lease(lease), None)]).changes.is_empty());
-        assert_eq!(group(vec![(RecordKey::Lease(lease), None)]).changes.len(), 1);
+        let changes: BTreeMap<_, _> = group.changes.into_iter().collect();
+        assert_eq!(changes.into_values().collect::<Vec<_>>(), [Some(live(1, 2)), None]);
     }
 
     #[test]
@@ -230,9 +217,5 @@ mod tests {
         assert!(group.has_room(2 * GROUP_BYTES_MAX));
         group.add(kept(live(1, 1)), GROUP_BYTES_MAX);
         assert!(!group.has_room(1) && group.has_room(0));
-        for number in 2..=GROUP_RECORDS_MAX {
-            group.add(kept(live(number as u128, 1)), 0);
-        }
-        assert!(!group.has_room(0));
     }
 }

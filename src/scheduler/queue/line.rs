@@ -1,11 +1,11 @@
 //! The executions of one shape, by their order and by their age.
 
-use std::collections::BTreeMap;
-
 use super::Entry;
 use super::flows::Flows;
+use super::ranking::Ranking;
 use super::run::{Queued, Run};
 use crate::scheduler::id::{ExecutionId, Time};
+use crate::scheduler::lookup::Lookup;
 use crate::scheduler::requirements::Shape;
 
 /// Where something stands in the order, as one number: priority, round of its invocation, arrival.
@@ -20,10 +20,6 @@ impl Key {
         let urgency = priority.cast_unsigned() ^ (1 << 31);
         Self(u128::from(urgency) << 96 | u128::from(round) << 64 | u128::from(arrival))
     }
-
-    fn arrival(self) -> u64 {
-        self.0 as u64
-    }
 }
 
 #[derive(Debug)]
@@ -33,11 +29,11 @@ pub(super) struct Line {
     groups: Vec<Group>,
     unused: Vec<u32>,
     /// The group of each flow that has entries here.
-    by_flow: BTreeMap<u32, u32>,
-    /// The groups, and their flows, by the key of their heads. A key is too low if its flow's round has ended since; it is then put right when it is looked at.
-    order: BTreeMap<Key, (u32, u32)>,
+    by_flow: Lookup<u32, u32>,
+    /// The groups by the key of their heads. A key is too low if its flow's round has ended since; it is then put right when it is looked at.
+    order: Ranking<Key>,
     /// The groups by the arrival of their heads.
-    age: BTreeMap<u64, u32>,
+    age: Ranking<u64>,
     length: usize,
     /// Since when no connected worker could ever run this shape.
     pub(super) stranded_since: Option<Time>,
@@ -49,8 +45,6 @@ pub(super) struct Line {
 #[derive(Debug)]
 struct Group {
     flow: u32,
-    /// Under which it stands in the order.
-    key: Key,
     head: Queued,
     rest: Run,
 }
@@ -68,9 +62,9 @@ impl Line {
             shape,
             groups: Vec::new(),
             unused: Vec::new(),
-            by_flow: BTreeMap::new(),
-            order: BTreeMap::new(),
-            age: BTreeMap::new(),
+            by_flow: Lookup::default(),
+            order: Ranking::default(),
+            age: Ranking::default(),
             length: 0,
             stranded_since: None,
             is_listed: true,
@@ -98,13 +92,12 @@ impl Line {
             return number;
         }
         group.rest.insert(group.head);
-        self.unfile(number);
         self.file(flows, number, queued);
         number
     }
 
     fn add_group(&mut self, flows: &Flows, flow: u32, head: Queued) -> u32 {
-        let group = Group { flow, key: Key::NONE, head, rest: Run::default() };
+        let group = Group { flow, head, rest: Run::default() };
         let number = match self.unused.pop() {
             Some(number) => {
                 self.groups[number as usize] = group;
@@ -126,10 +119,11 @@ impl Line {
         let flow = group.flow;
         let queued = if group.head.arrival == arrival {
             let (head, next) = (group.head, group.rest.pop());
-            self.unfile(number);
             match next {
                 Some(next) => self.file(flows, number, next),
                 None => {
+                    self.order.remove(number);
+                    self.age.remove(number);
                     self.by_flow.remove(&flow);
                     self.unused.push(number);
                 }
@@ -145,48 +139,39 @@ impl Line {
     /// Files a group under its head.
     fn file(&mut self, flows: &Flows, number: u32, head: Queued) {
         let group = &mut self.groups[number as usize];
-        group.key = flows.key(group.flow, head.arrival);
         group.head = head;
-        self.order.insert(group.key, (number, group.flow));
-        self.age.insert(head.arrival, number);
-    }
-
-    fn unfile(&mut self, number: u32) {
-        let group = &self.groups[number as usize];
-        self.order.remove(&group.key);
-        self.age.remove(&group.head.arrival);
+        self.order.set(number, flows.key(group.flow, head.arrival));
+        self.age.set(number, head.arrival);
     }
 
     /// The key of the head, perhaps too low.
     pub(super) fn head_key(&self) -> Key {
-        self.order.first_key_value().map_or(Key::NONE, |(key, _)| *key)
+        self.order.first().map_or(Key::NONE, |(key, _)| key)
     }
 
     /// The head, with keys put right that are looked at.
     pub(super) fn head(&mut self, flows: &Flows) -> Option<Head> {
         loop {
-            let (filed, (number, flow)) = self.order.first_key_value().map(|(key, group)| (*key, *group))?;
-            let key = flows.key(flow, filed.arrival());
-            let group = &mut self.groups[number as usize];
+            let (filed, number) = self.order.first()?;
+            let group = &self.groups[number as usize];
+            let key = flows.key(group.flow, group.head.arrival);
             if key == filed {
-                return Some(Head { key, execution: group.head.execution() });
+                return Some(Head { key, execution: group.head.execution });
             }
-            group.key = key;
-            self.order.pop_first();
-            self.order.insert(key, (number, flow));
+            self.order.set(number, key);
         }
     }
 
     /// The arrival of the oldest entry.
     pub(super) fn oldest_arrival(&self) -> Option<u64> {
-        self.age.first_key_value().map(|(arrival, _)| *arrival)
+        self.age.first().map(|(arrival, _)| arrival)
     }
 
     /// The oldest entry, and since when it waits.
     pub(super) fn oldest(&self) -> Option<(ExecutionId, Time)> {
-        let (_, number) = self.age.first_key_value()?;
-        let head = self.groups[*number as usize].head;
-        Some((head.execution(), head.since()))
+        let (_, number) = self.age.first()?;
+        let head = self.groups[number as usize].head;
+        Some((head.execution, head.since()))
     }
 
     /// How many entries of a group came before `arrival`, counted up to `most`.
@@ -202,8 +187,8 @@ impl Line {
 
     /// The flows in this line with how many entries each has.
     pub(super) fn flows(&self) -> impl Iterator<Item = (u32, usize)> {
-        let length = |number: &u32| self.groups[*number as usize].rest.len() + 1;
-        self.by_flow.iter().map(move |(flow, number)| (*flow, length(number)))
+        let groups = self.age.numbers().map(|number| &self.groups[number as usize]);
+        groups.map(|group| (group.flow, group.rest.len() + 1))
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod flows;
 mod line;
+mod ranking;
 mod run;
 #[cfg(test)]
 mod tests;

@@ -13,8 +13,7 @@ use crate::scheduler::id::{ExecutionId, Time};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Queued {
     pub(super) arrival: u64,
-    /// Two halves, because a whole `u128` is kept at a multiple of 16 bytes.
-    execution: [u64; 2],
+    pub(super) execution: ExecutionId,
     /// Nanoseconds since the start, or [`GONE`].
     since: u64,
 }
@@ -31,19 +30,13 @@ pub(super) struct Run {
 
 impl Queued {
     pub(super) fn new(entry: Entry) -> Self {
-        let number = entry.execution.number();
         let since = u64::try_from(entry.since.since_start().as_nanos()).unwrap_or(GONE).min(GONE - 1);
-        Self { arrival: entry.position.arrival, execution: [(number >> 64) as u64, number as u64], since }
+        Self { arrival: entry.position.arrival, execution: entry.execution, since }
     }
 
     pub(super) fn entry(self, priority: i32) -> Entry {
         let position = Position { priority, arrival: self.arrival };
-        Entry { execution: self.execution(), position, since: self.since() }
-    }
-
-    pub(super) fn execution(self) -> ExecutionId {
-        let [high, low] = self.execution;
-        ExecutionId::new(u128::from(high) << 64 | u128::from(low))
+        Entry { execution: self.execution, position, since: self.since() }
     }
 
     pub(super) fn since(self) -> Time {
@@ -144,7 +137,7 @@ mod tests {
         assert_eq!((arrivals(&run), run.len()), (vec![2, 5, 7, 8], 4));
         run.insert(queued(6));
         assert_eq!(run.pop().unwrap().arrival, 2);
-        assert_eq!(run.pop().unwrap().execution(), ExecutionId::new(u128::MAX - 1));
+        assert_eq!(run.pop().unwrap().execution, ExecutionId::new(u128::MAX - 1));
         assert_eq!(arrivals(&run), [6, 7, 8]);
     }
 

@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 use super::Stop;
 use super::leases::{Leases, Said};
 use crate::error::{Error, Kind, Result};
+use crate::proto;
 use crate::proto::worker::scheduler_message::Message as FromScheduler;
 use crate::proto::worker::worker_message::Message as FromWorker;
 use crate::proto::worker::workers_client::WorkersClient;
@@ -197,10 +198,8 @@ impl Session {
 
 fn heartbeat(welcome: &Welcome) -> Interval {
     let asked = welcome.heartbeat_interval.as_ref();
-    let asked = asked.map_or(HEARTBEAT_MAX, |asked| {
-        let seconds = u64::try_from(asked.seconds).unwrap_or(0);
-        Duration::new(seconds, u32::try_from(asked.nanos).unwrap_or(0).min(999_999_999))
-    });
+    // One that makes no sense is as short as may be.
+    let asked = asked.map_or(HEARTBEAT_MAX, |asked| proto::read_duration(asked).unwrap_or_default());
     let period = asked.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
     let mut interval = interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -7,13 +7,30 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost::Message;
 
 use super::super::super::id::{ExecutionId, Lease, OperationId, WorkerId};
-use super::super::super::record::{Pending, Record};
+use super::super::super::record::{Pending, Record, RecordKey};
 use super::super::super::task::{Availability, Platform, Stage, Task, Update};
 use super::{EXECUTION, LEASE, OPERATION, VERSION, WORKER, checked, damaged};
 use crate::digest::{Digest, Function};
 use crate::error::Result;
 use crate::proto::journal as proto;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
+
+/// What a key names.
+///
+/// # Errors
+/// `Corrupt` when it is no key that this program knows.
+pub(in super::super) fn read_key(key: &[u8]) -> Result<RecordKey> {
+    let (prefix, name) = checked(key.split_first(), "an empty key")?;
+    match *prefix {
+        EXECUTION => Ok(RecordKey::Execution(ExecutionId::new(number(name)?))),
+        OPERATION => Ok(RecordKey::Operation(OperationId::new(number(name)?))),
+        LEASE => Ok(RecordKey::Lease(lease(name)?)),
+        WORKER => {
+            Ok(RecordKey::Worker(checked(std::str::from_utf8(name).ok(), "a name that is no text")?.into()))
+        }
+        _ => Err(damaged("an unknown kind")),
+    }
+}
 
 /// Reads records, and shares again among them what the tasks of one build share.
 #[derive(Default)]
@@ -28,17 +45,15 @@ impl Reader {
     /// # Errors
     /// `Corrupt` when they are no record that this program knows.
     pub(in super::super) fn record(&mut self, key: &[u8], value: &[u8]) -> Result<Record> {
-        let (prefix, name) = checked(key.split_first(), "an empty key")?;
         let (version, message) = checked(value.split_first(), "no version")?;
         if *version != VERSION {
             return Err(damaged("another version"));
         }
-        match *prefix {
-            EXECUTION => self.execution(ExecutionId::new(number(name)?), message),
-            OPERATION => self.operation(OperationId::new(number(name)?), message),
-            LEASE => self.lease(name, message),
-            WORKER => self.worker(name, message),
-            _ => Err(damaged("an unknown kind")),
+        match read_key(key)? {
+            RecordKey::Execution(execution) => self.execution(execution, message),
+            RecordKey::Operation(operation) => self.operation(operation, message),
+            RecordKey::Lease(lease) => self.lease(lease, message),
+            RecordKey::Worker(name) => self.worker(&name, message),
         }
     }
 
@@ -82,19 +97,16 @@ impl Reader {
         })
     }
 
-    fn lease(&mut self, name: &[u8], message: &[u8]) -> Result<Record> {
-        let (execution, attempt) = checked(name.split_last_chunk(), "a short key")?;
-        let execution = ExecutionId::new(number(execution)?);
+    fn lease(&mut self, lease: Lease, message: &[u8]) -> Result<Record> {
         let read: proto::Lease = decode(message)?;
         Ok(Record::Leased {
-            lease: Lease { execution, attempt: u32::from_be_bytes(*attempt) },
+            lease,
             worker: WorkerId::new(number(&read.worker)?),
             name: self.text(&read.name),
         })
     }
 
-    fn worker(&mut self, name: &[u8], message: &[u8]) -> Result<Record> {
-        let name = checked(std::str::from_utf8(name).ok(), "a name that is no text")?;
+    fn worker(&mut self, name: &str, message: &[u8]) -> Result<Record> {
         let read: proto::Worker = decode(message)?;
         let availability = match read.availability {
             None => Availability::Open,
@@ -115,7 +127,7 @@ impl Reader {
             command: digest(read.command)?,
             input_root: digest(read.input_root)?,
             do_not_cache: read.do_not_cache,
-            timeout: duration(&timeout)?,
+            timeout: checked(crate::proto::read_duration(&timeout), "a malformed timeout")?,
             platform: self.platform(platform),
             priority: read.priority,
             invocation: self.text(&read.invocation),
@@ -152,6 +164,11 @@ fn number(bytes: &[u8]) -> Result<u128> {
     Ok(u128::from_be_bytes(bytes))
 }
 
+fn lease(name: &[u8]) -> Result<Lease> {
+    let (execution, attempt) = checked(name.split_last_chunk(), "a short key")?;
+    Ok(Lease { execution: ExecutionId::new(number(execution)?), attempt: u32::from_be_bytes(*attempt) })
+}
+
 fn digest(read: Option<proto::Digest>) -> Result<Digest> {
     let read = checked(read, "no digest")?;
     let function = checked(Function::from_proto(read.function).ok().flatten(), "an unknown digest function")?;
@@ -159,12 +176,6 @@ fn digest(read: Option<proto::Digest>) -> Result<Digest> {
         return Err(damaged("a hash of a wrong length"));
     }
     Ok(Digest::new(function, &read.hash, read.size))
-}
-
-fn duration(read: &crate::proto::Duration) -> Result<Duration> {
-    let seconds = checked(u64::try_from(read.seconds).ok(), "a negative timeout")?;
-    let nanos = checked(u32::try_from(read.nanos).ok(), "a negative timeout")?;
-    Ok(Duration::new(seconds, nanos.min(999_999_999)))
 }
 
 fn time(nanoseconds: u64) -> SystemTime {

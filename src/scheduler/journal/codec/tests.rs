@@ -104,14 +104,21 @@ fn record() -> impl Strategy<Value = Record> {
     prop_oneof![execution(), live, finished(), leased, worker()]
 }
 
+fn value(record: &Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_value(record, &mut bytes);
+    bytes
+}
+
 proptest! {
     #[test]
     fn every_record_is_read_as_it_was_written(record in record()) {
         let (key, value) = (key(&record.key()), value(&record));
         prop_assert_eq!(Reader::default().record(&key, &value).unwrap(), record.clone());
-        prop_assert!(PREFIXES.contains(&key[0]));
-        prop_assert!(weight(&record) >= value.len(), "{} < {}", weight(&record), value.len());
-        prop_assert!(weight(&record) <= value.len() + 600, "{} > {}", weight(&record), value.len());
+        prop_assert_eq!(read_key(&key).unwrap(), record.key());
+        let weight = weight(Some(&record));
+        prop_assert!(weight >= value.len(), "{} < {}", weight, value.len());
+        prop_assert!(weight <= value.len() + 600, "{} > {}", weight, value.len());
     }
 
     #[test]
@@ -119,6 +126,25 @@ proptest! {
         key in vec(any::<u8>(), 0..24), value in vec(any::<u8>(), 0..64),
     ) {
         let _ = Reader::default().record(&key, &value);
+        let _ = Entries::of(&value).count();
+    }
+
+    #[test]
+    fn every_entry_is_read_as_it_was_written(
+        entries in vec((vec(any::<u8>(), 0..24), prop::option::of(vec(any::<u8>(), 0..64))), 0..8),
+    ) {
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        for (key, value) in &entries {
+            write_entry(key, value.as_deref(), &mut page);
+            bytes += entry_bytes(key, value.as_deref());
+        }
+        prop_assert_eq!(bytes, page.len());
+        let read = Entries::of(&page).map(|entry| {
+            let (key, value) = entry.unwrap();
+            (key.to_vec(), value.map(<[u8]>::to_vec))
+        });
+        prop_assert_eq!(read.collect::<Vec<_>>(), entries);
     }
 
     #[test]
@@ -146,26 +172,20 @@ fn a_value_of_another_version_is_refused() {
 #[test]
 fn what_the_tasks_of_a_build_share_is_shared_again() {
     let mut reader = Reader::default();
-    let task = |name: &[u8]| {
+    let task = |name: u128| {
+        let platform = Platform::new([("OSFamily".to_owned(), "linux".to_owned())]);
         Arc::new(Task {
-            instance: "main".into(),
-            action_digest: Function::Sha256.hash(name),
-            command: Function::Sha256.hash(b"command"),
-            input_root: Function::Sha256.hash(b"root"),
-            do_not_cache: false,
-            timeout: Duration::from_secs(60),
-            platform: Arc::new(Platform::new([("OSFamily".to_owned(), "linux".to_owned())])),
-            priority: 0,
+            platform: Arc::new(platform),
             invocation: "build".into(),
             identity: "main".into(),
-            neighbours: Box::default(),
+            ..Task::example(&name.to_string())
         })
     };
     let read: Vec<Arc<Task>> = [1, 2]
         .map(|number| {
             let pending = Pending {
                 execution: ExecutionId::new(number),
-                task: task(&[number as u8]),
+                task: task(number),
                 arrival: 1,
                 queued_at: UNIX_EPOCH,
                 priority: 0,

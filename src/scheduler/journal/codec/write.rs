@@ -17,18 +17,20 @@ const TASK_BYTES: usize = 3 * 88 + 48;
 /// What a value takes beside its task, its texts and its messages.
 const VALUE_BYTES: usize = 64;
 
-pub(super) fn value(record: &Record) -> Vec<u8> {
+pub(super) fn value(record: &Record, bytes: &mut Vec<u8>) {
     match record {
-        Record::Execution(pending) => encode(&execution(pending)),
+        Record::Execution(pending) => encode(&execution(pending), bytes),
         Record::Live { execution, .. } => {
-            operation(proto::operation::State::Live(execution_bytes(*execution)))
+            operation(proto::operation::State::Live(execution_bytes(*execution)), bytes);
         }
-        Record::Finished { update, .. } => operation(proto::operation::State::Finished(finished(update))),
+        Record::Finished { update, .. } => {
+            operation(proto::operation::State::Finished(finished(update)), bytes);
+        }
         Record::Leased { worker, name, .. } => {
-            encode(&proto::Lease { worker: worker_bytes(*worker), name: name.as_ref().into() })
+            encode(&proto::Lease { worker: worker_bytes(*worker), name: name.as_ref().into() }, bytes);
         }
         Record::Worker { availability, .. } => {
-            encode(&proto::Worker { availability: written_availability(availability) })
+            encode(&proto::Worker { availability: written_availability(availability) }, bytes);
         }
     }
 }
@@ -60,15 +62,13 @@ fn task_weight(task: &Task) -> usize {
     TASK_BYTES + texts + platform + 8 * task.neighbours.len()
 }
 
-fn encode(message: &impl Message) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1 + message.encoded_len());
+fn encode(message: &impl Message, bytes: &mut Vec<u8>) {
     bytes.push(VERSION);
-    message.encode(&mut bytes).expect("a vector has room for any message");
-    bytes
+    message.encode(bytes).expect("a vector has room for any message");
 }
 
-fn operation(state: proto::operation::State) -> Vec<u8> {
-    encode(&proto::Operation { state: Some(state) })
+fn operation(state: proto::operation::State, bytes: &mut Vec<u8>) {
+    encode(&proto::Operation { state: Some(state) }, bytes);
 }
 
 fn execution(pending: &Pending) -> proto::Execution {
@@ -115,10 +115,7 @@ fn task(task: &Task) -> proto::Task {
         command: Some(digest(&task.command)),
         input_root: Some(digest(&task.input_root)),
         do_not_cache: task.do_not_cache,
-        timeout: Some(crate::proto::Duration {
-            seconds: i64::try_from(task.timeout.as_secs()).unwrap_or(i64::MAX),
-            nanos: task.timeout.subsec_nanos().try_into().expect("below a billion"),
-        }),
+        timeout: Some(crate::proto::duration(task.timeout)),
         platform: task.platform.properties().iter().map(property).collect(),
         priority: task.priority,
         invocation: task.invocation.as_ref().into(),
