@@ -9,7 +9,7 @@
 //! record only says how many there are. Parts that no record names are left from a crash and go at the next start.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,11 +27,15 @@ const ENTRIES_AT_ONCE: usize = 1000;
 /// Bytes of a page that is full. The database writes up to 26 neighbours as one piece, of which it takes 128 KiB well.
 const PAGE_BYTES: usize = 4 << 10;
 
-/// The largest value that is written whole: with it a commit is still no larger than is safe.
-const VALUE_BYTES_MAX: usize = COMMIT_BYTES_MAX / 4;
+/// The largest value that is written whole. With its key, of up to 1 KiB, it has room beside a group that is full: so the page at the
+/// front of the log, which may be such a value, can always be written again.
+const VALUE_BYTES_MAX: usize = COMMIT_BYTES_MAX / 4 - (1 << 10);
 
 /// Bytes of one part.
 const PART_BYTES: usize = COMMIT_BYTES_MAX / 2;
+
+/// A record whose parts have reached this number begins again at zero: no record has half as many.
+const PART_NUMBER_MAX: u32 = 1 << 30;
 
 /// Pages that one commit drops at most, so that there is room for those that it writes.
 const DROPPED_MAX: usize = COMMIT_OPERATIONS_MAX / 2;
@@ -46,8 +50,12 @@ const LAST: u8 = 1;
 /// Parts are kept under this letter, the key of their record and their number.
 const PART: u8 = b'p';
 
-/// What stands in place of the value of a record that has parts: no version of the codec, and the number of parts.
+/// What stands in place of the value of a record that has parts: no version of the codec, and the numbers of its parts.
 const IN_PARTS: u8 = 0;
+
+/// Under this key stands how everything else is written. Changes when an old journal means something else to a new program.
+const FORMAT_KEY: &[u8] = b"mjournal";
+const FORMAT: &[u8] = b"croft journal 2";
 
 /// For the log, when a farm starts empty that was not new.
 const LOST: &str = "the scheduler's journal is lost: what was queued and running is unknown, and clients will ask for it again";
@@ -56,14 +64,20 @@ pub(in super::super) struct Embedded {
     index: Index,
     /// `None` until the records of a journal that was there are loaded.
     books: Mutex<Option<Books>>,
+    /// Every change of the database, in their order.
+    #[cfg(test)]
+    pub(super) written: Mutex<Vec<Written>>,
 }
+
+/// A key of the database with its value, or with word that it goes.
+pub(super) type Written = (Vec<u8>, Option<Vec<u8>>);
 
 /// What is known of the journal without reading it.
 #[derive(Default)]
 struct Books {
     pages: Pages,
-    /// How many parts the large records have. There are few of them: no more than finished operations.
-    large: BTreeMap<RecordKey, u32>,
+    /// The numbers of the parts that large records have. There are few such records.
+    large: BTreeMap<RecordKey, Range<u32>>,
 }
 
 impl Embedded {
@@ -74,7 +88,12 @@ impl Embedded {
     pub(in super::super) fn open(path: &Path) -> Result<Self> {
         let existed = path.exists();
         let (index, origin) = Index::open(path)?;
-        let journal = Self { index, books: Mutex::default() };
+        let journal = Self {
+            index,
+            books: Mutex::default(),
+            #[cfg(test)]
+            written: Mutex::default(),
+        };
         if origin == Origin::New {
             if existed {
                 tracing::error!("{LOST}");
@@ -87,6 +106,7 @@ impl Embedded {
     /// A new journal is complete as it is: there is nothing beside it that it should know of.
     fn finish(&self) -> Result<()> {
         let mut batch = Batch::default();
+        batch.insert(FORMAT_KEY, FORMAT.to_vec());
         batch.finish_index();
         self.index.commit(batch, || {})?;
         *self.books() = Some(Books::default());
@@ -159,27 +179,32 @@ impl Embedded {
         }
     }
 
+    /// Whether what is there is written in the way of this program. Nothing but the key is looked at.
+    fn has_known_format(&self) -> Result<bool> {
+        Ok(self.index.get(FORMAT_KEY)?.is_some_and(|format| *format == *FORMAT))
+    }
+
     /// Reads a record, from its parts if it has some.
     fn read(&self, reader: &mut Reader, (name, value): (&[u8], &[u8]), books: &mut Books) -> Result<Record> {
-        let Some(count) = parts_of(value) else { return reader.record(name, value) };
+        let Some(parts) = parts_of(value) else { return reader.record(name, value) };
         let mut whole = Vec::new();
-        for number in 0..count {
+        for number in parts.clone() {
             let part = self.index.get(&part_key(name, number))?;
             whole.extend_from_slice(&part.ok_or_else(|| Error::new(Kind::Corrupt, "a part is missing"))?);
         }
         let record = reader.record(name, &whole)?;
-        books.large.insert(record.key(), count);
+        books.large.insert(record.key(), parts);
         Ok(record)
     }
 
     /// Removes parts whose record was never written, or was dropped.
     fn remove_orphans(&self, books: &Books) -> Result<()> {
-        let named: BTreeMap<Vec<u8>, u32> =
-            books.large.iter().map(|(key, count)| (codec::key(key), *count)).collect();
+        let named: BTreeMap<Vec<u8>, &Range<u32>> =
+            books.large.iter().map(|(key, parts)| (codec::key(key), parts)).collect();
         let mut orphans = Vec::new();
         self.scan(PART, |key, _| {
             let is_named = key[1..].split_last_chunk().is_some_and(|(record, number)| {
-                named.get(record).is_some_and(|count| u32::from_be_bytes(*number) < *count)
+                named.get(record).is_some_and(|parts| parts.contains(&u32::from_be_bytes(*number)))
             });
             if !is_named {
                 orphans.push(key.to_vec());
@@ -190,21 +215,21 @@ impl Embedded {
     }
 
     fn remove(&self, keys: &[Vec<u8>]) -> Result<()> {
-        for some in keys.chunks(COMMIT_OPERATIONS_MAX) {
-            let mut batch = Batch::default();
-            for key in some {
-                batch.remove(key);
-            }
-            self.index.commit(batch, || {})?;
-        }
-        Ok(())
+        keys.chunks(COMMIT_OPERATIONS_MAX)
+            .try_for_each(|some| self.append(some.iter().map(|key| (key.clone(), None)).collect()))
     }
 
-    /// Adds one change to a commit; parts of a large value are committed at once, before the record that names them.
-    ///
-    /// An operation finishes once, so a large record is never replaced by another that has different parts.
+    /// Makes changes durable, one after the other.
+    fn append(&self, changes: Vec<Written>) -> Result<()> {
+        #[cfg(test)]
+        self.written.lock().expect("no test panics with the lock").extend(changes.iter().cloned());
+        self.index.append(changes)
+    }
+
+    /// Adds one change to a commit; parts of a large value are committed at once, before the record that names them. Those that its key
+    /// has already stay beside them until then.
     fn stage(&self, writing: &mut Writing, (key, record): &Change) -> Result<()> {
-        let mut parts = 0;
+        let mut parts = None;
         match record {
             None => writing.erase(key),
             Some(record) => {
@@ -212,8 +237,10 @@ impl Embedded {
                 value.clear();
                 codec::write_value(record, &mut value);
                 if value.len() > VALUE_BYTES_MAX {
-                    parts = self.write_parts(&codec::key(key), &value)?;
-                    value = in_parts(parts);
+                    let written =
+                        self.write_parts(writing.books.first_part(key), &codec::key(key), &value)?;
+                    value = in_parts(&written);
+                    parts = Some(written);
                 }
                 writing.keep(key, &value);
                 writing.value = value;
@@ -240,15 +267,14 @@ impl Embedded {
         Ok(())
     }
 
-    fn write_parts(&self, name: &[u8], value: &[u8]) -> Result<u32> {
-        let mut count = 0;
+    /// Writes the parts of a value under numbers from `first` on. Returns these.
+    fn write_parts(&self, first: u32, name: &[u8], value: &[u8]) -> Result<Range<u32>> {
+        let mut next = first;
         for part in value.chunks(PART_BYTES) {
-            let mut batch = Batch::default();
-            batch.insert(&part_key(name, count), part.to_vec());
-            self.index.commit(batch, || {})?;
-            count += 1;
+            self.append(vec![(part_key(name, next), Some(part.to_vec()))])?;
+            next += 1;
         }
-        Ok(count)
+        Ok(first..next)
     }
 
     fn books(&self) -> MutexGuard<'_, Option<Books>> {
@@ -258,14 +284,20 @@ impl Embedded {
 
 impl Journal for Embedded {
     fn load(&self) -> Result<Vec<Record>> {
-        match self.load_all() {
+        match self.has_known_format().and_then(|is_known| is_known.then(|| self.load_all()).transpose()) {
+            Ok(None) => {
+                tracing::error!("the scheduler's journal was written by another version of this program");
+                self.begin_anew()?;
+                Ok(Vec::new())
+            }
+            Ok(Some(records)) => Ok(records),
             // A farm that does not start is worse than one that starts empty: clients send again what they still want.
             Err(error) if self.index.has_failed() => {
                 tracing::error!("the scheduler's journal cannot be read: {}", error.chain());
                 self.begin_anew()?;
                 Ok(Vec::new())
             }
-            loaded => loaded,
+            Err(error) => Err(error),
         }
     }
 
@@ -277,7 +309,15 @@ impl Journal for Embedded {
             self.stage(&mut writing, change)?;
         }
         self.shorten(&mut writing)?;
-        self.index.append(writing.finish())
+        self.append(writing.finish())
+    }
+}
+
+impl Books {
+    /// A number from which on the key has no parts.
+    fn first_part(&self, key: &RecordKey) -> u32 {
+        let end = self.large.get(key).map_or(0, |parts| parts.end);
+        if end < PART_NUMBER_MAX { end } else { 0 }
     }
 }
 
@@ -285,7 +325,7 @@ impl Journal for Embedded {
 struct Writing<'a> {
     books: &'a mut Books,
     /// The pages, in their order, and what is removed after them.
-    pages: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pages: Vec<Written>,
     removed: Vec<Vec<u8>>,
     /// The first page that it writes.
     first: u64,
@@ -357,17 +397,19 @@ impl<'a> Writing<'a> {
         self.number += 1;
     }
 
-    /// The parts that a record has from here on; those that it had beyond go.
-    fn note_parts(&mut self, key: &RecordKey, parts: u32) {
+    /// The parts that a record has from here on; those that it had go.
+    fn note_parts(&mut self, key: &RecordKey, parts: Option<Range<u32>>) {
         let large = &mut self.books.large;
-        let old = if parts == 0 { large.remove(key) } else { large.insert(key.clone(), parts) };
-        for number in parts..old.unwrap_or(0) {
-            self.removed.push(part_key(&codec::key(key), number));
-        }
+        let old = match parts {
+            None => large.remove(key),
+            Some(parts) => large.insert(key.clone(), parts),
+        };
+        let name = codec::key(key);
+        self.removed.extend(old.into_iter().flatten().map(|number| part_key(&name, number)));
     }
 
     /// All changes of the database, in their order.
-    fn finish(mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    fn finish(mut self) -> Vec<Written> {
         if let Some(first) = self.page.first_mut() {
             *first = LAST;
             self.finish_page();
@@ -417,12 +459,12 @@ fn part_key(name: &[u8], number: u32) -> Vec<u8> {
     [&[PART], name, &number.to_be_bytes()].concat()
 }
 
-fn in_parts(count: u32) -> Vec<u8> {
-    [&[IN_PARTS][..], &count.to_be_bytes()].concat()
+fn in_parts(parts: &Range<u32>) -> Vec<u8> {
+    [&[IN_PARTS][..], &parts.start.to_be_bytes(), &parts.end.to_be_bytes()].concat()
 }
 
-fn parts_of(value: &[u8]) -> Option<u32> {
-    let (first, count) = value.split_first()?;
-    let count = count.try_into().ok().filter(|_| *first == IN_PARTS)?;
-    Some(u32::from_be_bytes(count))
+fn parts_of(value: &[u8]) -> Option<Range<u32>> {
+    let numbers = value.strip_prefix(&[IN_PARTS])?;
+    let (start, end) = numbers.split_first_chunk()?;
+    Some(u32::from_be_bytes(*start)..u32::from_be_bytes(end.try_into().ok()?))
 }

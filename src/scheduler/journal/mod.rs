@@ -3,6 +3,8 @@
 //! The driver hands over changes and goes on; what must not be said before they are safe waits at its gate.
 
 mod codec;
+#[cfg(test)]
+mod cut_tests;
 mod embedded;
 #[cfg(test)]
 pub(super) mod memory;

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::super::record::RecordKey;
 
 /// What is dead in the log at most before what is alive at its front is written again to make room: a small log is not worth it.
-const DEAD_BYTES_MIN: usize = 4 << 20;
+/// Tests have small logs.
+const DEAD_BYTES_MIN: usize = if cfg!(test) { 32 << 10 } else { 4 << 20 };
 
 /// What is known of the pages and of the records in them.
 #[derive(Debug, Default)]
