@@ -5,8 +5,8 @@
 //! one, because a batch would hold up every reader of the store: the last of them says that it is, and those of a commit without
 //! such a page are left from a crash.
 //!
-//! A value that is too large for one safe commit (an answer may name 100,000 outputs) is written in parts beforehand, and its
-//! record only says how many there are. Parts that no record names are left from a crash and go at the next start.
+//! A value that is larger than a page (an answer may name 100,000 outputs) is written in parts beforehand, and its record only says
+//! which they are. Parts that no record names are left from a crash and go at the next start.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -24,15 +24,15 @@ use crate::metrics;
 /// How many entries of the database are read at once when the journal is loaded: at most 4 MiB, with a few exceptions.
 const ENTRIES_AT_ONCE: usize = 1000;
 
-/// Bytes of a page that is full. The database writes up to 26 neighbours as one piece, of which it takes 128 KiB well.
+/// Bytes of a page that is full, and of a part. The database writes up to 26 neighbours as one piece; one of more than 128 KiB becomes a
+/// file of its own, which no sync of ours reaches, and a power cut takes the whole database with it.
 const PAGE_BYTES: usize = 4 << 10;
 
-/// The largest value that is written whole. With its key, of up to 1 KiB, it has room beside a group that is full: so the page at the
-/// front of the log, which may be such a value, can always be written again.
-const VALUE_BYTES_MAX: usize = COMMIT_BYTES_MAX / 4 - (1 << 10);
+/// The largest value that is written whole.
+const VALUE_BYTES_MAX: usize = PAGE_BYTES;
 
-/// Bytes of one part.
-const PART_BYTES: usize = COMMIT_BYTES_MAX / 2;
+/// Bytes of parts that are committed at once when there are more of them than one commit takes beside its pages.
+const PARTS_BYTES: usize = COMMIT_BYTES_MAX / 2;
 
 /// A record whose parts have reached this number begins again at zero: no record has half as many.
 const PART_NUMBER_MAX: u32 = 1 << 30;
@@ -226,8 +226,8 @@ impl Embedded {
         self.index.append(changes)
     }
 
-    /// Adds one change to a commit; parts of a large value are committed at once, before the record that names them. Those that its key
-    /// has already stay beside them until then.
+    /// Adds one change to a commit; parts of a large value come before the record that names them, and if there are many they are committed
+    /// at once. Those that its key has already stay beside them until then.
     fn stage(&self, writing: &mut Writing, (key, record): &Change) -> Result<()> {
         let mut parts = None;
         match record {
@@ -237,8 +237,7 @@ impl Embedded {
                 value.clear();
                 codec::write_value(record, &mut value);
                 if value.len() > VALUE_BYTES_MAX {
-                    let written =
-                        self.write_parts(writing.books.first_part(key), &codec::key(key), &value)?;
+                    let written = self.write_parts(writing, key, &value)?;
                     value = in_parts(&written);
                     parts = Some(written);
                 }
@@ -254,7 +253,7 @@ impl Embedded {
     fn shorten(&self, writing: &mut Writing) -> Result<()> {
         for _ in 0..DROPPED_MAX {
             let Some(front) = writing.books.pages.droppable_front() else { break };
-            if front.number >= writing.first || writing.bytes + front.live_bytes > COMMIT_BYTES_MAX {
+            if front.number >= writing.first || writing.size() + front.live_bytes > COMMIT_BYTES_MAX {
                 break;
             }
             if front.live_bytes > 0 {
@@ -267,12 +266,16 @@ impl Embedded {
         Ok(())
     }
 
-    /// Writes the parts of a value under numbers from `first` on. Returns these.
-    fn write_parts(&self, first: u32, name: &[u8], value: &[u8]) -> Result<Range<u32>> {
+    /// Writes the parts of a value. Returns their numbers.
+    fn write_parts(&self, writing: &mut Writing, key: &RecordKey, value: &[u8]) -> Result<Range<u32>> {
+        let (first, name) = (writing.books.first_part(key), codec::key(key));
         let mut next = first;
-        for part in value.chunks(PART_BYTES) {
-            self.append(vec![(part_key(name, next), Some(part.to_vec()))])?;
+        for part in value.chunks(PAGE_BYTES) {
+            writing.parts.push((part_key(&name, next), Some(part.to_vec())));
             next += 1;
+            if writing.parts.len() * PAGE_BYTES >= PARTS_BYTES {
+                self.append(std::mem::take(&mut writing.parts))?;
+            }
         }
         Ok(first..next)
     }
@@ -309,7 +312,8 @@ impl Journal for Embedded {
             self.stage(&mut writing, change)?;
         }
         self.shorten(&mut writing)?;
-        self.append(writing.finish())
+        let changes = writing.finish();
+        changes.chunks(COMMIT_OPERATIONS_MAX).try_for_each(|some| self.append(some.to_vec()))
     }
 }
 
@@ -324,7 +328,8 @@ impl Books {
 /// One commit that is being put together.
 struct Writing<'a> {
     books: &'a mut Books,
-    /// The pages, in their order, and what is removed after them.
+    /// Parts, the pages after them in their order, and what is removed after those.
+    parts: Vec<Written>,
     pages: Vec<Written>,
     removed: Vec<Vec<u8>>,
     /// The first page that it writes.
@@ -343,6 +348,7 @@ impl<'a> Writing<'a> {
         let first = books.pages.next_number();
         Self {
             books,
+            parts: Vec::new(),
             pages: Vec::new(),
             removed: Vec::new(),
             first,
@@ -351,6 +357,11 @@ impl<'a> Writing<'a> {
             bytes: 0,
             value: Vec::new(),
         }
+    }
+
+    /// About how many bytes it has.
+    fn size(&self) -> usize {
+        self.bytes + self.parts.len() * PAGE_BYTES
     }
 
     fn keep(&mut self, key: &RecordKey, value: &[u8]) {
@@ -416,8 +427,8 @@ impl<'a> Writing<'a> {
         } else if let Some((_, Some(page))) = self.pages.last_mut() {
             page[0] = LAST;
         }
-        self.pages.extend(self.removed.into_iter().map(|key| (key, None)));
-        self.pages
+        let removed = self.removed.into_iter().map(|key| (key, None));
+        self.parts.into_iter().chain(self.pages).chain(removed).collect()
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod codec;
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod cut_tests;
 mod embedded;
 #[cfg(test)]

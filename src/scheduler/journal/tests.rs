@@ -35,7 +35,7 @@ pub(in super::super) fn leased(number: u32) -> Record {
 }
 
 /// A finished operation whose answer names so many outputs, of about 100 bytes each.
-fn finished(number: u32, outputs: usize) -> Record {
+pub(super) fn finished(number: u32, outputs: usize) -> Record {
     let file = |number| OutputFile { path: format!("{number:0100}"), ..OutputFile::default() };
     let result = ActionResult { output_files: (0..outputs).map(file).collect(), ..ActionResult::default() };
     let update = Update {
@@ -55,11 +55,11 @@ fn page_key(number: u64) -> Vec<u8> {
     [&b"g"[..], &number.to_be_bytes()].concat()
 }
 
-fn kept(record: Record) -> Change {
+pub(super) fn kept(record: Record) -> Change {
     (record.key(), Some(record))
 }
 
-fn sorted(mut records: Vec<Record>) -> Vec<Record> {
+pub(super) fn sorted(mut records: Vec<Record>) -> Vec<Record> {
     records.sort_by_key(Record::key);
     records
 }

@@ -5,7 +5,7 @@
 
 mod book;
 mod load;
-mod power;
+pub(crate) mod power;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -17,26 +17,26 @@ const COPIES_MAX: u32 = 20;
 const ROOM_BYTES: u64 = 3 * IMAGE_BYTES;
 
 /// A file system in a file, in a directory of its own.
-pub(super) struct Image {
+pub(crate) struct Image {
     directory: TempDir,
 }
 
 /// An image that is mounted. Dropping it unmounts it.
-pub(super) struct Power {
+pub(crate) struct Power {
     /// `None` only after the power is off.
     image: Option<Image>,
     mounted: PathBuf,
 }
 
 /// A copy of the image at the time of the cut, beside it.
-pub(super) struct Cut(PathBuf);
+pub(crate) struct Cut(PathBuf);
 
 impl Image {
     /// A fresh file system.
     ///
     /// # Errors
     /// Why this machine cannot do it.
-    pub(super) fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("only root can mount a file system".into());
         }
@@ -69,23 +69,23 @@ impl Image {
 }
 
 /// In memory if there is room, because it is faster and wears nothing out.
-pub(super) fn place() -> PathBuf {
+pub(crate) fn place() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let room = rustix::fs::statvfs(&memory).map_or(0, |it| it.f_bavail.saturating_mul(it.f_frsize));
     if room > ROOM_BYTES { memory } else { std::env::temp_dir() }
 }
 
 impl Power {
-    pub(super) fn on(image: Image) -> Self {
+    pub(crate) fn on(image: Image) -> Self {
         image.mount().unwrap()
     }
 
-    pub(super) fn directory(&self) -> PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.mounted.clone()
     }
 
     /// What is on the disk at this time. Whoever writes must have been stopped.
-    pub(super) fn cut(&self) -> Cut {
+    pub(crate) fn cut(&self) -> Cut {
         let (cut, again) = (self.beside("cut"), self.beside("again"));
         copy(&self.image_path(), &cut);
         for _ in 0..COPIES_MAX {
@@ -101,13 +101,13 @@ impl Power {
     }
 
     /// Leaves only what was on the disk at the cut.
-    pub(super) fn off(self, cut: Cut) -> Image {
+    pub(crate) fn off(self, cut: Cut) -> Image {
         let image = self.off_cleanly();
         std::fs::rename(cut.0, image.path()).unwrap();
         image
     }
 
-    pub(super) fn off_cleanly(mut self) -> Image {
+    pub(crate) fn off_cleanly(mut self) -> Image {
         run(Command::new("umount").arg(&self.mounted)).unwrap();
         self.image.take().expect("it is taken only here")
     }
@@ -141,7 +141,7 @@ fn run(command: &mut Command) -> Result<(), String> {
 }
 
 /// Whether no thread of a process can run its own code: each is stopped, or in a call of the kernel that ends in a stop.
-pub(super) fn is_stopped(pid: u32) -> bool {
+pub(crate) fn is_stopped(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.flatten().all(|thread| {
         let status = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
