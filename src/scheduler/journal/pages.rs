@@ -27,11 +27,12 @@ struct Page {
     live_bytes: usize,
 }
 
+/// A page and a number of bytes, in one word: there may be some million places.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    page: u64,
-    bytes: usize,
-}
+struct Place(u64);
+
+/// An entry is far smaller than 1 MiB; and a petabyte of pages takes no more than the rest of the bits.
+const BYTES_BITS: u32 = 20;
 
 /// The page that is next to leave.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,20 @@ pub(super) struct Front {
     pub(super) number: u64,
     /// The bytes of what is alive in it.
     pub(super) live_bytes: usize,
+}
+
+impl Place {
+    fn new(page: u64, bytes: usize) -> Self {
+        Self(page << BYTES_BITS | bytes as u64 & ((1 << BYTES_BITS) - 1))
+    }
+
+    fn page(self) -> u64 {
+        self.0 >> BYTES_BITS
+    }
+
+    fn bytes(self) -> usize {
+        (self.0 & ((1 << BYTES_BITS) - 1)) as usize
+    }
 }
 
 impl Pages {
@@ -59,7 +74,7 @@ impl Pages {
             page.live_bytes += bytes;
         }
         self.live_bytes += bytes;
-        if let Some(old) = self.places.insert(key, Place { page, bytes }) {
+        if let Some(old) = self.places.insert(key, Place::new(page, bytes)) {
             self.bury(old);
         }
     }
@@ -79,15 +94,15 @@ impl Pages {
     }
 
     fn bury(&mut self, old: Place) {
-        self.live_bytes -= old.bytes;
-        if let Some(page) = self.pages.get_mut(&old.page) {
-            page.live_bytes -= old.bytes;
+        self.live_bytes -= old.bytes();
+        if let Some(page) = self.pages.get_mut(&old.page()) {
+            page.live_bytes -= old.bytes();
         }
     }
 
     /// Whether the entry of a key in this page is the one that counts.
     pub(super) fn counts(&self, key: &RecordKey, page: u64) -> bool {
-        self.places.get(key).is_some_and(|place| place.page == page)
+        self.places.get(key).is_some_and(|place| place.page() == page)
     }
 
     /// The first page, if it is worth dropping: nothing is alive in it, or too much is dead in the log.
