@@ -1,4 +1,4 @@
-//! Hash maps for the pure core: a fixed hash, and no way to walk through them.
+//! Hash maps for the pure core: a hash that is the same for the whole life of the process, and no way to walk through them.
 //!
 //! The core keeps up to a million entries under random identifiers. A tree costs a cache miss for each of its levels; a hash map costs one or
 //! two. What makes a hash map unfit for a run that must be repeatable is its order, and nobody can see that here.
@@ -7,12 +7,13 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::mem;
+use std::sync::LazyLock;
 
 /// A map without an order.
 #[derive(Debug)]
-pub(super) struct Lookup<K, V>(HashMap<K, V, Fixed>);
+pub(super) struct Lookup<K, V>(HashMap<K, V, Seeded>);
 
 impl<K, V> Default for Lookup<K, V> {
     fn default() -> Self {
@@ -134,29 +135,39 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
     }
 }
 
-/// The hash of a value, the same in every process.
+/// The hash of a value, the same for the whole life of the process.
 pub(super) fn fingerprint(value: &(impl Hash + ?Sized)) -> u64 {
-    Fixed.hash_one(value)
+    Seeded::default().hash_one(value)
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Fixed;
+/// Clients choose names of invocations and platform properties, and could choose a great many with one hash if they knew the seed. Tests
+/// need a seed that is always the same, since runs of equal hashes are taken for runs of one kind.
+static SEED: LazyLock<u64> = LazyLock::new(|| if cfg!(test) { PI } else { RandomState::new().hash_one(PI) });
 
-impl BuildHasher for Fixed {
+#[derive(Debug, Clone, Copy)]
+struct Seeded(u64);
+
+impl Default for Seeded {
+    fn default() -> Self {
+        Self(*SEED)
+    }
+}
+
+impl BuildHasher for Seeded {
     type Hasher = Folded;
 
     fn build_hasher(&self) -> Folded {
-        Folded(SEED)
+        Folded(self.0)
     }
 }
 
 /// Multiplies and folds, eight bytes at a time. Identifiers are random and digests are hashes already, so this need only spread
-/// what differs; who may submit actions can do more harm than by finding collisions.
+/// what differs, and differently for each seed.
 #[derive(Debug, Clone, Copy)]
 struct Folded(u64);
 
 /// The digits of pi, as numbers that nobody has chosen.
-const SEED: u64 = 0x243f_6a88_85a3_08d3;
+const PI: u64 = 0x243f_6a88_85a3_08d3;
 const FACTOR: u64 = 0x1319_8a2e_0370_7345;
 
 impl Hasher for Folded {
