@@ -45,25 +45,14 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    use crate::digest::Function;
 
     fn task(platform: &[(&str, &str)]) -> Task {
-        let digest = Function::Sha256.hash(b"x");
         let properties = platform.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Task {
-            instance: "main".into(),
-            action_digest: digest,
-            command: digest,
-            input_root: digest,
-            do_not_cache: false,
-            timeout: Duration::ZERO,
             platform: Arc::new(Platform::new(properties)),
-            priority: 0,
             invocation: "one".into(),
             identity: "somebody".into(),
-            neighbours: Box::default(),
+            ..Task::example("x")
         }
     }
 

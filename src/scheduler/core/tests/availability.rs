@@ -111,6 +111,19 @@ fn failing(lines: &[(&str, &str)]) {
     play_with(config, lines);
 }
 
+/// Plays `lines` after two different actions that w1 has failed in a row.
+fn after_two_failures(lines: &[(&str, &str)]) {
+    let [first, second] = [1, 2].map(|number| (starts(number), fails(number, 1)));
+    let failures = [
+        ("join w1 1", ""),
+        ("submit 1 a", &first.0),
+        ("w1 1/1 faults", &first.1),
+        ("submit 2 b", &second.0),
+        ("w1 2/1 faults", &second.1),
+    ];
+    failing(&[&failures, lines].concat());
+}
+
 fn fails(operation: u32, attempt: u32) -> String {
     let end = format!("{operation} ends 14: the farm failed to run the action in {attempt} attempt");
     format!("{operation}/{attempt} failed on w1: {FULL}; {end} (attempt {attempt}: {FULL})")
@@ -125,12 +138,7 @@ const OUT_AGAIN: &str = "w1 is taken out: it failed again when it was tried agai
 
 #[test]
 fn a_worker_that_fails_three_different_actions_in_a_row_is_taken_out_and_tried_again() {
-    failing(&[
-        ("join w1 1", ""),
-        ("submit 1 a", &starts(1)),
-        ("w1 1/1 faults", &fails(1, 1)),
-        ("submit 2 b", &starts(2)),
-        ("w1 2/1 faults", &fails(2, 1)),
+    after_two_failures(&[
         ("submit 3 c", &starts(3)),
         ("w1 3/1 faults", &format!("{OUT}; {}", fails(3, 1))),
         ("submit 4 d", "4 Queued"),
@@ -160,12 +168,7 @@ fn the_same_action_does_not_take_a_worker_out() {
 
 #[test]
 fn a_success_between_failures_forgives_them() {
-    failing(&[
-        ("join w1 1", ""),
-        ("submit 1 a", &starts(1)),
-        ("w1 1/1 faults", &fails(1, 1)),
-        ("submit 2 b", &starts(2)),
-        ("w1 2/1 faults", &fails(2, 1)),
+    after_two_failures(&[
         ("submit 3 c", &starts(3)),
         ("w1 3/1 answers", "settle 3/1"),
         ("submit 4 d", &starts(4)),
@@ -175,12 +178,7 @@ fn a_success_between_failures_forgives_them() {
 
 #[test]
 fn an_operator_who_opens_a_worker_knows_better() {
-    failing(&[
-        ("join w1 1", ""),
-        ("submit 1 a", &starts(1)),
-        ("w1 1/1 faults", &fails(1, 1)),
-        ("submit 2 b", &starts(2)),
-        ("w1 2/1 faults", &fails(2, 1)),
+    after_two_failures(&[
         ("submit 3 c", &starts(3)),
         ("w1 3/1 faults", &format!("{OUT}; {}", fails(3, 1))),
         ("submit 4 d", "4 Queued"),

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
 use super::patient;
-use crate::digest::Function;
 use crate::scheduler::core::*;
 use crate::scheduler::event::Submission;
 use crate::scheduler::queue::OLDEST_EVERY;
@@ -39,19 +38,11 @@ impl Farm {
 
     fn submit(&mut self, invocation: &str, priority: i32, cores: u64) -> u128 {
         self.submitted += 1;
-        let hash = |text: &str| Function::Sha256.hash(format!("{text} {}", self.submitted).as_bytes());
         let task = Task {
-            instance: "main".into(),
-            action_digest: hash("action"),
-            command: hash("command"),
-            input_root: hash("root"),
-            do_not_cache: false,
-            timeout: Duration::from_secs(60),
             platform: Arc::new(Platform::new([("cores".to_owned(), cores.to_string())])),
             priority,
             invocation: invocation.into(),
-            identity: "".into(),
-            neighbours: Box::default(),
+            ..Task::example(&self.submitted.to_string())
         };
         self.feed(Event::Submit(Box::new(Submission {
             operation: OperationId::new(self.submitted),

@@ -32,6 +32,23 @@ fn the_journal_is_told_of_everything_that_must_survive() {
 }
 
 #[test]
+fn every_end_is_kept_before_any_is_told() {
+    play_recorded(&[
+        ("submit 1 a", "keep execution 1; keep operation 1; 1 Queued"),
+        ("submit 2 a", "keep operation 2; 2 Queued"),
+        ("submit 3 a", "keep operation 3; 3 Queued"),
+        ("delete 3", ""),
+        ("join w1 1", "keep lease 1/1; w1 starts 1/1; 1 Executing; 2 Executing; 3 Executing"),
+        ("w1 1/1 answers", "settle 1/1"),
+        (
+            "settled 1/1",
+            "keep finished operation 1; keep finished operation 2; erase operation 3; \
+             1 done; 2 done; 3 done; forget 3; erase execution 1; erase lease 1/1; w1 may forget 1/1",
+        ),
+    ]);
+}
+
+#[test]
 fn an_execution_that_nobody_waits_for_is_erased_with_its_lease() {
     let cancelled = |operation| {
         format!("keep finished operation {operation}; {operation} ends 1: the client cancelled the operation")

@@ -194,12 +194,8 @@ impl Stage {
         let priority = option(rest, "priority=");
         let trees = option(rest, "trees=").unwrap_or_default();
         let task = Task {
-            instance: "main".into(),
-            action_digest: Function::Sha256.hash(action.as_bytes()),
             command: Function::Sha256.hash(format!("command {action}").as_bytes()),
-            input_root: Function::Sha256.hash(format!("root {action}").as_bytes()),
             do_not_cache: rest.contains(&"uncached"),
-            timeout: Duration::from_secs(60),
             platform: Arc::new(Platform::new(
                 properties.map(|(name, value)| (name.to_owned(), value.to_owned())),
             )),
@@ -207,6 +203,7 @@ impl Stage {
             invocation: option(rest, "invocation=").unwrap_or_default().into(),
             identity: option(rest, "identity=").unwrap_or_default().into(),
             neighbours: trees.split(',').filter_map(|tree| tree.parse().ok()).collect(),
+            ..Task::example(action)
         };
         Event::Submit(Box::new(Submission {
             operation: self::operation(operation),

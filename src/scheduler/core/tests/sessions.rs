@@ -263,3 +263,23 @@ fn a_lease_that_nobody_gave_is_killed_and_holds_a_slot_until_then() {
         ("w1 7/1 killed", "w1 starts 2/1; 2 Executing"),
     ]);
 }
+
+#[test]
+fn a_lease_of_unknown_size_may_take_all_that_its_worker_has() {
+    play(&[
+        ("join w1 2 cores=4 holds=7/1", "w1 kills 7/1"),
+        ("submit 1 a cores=1", "1 Queued"),
+        ("w1 7/1 killed", "w1 starts 1/1; 1 Executing"),
+    ]);
+}
+
+#[test]
+fn a_lease_that_was_not_given_takes_what_its_execution_demands() {
+    play(&[
+        ("submit 1 a cores=1", "1 Queued"),
+        ("join w1 4 cores=4 holds=1/5", "w1 kills 1/5; w1 starts 1/6; 1 Executing"),
+        ("submit 2 b cores=2", "2 Queued; w1 starts 2/1; 2 Executing"),
+        ("submit 3 c cores=1", "3 Queued"),
+        ("w1 1/5 killed", "w1 starts 3/1; 3 Executing"),
+    ]);
+}
