@@ -136,9 +136,16 @@ impl Error {
         text
     }
 
-    /// The exit code of the process, after sysexits.h: 78 for a configuration, 70 for everything else.
+    /// The exit code of the process, after sysexits.h: 64 for a name that the farm does not know, 78 for a configuration or an argument
+    /// that is malformed, 70 for everything else.
     pub fn exit_code(&self) -> u8 {
-        if self.kind == Kind::Invalid { 78 } else { 70 }
+        if self.kind == Kind::NotFound {
+            64
+        } else if self.kind == Kind::Invalid {
+            78
+        } else {
+            70
+        }
     }
 }
 

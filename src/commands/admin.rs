@@ -39,7 +39,8 @@ impl Admin {
     /// The body that the farm answers to `method` at the path of `segments`.
     ///
     /// # Errors
-    /// `Unavailable` when no farm answers, `NotFound` when it does not know what the path names; else what it says, in its own words.
+    /// `Unavailable` when no farm answers, `NotFound` when it does not know what the path names, `Invalid` when it does not understand it; else
+    /// `Precondition` with what it says, in its own words.
     pub(super) async fn ask<'a>(
         &self,
         method: Method,
@@ -75,7 +76,11 @@ impl Admin {
             return Ok(body);
         }
         let message = if body.trim().is_empty() { status.to_string() } else { body.trim().to_owned() };
-        let kind = if status == StatusCode::NOT_FOUND { Kind::NotFound } else { Kind::Precondition };
+        let kind = match status {
+            StatusCode::NOT_FOUND => Kind::NotFound,
+            StatusCode::BAD_REQUEST => Kind::Invalid,
+            _ => Kind::Precondition,
+        };
         Err(Error::new(kind, format!("the farm answers: {message}")))
     }
 

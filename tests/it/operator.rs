@@ -394,6 +394,9 @@ async fn what_an_operator_mistypes_is_told_in_a_sentence() {
         let errors = refused(&farm, arguments);
         assert!(errors.contains(sentence), "{arguments:?}: {errors}");
     }
+    for (arguments, code) in [(["drain", "beta"], 64), (["why", &absent], 64), (["why", "nonsense"], 78)] {
+        assert_eq!(croft(&address(&farm), &arguments).status.code(), Some(code), "{arguments:?}");
+    }
     let elsewhere = nowhere();
     for arguments in
         [&["why"][..], &["drain", "alpha"], &["cordon", "alpha", "--reason", "x"], &["open", "alpha"]]
