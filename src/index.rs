@@ -2,7 +2,8 @@
 //!
 //! What the guard is for, all measured: `flush` alone loses the whole database in a power cut, because it syncs ranges and
 //! not the file's metadata, so each commit ends with an `fdatasync` of our own; a commit must be small, or a torn log
-//! segment takes older ones along; opening a damaged database may fail, panic or hang, so it happens on a thread of its
+//! segment takes older ones along; up to 26 neighbours that have more than 128 KiB together become a file of their own, which no
+//! sync reaches, so a value has little more than 4 KiB; opening a damaged database may fail, panic or hang, so it happens on a thread of its
 //! own, and the directory is moved aside when it does not work out.
 
 use std::fs::{self, File};
