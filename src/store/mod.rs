@@ -29,9 +29,6 @@ mod verified;
 mod weight;
 pub mod zstandard;
 
-#[cfg(test)]
-pub(crate) use disk::crash::power;
-
 use std::ops::RangeFrom;
 use std::sync::Arc;
 

@@ -13,7 +13,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::super::record::Record;
 use super::tests::{execution, finished, kept, live, sorted};
 use super::*;
-use crate::store::power::{self, Image, Power};
+
+/// The store cuts the power of its disk with the same.
+#[path = "../../store/disk/crash/power.rs"]
+mod power;
+
+use power::{Image, Power};
 
 const KILLS: u32 = 20;
 const POWER_CUTS: u32 = 8;

@@ -9,7 +9,7 @@ mod compressed;
 #[cfg(test)]
 mod compressed_tests;
 #[cfg(test)]
-pub(super) mod crash;
+mod crash;
 mod entry;
 mod evict;
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 mod book;
 mod load;
-pub(crate) mod power;
+mod power;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
