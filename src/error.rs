@@ -177,7 +177,20 @@ fn kind_of(error: &std::io::Error) -> Kind {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Self::new(kind_of(&error), "input or output failed").with_source(error)
+        Self::new(kind_of(&error), sentence_of(&error)).with_source(error)
+    }
+}
+
+/// What an operator can mend is named; the rest stays in the log.
+fn sentence_of(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::StorageFull, _) => "the disk is full",
+        (ErrorKind::QuotaExceeded, _) => "the disk quota is used up",
+        (ErrorKind::ReadOnlyFilesystem, _) => "the file system is read-only",
+        (_, Some(libc::EMFILE | libc::ENFILE)) => "too many files are open",
+        (_, Some(libc::EIO)) => "the disk failed",
+        _ => "input or output failed",
     }
 }
 

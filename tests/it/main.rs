@@ -18,6 +18,7 @@ mod compressed;
 mod escape;
 mod execution;
 mod farm;
+mod faults;
 mod http;
 mod inputs;
 mod lifecycle;

@@ -242,7 +242,7 @@ impl Begun {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The output of a command that must succeed.
-fn said(farm: &Farm, arguments: &[&str]) -> String {
+pub(crate) fn said(farm: &Farm, arguments: &[&str]) -> String {
     let output = croft(&address(farm), arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
@@ -256,7 +256,7 @@ fn refused(farm: &Farm, arguments: &[&str]) -> String {
 }
 
 /// Repeats a command until its output has `part`.
-async fn until_said(farm: &Farm, arguments: &[&str], part: &str) -> String {
+pub(crate) async fn until_said(farm: &Farm, arguments: &[&str], part: &str) -> String {
     let start = Instant::now();
     loop {
         let output = said(farm, arguments);

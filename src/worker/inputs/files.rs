@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::TryStreamExt;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
+use super::staging::BATCHES_ALL_MAX;
 use super::tree::{FileEntry, Look, MODE_FILE, TIME};
 use crate::error::{Context, Result};
 use crate::store::{Blob, Chunks};
@@ -28,6 +30,8 @@ pub(super) struct Files {
     temporary: PathBuf,
     ownership: Ownership,
     next: AtomicU64,
+    /// For batches of files, of all roots.
+    pub(super) turns: Semaphore,
 }
 
 /// A file that is being written. It goes when it is dropped, unless it got a name.
@@ -48,7 +52,8 @@ impl Files {
                 Ok(()) | Err(_) => {}
             }
         }
-        Ok(Self { directory, temporary, ownership, next: AtomicU64::new(0) })
+        let turns = Semaphore::new(BATCHES_ALL_MAX);
+        Ok(Self { directory, temporary, ownership, next: AtomicU64::new(0), turns })
     }
 
     pub(super) fn ownership(&self) -> Ownership {

@@ -1,26 +1,38 @@
-//! Work that several want is done once: a task that none of them owns does it, and all of them wait for it.
+//! Work that several want is done once: a task that none of them owns does it, and all of them wait for it. It ends with the last one
+//! that waits.
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Kind, Result};
 use crate::tasks;
 
-type Flight<T> = Shared<BoxFuture<'static, Result<T, Arc<Error>>>>;
+type Work<T> = BoxFuture<'static, Result<T, Arc<Error>>>;
+/// Work under way by what it makes, with a number of its own, so that one that ends forgets no other.
+type Known<K, T> = HashMap<K, (u64, WeakShared<Work<T>>)>;
 
-/// The work under way, by what it makes. There is as much of it as there are actions that wait, and what they left behind when they
-/// were killed, which ends by its own time limit.
+/// The work under way. There is at most as much of it as there are actions that wait.
 pub(super) struct Flights<K, T> {
-    flights: Arc<Mutex<HashMap<K, Flight<T>>>>,
+    known: Arc<Mutex<Known<K, T>>>,
+    next: AtomicU64,
+}
+
+/// Has work forgotten when it ends, one way or the other.
+struct Entry<K: Eq + Hash, T> {
+    known: Arc<Mutex<Known<K, T>>>,
+    key: K,
+    number: u64,
 }
 
 impl<K, T> Default for Flights<K, T> {
     fn default() -> Self {
-        Self { flights: Arc::default() }
+        Self { known: Arc::default(), next: AtomicU64::new(0) }
     }
 }
 
@@ -29,7 +41,8 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// What `work` makes under `key`. If that is under way already, `work` is dropped. It goes on when this future is dropped.
+    /// What `work` makes under `key`. If that is under way already, `work` is dropped. It goes on when this future is dropped, as
+    /// long as somebody else waits for it.
     ///
     /// # Errors
     /// What the work returns, to each that waits for it.
@@ -37,27 +50,48 @@ where
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let flight = lock(&self.flights).entry(key.clone()).or_insert_with(|| self.start(key, work)).clone();
-        flight.await.map_err(again)
+        self.board(key, work).await.map_err(again)
     }
 
-    fn start<F>(&self, key: K, work: F) -> Flight<T>
+    fn board<F>(&self, key: K, work: F) -> Shared<Work<T>>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let flights = self.flights.clone();
-        let task = tasks::spawn("stage inputs", async move {
-            let result = work.await;
-            lock(&flights).remove(&key);
-            result
-        });
-        async move {
-            let ended = task.await;
-            let stopping = |_| Error::new(Kind::Cancelled, "the farm is stopping");
-            ended.map_err(stopping).and_then(|result| result).map_err(Arc::new)
+        let mut known = lock(&self.known);
+        if let Some(flight) = known.get(&key).and_then(|(_, flight)| flight.upgrade()) {
+            return flight;
         }
-        .boxed()
-        .shared()
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let flight = start(Entry { known: self.known.clone(), key: key.clone(), number }, work).shared();
+        known.insert(key, (number, flight.downgrade().expect("nobody has polled it")));
+        flight
+    }
+}
+
+fn start<K, T, F>(entry: Entry<K, T>, work: F) -> Work<T>
+where
+    K: Eq + Hash + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let task = AbortOnDropHandle::new(tasks::spawn("stage inputs", async move {
+        let _entry = entry;
+        work.await
+    }));
+    async move {
+        let ended = task.await;
+        let stopping = |_| Error::new(Kind::Cancelled, "the farm is stopping");
+        ended.map_err(stopping).and_then(|result| result).map_err(Arc::new)
+    }
+    .boxed()
+}
+
+impl<K: Eq + Hash, T> Drop for Entry<K, T> {
+    fn drop(&mut self) {
+        let mut known = lock(&self.known);
+        if known.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            known.remove(&self.key);
+        }
     }
 }
 
@@ -84,7 +118,7 @@ mod tests {
     use crate::digest::{Digest, Function};
 
     #[tokio::test]
-    async fn work_that_two_want_is_done_once_and_outlives_the_first() {
+    async fn work_that_two_want_is_done_once_and_ends_with_the_last_of_them() {
         let (flights, begun) = (Flights::<u8, usize>::default(), Arc::new(AtomicUsize::new(0)));
         let go = Arc::new(Notify::new());
         let work = || {
@@ -95,12 +129,18 @@ mod tests {
                 Ok(number)
             }
         };
-        assert!(flights.join(1, work()).now_or_never().is_none(), "the first who wanted it has gone");
-        let second = flights.join(1, work());
+        let mut first = Box::pin(flights.join(1, work()));
+        let mut second = Box::pin(flights.join(1, work()));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(first);
         go.notify_one();
         assert_eq!(second.await.expect("done"), 0);
         go.notify_one();
         assert_eq!(flights.join(1, work()).await.expect("done"), 1, "what is done is not kept");
+        assert!(flights.join(2, work()).now_or_never().is_none(), "nobody waits for it any more");
+        while !lock(&flights.known).is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use super::files::Files;
@@ -57,6 +59,8 @@ pub(super) struct Janitor {
 /// A directory to delete and the room that this gives back.
 struct Waste {
     path: PathBuf,
+    /// Where it is to be moved first, if that has not been done: a start believes in whatever has the name of a tree.
+    aside: Option<PathBuf>,
     _reservation: Option<Reservation>,
 }
 
@@ -139,19 +143,16 @@ impl Home {
         &self.path
     }
 
-    /// Gives the directory another name. Blocks.
+    /// Gives the directory another name, unless there is such a directory: one that was let go and is not gone yet. Blocks.
     ///
     /// # Errors
-    /// When the file system fails, or there is such a directory.
+    /// When the file system fails.
     pub(super) fn rename(mut self, path: PathBuf) -> io::Result<Self> {
-        rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &self.path,
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::RenameFlags::NOREPLACE,
-        )?;
-        self.path = path;
+        match rustix::fs::renameat_with(CWD, &self.path, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => self.path = path,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
         Ok(self)
     }
 
@@ -190,7 +191,7 @@ impl Janitor {
         for entry in fs::read_dir(&trash).context(|| "list what is to be deleted")? {
             let path = entry.context(|| "list what is to be deleted")?.path();
             // The receiver is in scope.
-            let _ = waste.send(Waste { path, _reservation: None });
+            let _ = waste.send(Waste { path, aside: None, _reservation: None });
         }
         tasks::thread("inputs janitor", move || clean(&wasted, &files)).context(|| "start a thread")?;
         Ok(Self { waste, trash, next: Arc::default() })
@@ -201,27 +202,77 @@ impl Janitor {
         reservation.iter().for_each(Reservation::leave);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let aside = self.trash.join(format!("{}-{number}", std::process::id()));
-        let path = match fs::rename(path, &aside) {
-            Ok(()) => aside,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => path.to_owned(),
-        };
+        let mut waste = Waste { path: path.to_owned(), aside: Some(aside), _reservation: reservation };
+        // What cannot be moved is tried again by the janitor, and again with what comes after it.
+        let _ = waste.move_aside();
         // The janitor is gone only when the process ends; the next start deletes what is left.
-        let _ = self.waste.send(Waste { path, _reservation: reservation });
+        let _ = self.waste.send(waste);
+    }
+}
+
+impl Waste {
+    /// Takes it out of the way, if it is not yet.
+    fn move_aside(&mut self) -> io::Result<()> {
+        let Some(aside) = &self.aside else { return Ok(()) };
+        match fs::rename(&self.path, aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.path.clone_from(aside);
+        self.aside = None;
+        Ok(())
+    }
+
+    /// Moves it aside and deletes it; whether it is out of the way.
+    fn delete(&mut self) -> bool {
+        let moved = self.move_aside();
+        let is_moved = moved.is_ok();
+        if let Err(error) = moved.and_then(|()| remove_all(&self.path)) {
+            tracing::warn!(%error, "a part of the input cache could not be deleted");
+        }
+        is_moved
     }
 }
 
 fn clean(wasted: &Receiver<Waste>, files: &Files) {
+    let mut left: Vec<Waste> = Vec::new();
     while let Ok(first) = wasted.recv() {
         // One look through the files for all that is to be deleted now; the room is given back after it.
-        let batch: Vec<Waste> = std::iter::once(first).chain(wasted.try_iter()).collect();
-        for waste in &batch {
-            if let Err(error) = remove_all(&waste.path) {
-                tracing::warn!(%error, "a part of the input cache could not be deleted");
-            }
-        }
+        let mut batch = std::mem::take(&mut left);
+        batch.extend(std::iter::once(first).chain(wasted.try_iter()));
+        left.extend(batch.extract_if(.., |waste| !waste.delete()));
         if let Err(error) = files.sweep() {
             tracing::warn!(%error, "files of the input cache that nothing uses could not be deleted");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::sandbox::Ownership;
+
+    #[test]
+    fn a_tree_that_cannot_be_moved_aside_is_not_deleted_piece_by_piece() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        for name in ["files", "temporary", "tree"] {
+            fs::create_dir(path(name)).expect("mkdir");
+        }
+        fs::write(path("tree/file"), "x").expect("write");
+        fs::write(path("trash"), "in the way").expect("write");
+        let files = Files::open(path("files"), path("temporary"), Ownership::Same).expect("opened");
+        let discard_and_clean = || {
+            let (waste, wasted) = channel();
+            Janitor { waste, trash: path("trash"), next: Arc::default() }.discard(&path("tree"), None);
+            clean(&wasted, &files);
+        };
+        discard_and_clean();
+        assert!(path("tree/file").exists(), "the next start would believe in what is left");
+        fs::remove_file(path("trash")).expect("removed");
+        fs::create_dir(path("trash")).expect("mkdir");
+        discard_and_clean();
+        assert!(!path("tree").exists());
+        assert_eq!(fs::read_dir(path("trash")).expect("list").count(), 0);
     }
 }

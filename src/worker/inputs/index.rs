@@ -73,9 +73,9 @@ impl Index {
         Some(tree)
     }
 
-    /// Adds a tree that was just made, unless its root has one.
-    pub(super) fn insert(&self, tree: Arc<Cached>, marks: Vec<u64>) {
-        self.state().insert(tree, marks);
+    /// Adds a tree that was just made, unless its root has one; whether it did.
+    pub(super) fn insert(&self, tree: Arc<Cached>, marks: Vec<u64>) -> bool {
+        self.state().insert(tree, marks)
     }
 
     /// The trees that have a subdirectory with this mark; whether there are any.
@@ -108,20 +108,14 @@ impl Index {
     /// Lets trees go that nobody uses, the least recently used first, until `bytes` are won or none is left. They are
     /// deleted when the answer is dropped.
     pub(super) fn evict(&self, bytes: u64) -> Vec<Arc<Cached>> {
-        let state = &mut *self.state();
-        let (mut gone, mut won) = (Vec::new(), 0);
-        // What is in use is skipped; that is as much as there are actions, and the trees below theirs.
-        let oldest = state.order.values().filter_map(|root| state.trees.get(root));
-        for Known { tree, .. } in oldest.filter(|known| Arc::strong_count(&known.tree) == 1) {
-            if won >= bytes {
-                break;
-            }
-            won += tree.home.cost();
-            gone.push(tree.root);
-        }
-        let gone: Vec<Arc<Cached>> = gone.iter().filter_map(|root| state.remove(root)).collect();
-        gone.iter().for_each(|tree| tree.home.let_go());
-        gone
+        self.state().evict(bytes, 0)
+    }
+
+    /// Lets trees go as [`Index::evict`] does if there are more than `most`: so many that it is not needed again soon.
+    pub(super) fn evict_above(&self, most: usize) -> Vec<Arc<Cached>> {
+        let mut state = self.state();
+        let surplus = state.trees.len().checked_sub(most).filter(|surplus| *surplus > 0);
+        surplus.map(|surplus| state.evict(0, surplus + most / 8)).unwrap_or_default()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,10 +133,10 @@ impl State {
         known.stamp = self.clock;
     }
 
-    fn insert(&mut self, tree: Arc<Cached>, marks: Vec<u64>) {
+    fn insert(&mut self, tree: Arc<Cached>, marks: Vec<u64>) -> bool {
         let root = tree.root;
         if self.trees.contains_key(&root) {
-            return;
+            return false;
         }
         self.clock += 1;
         for mark in &marks {
@@ -154,6 +148,24 @@ impl State {
         }
         self.order.insert(self.clock, root);
         self.trees.insert(root, Known { tree, stamp: self.clock, marks });
+        true
+    }
+
+    /// Lets go of `bytes` and of so many `trees`, if it can.
+    fn evict(&mut self, bytes: u64, trees: usize) -> Vec<Arc<Cached>> {
+        let (mut gone, mut won) = (Vec::new(), 0);
+        // What is in use is skipped; that is as much as there are actions, and the trees below theirs.
+        let oldest = self.order.values().filter_map(|root| self.trees.get(root));
+        for Known { tree, .. } in oldest.filter(|known| Arc::strong_count(&known.tree) == 1) {
+            if won >= bytes && gone.len() >= trees {
+                break;
+            }
+            won += tree.home.cost();
+            gone.push(tree.root);
+        }
+        let gone: Vec<Arc<Cached>> = gone.iter().filter_map(|root| self.remove(root)).collect();
+        gone.iter().for_each(|tree| tree.home.let_go());
+        gone
     }
 
     fn remove(&mut self, root: &Digest) -> Option<Arc<Cached>> {

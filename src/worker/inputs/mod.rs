@@ -52,6 +52,9 @@ const VOTE_DEPTH: usize = 4;
 const VOTE_READS_MAX: usize = 64;
 /// What an entry counts at least, so that the limit in bytes is one on inodes, too: a block.
 const ENTRY_BYTES: u64 = 4096;
+/// Trees and layers that are kept, whatever their size: a build leaves one for nearly each of its actions, and each takes about a
+/// KiB of memory and a directory.
+const TREES_MAX: usize = 32_768;
 /// Above this part of its size the cache lets go what nobody uses before somebody has to wait for that.
 const HIGH_WATER: (u64, u64) = (15, 16);
 /// And goes down to this part, so that it is not always at it.
@@ -109,7 +112,10 @@ impl Inputs {
             let path = place.tree(&root, entries, bytes);
             let home = Home::new(path, Some(ledger.recognise(bytes)), janitor.clone());
             home.keep();
-            index.insert(Arc::new(Cached { root, home, base: None, entries }), Vec::new());
+            let tree = Arc::new(Cached { root, home, base: None, entries });
+            if !index.insert(tree.clone(), Vec::new()) {
+                tree.home.let_go();
+            }
         }
         let shared = Shared {
             source: Directories::new(cas),
@@ -155,7 +161,8 @@ impl Inputs {
             return Ok(tree);
         }
         let late = |_| Error::new(Kind::Timeout, "staging the inputs took too long");
-        let built = timeout(BUILD_MAX, self.build_somehow(root)).await.map_err(late).and_then(|built| built);
+        let built =
+            timeout(BUILD_MAX, self.build_with_room(root)).await.map_err(late).and_then(|built| built);
         let outcome = match &built {
             Ok(tree) if tree.base.is_some() => "delta",
             Ok(tree) if tree.home.cost() == 0 => "private",
@@ -166,12 +173,30 @@ impl Inputs {
         built
     }
 
+    /// A disk may be full before the cache is: others write there, too. Then what nobody uses goes, and it is tried once more.
+    async fn build_with_room(&self, root: Digest) -> Result<Arc<Cached>> {
+        match self.build_somehow(root).await {
+            Err(error) if matches!(os_error(&error), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                tracing::warn!(
+                    error = error.chain(),
+                    "no input tree stays that nobody uses: the disk is full"
+                );
+                self.empty().await;
+                self.build_somehow(root).await
+            }
+            built => built,
+        }
+    }
+
     async fn build_somehow(&self, root: Digest) -> Result<Arc<Cached>> {
         if self.shared.has_deltas.load(Ordering::Relaxed)
             && let Some(draft) = self.delta(root).await?
         {
             match self.realise(draft).await {
-                Err(error) if !is_refusal(&error) => return Err(error),
+                // The file system does not have what a layer over another tree needs.
+                Err(error) if !matches!(os_error(&error), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
+                    return Err(error);
+                }
                 Ok(tree) => return Ok(tree),
                 Err(error) => {
                     let why = error.chain();
@@ -230,15 +255,15 @@ impl Inputs {
     /// Makes a tree of a draft: reserves its room, stages it aside and gives it its name.
     async fn realise(&self, draft: Draft) -> Result<Arc<Cached>> {
         let Draft { root, tree, base } = draft;
+        // They were found a moment ago, which is why they are still there; room may take longer.
+        let cas = self.shared.source.cas();
+        let pinned = cas.pin(tree.files.iter().map(|file| &file.digest));
         let reservation = self.reserve(cost(&tree)).await;
         let is_shared = reservation.is_some();
         let entries = base.as_ref().map_or(tree.len(), |base| base.entries);
         let marks = if base.is_none() { index::marks(&tree.directories) } else { Vec::new() };
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let home = self.make_home(number, reservation).await?;
-        // They were found a moment ago, which is why they are still there.
-        let cas = self.shared.source.cas();
-        let pinned = cas.pin(tree.files.iter().map(|file| &file.digest));
         let staging = Staging { directory: home.path().to_owned(), files: self.shared.files.clone() };
         staging.stage(cas, tree).await?;
         drop(pinned);
@@ -252,7 +277,10 @@ impl Inputs {
         let tree = Arc::new(Cached { root, home, base, entries });
         if is_shared {
             tree.home.keep();
-            self.shared.index.insert(tree.clone(), marks);
+            // A build that was given up may have come to its end all the same.
+            if !self.shared.index.insert(tree.clone(), marks) {
+                tree.home.let_go();
+            }
         }
         Ok(tree)
     }
@@ -300,11 +328,33 @@ impl Inputs {
         if staying > part(limit, HIGH_WATER) {
             self.evict(staying - part(limit, LOW_WATER));
         }
+        self.let_go(self.shared.index.evict_above(TREES_MAX));
+    }
+
+    /// Lets go of all trees that nobody uses, and waits for their deletion as long as for any.
+    async fn empty(&self) {
+        let ledger = &self.shared.ledger;
+        self.evict(u64::MAX);
+        let gone = async {
+            loop {
+                let mut room = std::pin::pin!(ledger.room.notified());
+                room.as_mut().enable();
+                if ledger.account().leaving == 0 {
+                    return;
+                }
+                room.await;
+            }
+        };
+        // If it takes longer, the next attempt says what is wrong.
+        let _ = timeout(ROOM_MAX, gone).await;
     }
 
     /// Lets go of trees with so many bytes, if there are such that nobody uses.
     fn evict(&self, bytes: u64) {
-        let gone = self.shared.index.evict(bytes);
+        self.let_go(self.shared.index.evict(bytes));
+    }
+
+    fn let_go(&self, gone: Vec<Arc<Cached>>) {
         WORKER_INPUT_EVICTIONS.inc_by(gone.len() as u64);
         if !gone.is_empty() {
             // Dropping them takes a rename for each; it goes on without anybody waiting for it.
@@ -352,14 +402,14 @@ fn part(whole: u64, (above, below): (u64, u64)) -> u64 {
     whole / below * above
 }
 
-/// Whether the file system does not have what a layer over another tree needs.
-fn is_refusal(error: &Error) -> bool {
+/// What the system calls the cause, if it was the system's.
+fn os_error(error: &Error) -> Option<i32> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(error.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP));
+            return error.raw_os_error();
         }
         cause = error.source();
     }
-    false
+    None
 }

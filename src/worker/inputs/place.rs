@@ -62,8 +62,12 @@ impl Place {
         loop {
             let aside = self.trash().join(format!("start-{number}"));
             match fs::rename(directory, aside) {
-                // A start that was killed may have left as much as there are starts.
-                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => number += 1,
+                // A start that was killed may have left as much as there are starts. XFS says so in another way than most.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) =>
+                {
+                    number += 1;
+                }
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
                 result => return result,
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags};
 
-use super::files::{Files, times};
+use super::files::{Files, Temporary, times};
 use super::tree::{DirectoryEntry, FileEntry, SymlinkEntry, Tree};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
@@ -21,6 +21,8 @@ use crate::worker::sandbox::Ownership;
 const BATCH_FILES: usize = 32;
 /// Batches of one root on their way at a time: one is opened while others are placed.
 const BATCHES_MAX: usize = 4;
+/// Batches of all roots on their way at a time. With two descriptors for a file they take at most half of 1,024.
+pub(super) const BATCHES_ALL_MAX: usize = 8;
 
 /// What tells the overlay that a directory hides those below it.
 pub(super) const OPAQUE: &str = "user.overlay.opaque";
@@ -31,6 +33,13 @@ pub(super) const OPAQUE_VALUE: &[u8] = b"y";
 pub(super) struct Staging {
     pub(super) directory: PathBuf,
     pub(super) files: Arc<Files>,
+}
+
+/// The content of one file.
+enum Opened {
+    /// Which is no stream.
+    AtHand(Blob),
+    Received(Temporary),
 }
 
 impl Staging {
@@ -82,30 +91,37 @@ impl Staging {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        // Nothing is waited for with it but the store, which knows nothing of it.
+        let _turn = self.files.turns.acquire().await.expect("nothing closes the semaphore");
         let opened: Vec<_> = stream::iter(batch)
             .map(|entry| async move {
-                let blob = cas.open(&entry.digest, 0).await;
-                blob.context(|| format!("open input {}", entry.digest)).map(|blob| (entry, blob))
+                let opened = self.open(cas, &entry).await;
+                opened.context(|| format!("open input {}", entry.digest)).map(|opened| (entry, opened))
             })
             .buffer_unordered(BATCH_FILES)
             .try_collect()
             .await?;
         let mut missing = Vec::new();
         let mut ready = Vec::new();
-        for (entry, blob) in opened {
-            match blob {
+        for (entry, opened) in opened {
+            match opened {
                 None => missing.push(entry.digest),
-                Some(Blob::Stream { chunks, .. }) => {
-                    let temporary = self.files.receive(chunks).await?;
-                    let target = self.directory.join(&entry.path);
-                    self.files.publish(temporary, &entry, &target).context(|| "place an input file")?;
-                }
-                Some(blob) => ready.push((entry, blob)),
+                Some(opened) => ready.push((entry, opened)),
             }
         }
         let staging = self.clone();
         tasks::blocking(move || staging.place(ready).context(|| "place the input files")).await?;
         Ok(missing)
+    }
+
+    /// What is to be placed at `entry`. What comes in pieces is read at once: streams that nobody reads may share what bounds
+    /// them with the one that is read, and hold it up for ever.
+    async fn open(&self, cas: &Cas, entry: &FileEntry) -> Result<Option<Opened>> {
+        Ok(match cas.open(&entry.digest, 0).await? {
+            None => None,
+            Some(Blob::Stream { chunks, .. }) => Some(Opened::Received(self.files.receive(chunks).await?)),
+            Some(blob) => Some(Opened::AtHand(blob)),
+        })
     }
 
     /// Links what there is a copy of; answers with the rest.
@@ -119,10 +135,14 @@ impl Staging {
         Ok(rest)
     }
 
-    fn place(&self, ready: Vec<(FileEntry, Blob)>) -> io::Result<()> {
-        ready
-            .into_iter()
-            .try_for_each(|(entry, blob)| self.files.place(&entry, &self.directory.join(&entry.path), blob))
+    fn place(&self, ready: Vec<(FileEntry, Opened)>) -> io::Result<()> {
+        ready.into_iter().try_for_each(|(entry, opened)| {
+            let target = self.directory.join(&entry.path);
+            match opened {
+                Opened::AtHand(blob) => self.files.place(&entry, &target, blob),
+                Opened::Received(temporary) => self.files.publish(temporary, &entry, &target),
+            }
+        })
     }
 
     fn make_symlinks(&self, symlinks: &[SymlinkEntry]) -> io::Result<()> {
