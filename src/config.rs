@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::worker::Machine;
-use crate::{rpc, scheduler, store, telemetry, worker};
+use crate::{audit, rpc, scheduler, store, telemetry, worker};
 
 /// The whole configuration. Every part belongs to the component of its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Config {
     /// Content that is fetched from elsewhere.
     pub asset: rpc::assets::Config,
     pub worker: worker::Config,
+    /// Actions that are run again to see whether they give the same outputs.
+    pub audit: audit::Config,
     pub log: telemetry::Config,
 }
 
@@ -85,6 +87,7 @@ impl Default for Config {
             scheduler: scheduler::Config::default(),
             asset: rpc::assets::Config::default(),
             worker: worker::Config::default(),
+            audit: audit::Config::default(),
             log: telemetry::Config::default(),
         }
     }
@@ -125,6 +128,7 @@ impl Config {
         problems.extend(self.scheduler.check());
         problems.extend(self.asset.check());
         problems.extend(self.worker.check());
+        problems.extend(self.audit.check());
         problems.extend(self.log.check());
         problems
     }

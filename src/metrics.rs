@@ -103,6 +103,18 @@ pub static JOURNAL_RESTORED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register(IntGaugeVec::new(options, &["state"]))
 });
 
+/// Actions that were run again to see whether they give the same outputs, by outcome (`same`, `differs`, `failed`).
+pub static AUDITS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_audit_actions_total", "actions that were run again and compared");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
+/// Outputs that differed when their action was run again.
+pub static AUDIT_DIFFERENCES: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "outputs that differed when their action was run again";
+    register(IntCounter::new("croft_audit_differences_total", help))
+});
+
 /// Calls of a store, by store (`memory`, `disk`, …), operation (`get`, `put`, `missing`) and outcome (`hit`, `miss`, `ok`, `error`).
 pub static STORE_CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let options = opts!("croft_store_calls_total", "calls of a store");

@@ -9,6 +9,7 @@ use futures_util::future::OptionFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::audit::Auditor;
 use crate::config::{Config, Role};
 use crate::error::{Context, Error, Result};
 use crate::rpc::{Assets, Farm, Instances, Logs, Offered, Settler, Stored, Uploads};
@@ -56,10 +57,11 @@ struct Listeners {
     admin: TcpListener,
 }
 
-/// The two faces of the store that all parts share.
+/// What all parts share: the two faces of the store, and who audits what is in it.
 struct Faces {
     cas: Cas,
     action_cache: ActionCache,
+    auditor: Arc<Auditor>,
 }
 
 impl Server {
@@ -91,16 +93,24 @@ impl Server {
 
     async fn begin(&mut self, config: &Config, listeners: Listeners) -> Result<()> {
         let cas = Cas::with_pins(self.stack.store.clone(), self.stack.pins.clone());
-        let faces = Faces { action_cache: ActionCache::new(self.stack.store.clone(), cas.clone()), cas };
+        let action_cache = ActionCache::new(self.stack.store.clone(), cas.clone());
+        let auditor = Arc::new(Auditor::new(config.audit, cas.clone(), action_cache.clone()));
+        let faces = Faces { cas, action_cache, auditor };
         let farm = match &listeners.public {
             Some(_) => Some(self.assemble(config, &faces).await?),
             None => None,
         };
         let worker = self.start_worker(config, &faces).await?;
+        let scheduling = farm.as_ref().filter(|farm| farm.offered.execution);
+        if let Some(farm) = scheduling {
+            let auditing = Arc::clone(&faces.auditor).run(Arc::new(farm.clone()), self.stop.now.clone());
+            self.parts.spawn("auditor", auditing);
+        }
         let pages = Pages {
             readiness: self.readiness.clone(),
             storage: Arc::new(storage(&faces.action_cache, &self.stack)),
-            scheduler: farm.as_ref().filter(|farm| farm.offered.execution).map(|farm| farm.scheduler.clone()),
+            scheduler: scheduling.map(|farm| farm.scheduler.clone()),
+            auditor: scheduling.map(|_| Arc::clone(&faces.auditor)),
         };
         self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
         let mut connected = None;
@@ -123,7 +133,7 @@ impl Server {
     }
 
     async fn assemble(&mut self, config: &Config, faces: &Faces) -> Result<Farm> {
-        let Faces { cas, action_cache } = faces;
+        let Faces { cas, action_cache, .. } = faces;
         let stored = Stored { cas: cas.clone(), index: AssetIndex::new(self.stack.store.clone()) };
         let instances = Arc::new(Instances::new(config.instances.clone()));
         let fetches = self.data.join("fetch");
@@ -148,7 +158,8 @@ impl Server {
     }
 
     async fn start_scheduler(&mut self, config: &Config, faces: &Faces) -> Result<Handle> {
-        let settler = Arc::new(Settler::new(faces.cas.clone(), faces.action_cache.clone()));
+        let Faces { cas, action_cache, auditor } = faces;
+        let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone(), Arc::clone(auditor)));
         let (journal, stop) = (self.data.join("scheduler"), self.stop.now.clone());
         let (handle, running) = Handle::resume(config.scheduler.clone(), settler, journal, stop).await?;
         self.parts.spawn("scheduler", async move {

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 /// Folder or file of `src`, and what it may import with `crate::` beside itself and [`BASE`].
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("commands", &["server", "config", "telemetry", "worker", "web", "store", "scheduler"]),
-    ("server", &["config", "rpc", "worker", "web", "listen", "store", "scheduler"]),
-    ("config", &["rpc", "worker", "web", "listen", "store", "scheduler", "telemetry"]),
-    ("rpc", &["listen", "store", "scheduler"]),
+    ("commands", &["server", "config", "telemetry", "worker", "web", "audit", "store", "scheduler"]),
+    ("server", &["config", "rpc", "worker", "web", "audit", "listen", "store", "scheduler"]),
+    ("config", &["rpc", "worker", "web", "audit", "listen", "store", "scheduler", "telemetry"]),
+    ("rpc", &["audit", "listen", "store", "scheduler"]),
     ("worker", &["listen", "store"]),
-    ("web", &["listen", "store", "scheduler"]),
+    ("web", &["audit", "listen", "store", "scheduler"]),
+    ("audit", &["store"]),
     ("listen", &[]),
     ("store", &[]),
     ("scheduler", &[]),

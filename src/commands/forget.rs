@@ -17,18 +17,24 @@ pub(super) struct Action<'a> {
 
 pub(super) fn run(address: &str, action: &Action<'_>) -> Result<()> {
     let digest = parse(action)?;
-    let function = digest.function().to_proto().as_str_name().to_ascii_lowercase();
-    let name = format!("{}-{}", digest.hex(), digest.size());
-    let instance = action.instance.split('/').filter(|segment| !segment.is_empty());
-    let segments = ["ac"].into_iter().chain(instance).chain([function.as_str(), name.as_str()]);
+    let name = name(action.instance, &digest);
+    let segments = ["ac"].into_iter().chain(name.split('/'));
     admin::run(async { Admin::new(address)?.ask(Method::DELETE, segments).await })?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "No result of action {digest} is cached any more; the next build runs it again.")?;
     Ok(())
 }
 
+/// The name of a result on the admin listener: `INSTANCE/FUNCTION/HASH-SIZE`, without the instance where it has no name.
+pub(super) fn name(instance: &str, digest: &Digest) -> String {
+    let function = digest.function().to_proto().as_str_name().to_ascii_lowercase();
+    let digest = format!("{}-{}", digest.hex(), digest.size());
+    let instance = instance.split('/').filter(|segment| !segment.is_empty());
+    instance.chain([function.as_str(), digest.as_str()]).collect::<Vec<_>>().join("/")
+}
+
 /// Both forms that logs and tools print: `HASH/SIZE` and `FUNCTION/HASH/SIZE`.
-fn parse(action: &Action<'_>) -> Result<Digest> {
+pub(super) fn parse(action: &Action<'_>) -> Result<Digest> {
     let malformed = || Error::invalid(format!("`{}` is no digest; one looks like HASH/SIZE", action.digest));
     let (rest, size) = action.digest.rsplit_once('/').ok_or_else(malformed)?;
     let (function, hash) = rest.rsplit_once('/').unwrap_or((action.function, rest));

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::error::{Error, Result};
 
 mod admin;
+mod audit;
 mod check;
 mod farm;
 mod forget;
@@ -104,6 +105,30 @@ enum Command {
         #[command(flatten)]
         farm: RunningFarm,
     },
+    /// Run cached actions again and tell which outputs differ; the exit code is 1 when some do, 2 when of some nothing can be said
+    ///
+    /// Without actions and without --sample it prints what audits have found since the farm started.
+    Audit {
+        #[command(flatten)]
+        farm: RunningFarm,
+        /// The digests of the actions, each as HASH/SIZE
+        actions: Vec<String>,
+        /// The name of their instance; "" for the one without a name
+        #[arg(long, default_value = "")]
+        instance: String,
+        /// The digest function
+        #[arg(long, default_value = "sha256")]
+        function: String,
+        /// How many of the results to audit beside, that were cached since the farm started
+        #[arg(long, default_value_t = 0)]
+        sample: usize,
+        /// Return when the audits have ended, and print what they found
+        #[arg(long)]
+        wait: bool,
+        /// Print the reports in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Withdraw the cached result of one action, so that the next build runs it again
     Forget {
         #[command(flatten)]
@@ -181,6 +206,11 @@ impl Arguments {
             Some(Command::Cordon { mark, reason }) => mark.run("cordon", &reason, None)?,
             Some(Command::Open { mark }) => mark.run("open", "", None)?,
             Some(Command::Scrub { farm }) => return scrub::run(&farm.address),
+            Some(Command::Audit { farm, actions, instance, function, sample, wait, json }) => {
+                let wanted =
+                    audit::Wanted { actions: &actions, instance: &instance, function: &function, sample };
+                return audit::run(&farm.address, &wanted, audit::Printed { wait, as_json: json });
+            }
             Some(Command::Forget { farm, instance, digest, function }) => {
                 let action = forget::Action { instance: &instance, digest: &digest, function: &function };
                 forget::run(&farm.address, &action)?;

@@ -102,7 +102,12 @@ impl Farm {
     }
 
     /// What the scheduler needs to know, read from the CAS and checked.
-    async fn task(&self, key: ActionKey, action: &Action, (asker, priority): (Asker, i32)) -> Result<Task> {
+    pub(super) async fn task(
+        &self,
+        key: ActionKey,
+        action: &Action,
+        (asker, priority): (Asker, i32),
+    ) -> Result<Task> {
         let named = |what: &str, digest: Option<&rev2::Digest>| {
             Digest::from_proto(key.digest.function(), digest)
                 .map_err(|error| Error::invalid(format!("{what} digest: {error}")))
@@ -277,10 +282,10 @@ async fn changed(watch: &mut Watch, repeat_after: Duration) -> Result<Arc<Update
 }
 
 /// Who asks for an execution.
-struct Asker {
-    invocation: String,
+pub(super) struct Asker {
+    pub(super) invocation: String,
     /// The address of a client that came over the network; empty for one in this process.
-    identity: String,
+    pub(super) identity: String,
 }
 
 fn check_size(what: &str, digest: &Digest, max: u64) -> Result<()> {

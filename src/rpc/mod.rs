@@ -21,6 +21,7 @@ mod inline;
 mod logs;
 mod names;
 mod operations;
+mod rerun;
 mod routes;
 mod scaler;
 mod settle;

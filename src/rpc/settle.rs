@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::audit::Auditor;
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::{Settle, Task};
@@ -14,11 +15,13 @@ use crate::store::{ActionCache, ActionKey, Cas, absent_outputs};
 pub struct Settler {
     cas: Cas,
     action_cache: ActionCache,
+    auditor: Arc<Auditor>,
 }
 
 impl Settler {
-    pub fn new(cas: Cas, action_cache: ActionCache) -> Self {
-        Self { cas, action_cache }
+    /// What is cached is told to `auditor`.
+    pub fn new(cas: Cas, action_cache: ActionCache, auditor: Arc<Auditor>) -> Self {
+        Self { cas, action_cache, auditor }
     }
 }
 
@@ -41,8 +44,11 @@ impl Settle for Settler {
         if result.exit_code == 0 && !task.do_not_cache {
             let key = key(task);
             // The run was good and its outputs are safe; without an entry it only runs again another time.
-            if let Err(error) = self.action_cache.put(&key, result).await {
-                tracing::warn!(action = %key.digest, error = error.chain(), "a result was not cached");
+            match self.action_cache.put(&key, result).await {
+                Ok(()) => self.auditor.noticed(&key),
+                Err(error) => {
+                    tracing::warn!(action = %key.digest, error = error.chain(), "a result was not cached");
+                }
             }
         }
         Ok(response)

@@ -125,6 +125,15 @@ impl Handle {
         self.ask(|reply| Message::Submit { task: Box::new(task), requirements, reply }).await?
     }
 
+    /// As [`Handle::submit`], but not on workers with the name `avoided`, if another one that takes work could run it.
+    ///
+    /// # Errors
+    /// As for `submit`.
+    pub async fn submit_elsewhere(&self, mut task: Task, avoided: Arc<str>) -> Result<Watch> {
+        let requirements = Arc::new(self.share(&mut task)?.elsewhere(avoided));
+        self.ask(|reply| Message::Submit { task: Box::new(task), requirements, reply }).await?
+    }
+
     /// Follows an operation that is live or was finished a short while ago; `None` if it is unknown.
     ///
     /// # Errors

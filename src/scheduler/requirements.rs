@@ -22,6 +22,8 @@ pub(super) const MEMORY: &str = "memory";
 pub(super) struct Requirements {
     exact: BTreeSet<(String, String)>,
     amounts: Amounts,
+    /// The name of the workers that it must not run on.
+    avoided: Option<Arc<str>>,
     /// A hash of the rest, so that finding equal ones does not read texts.
     fingerprint: u64,
 }
@@ -64,6 +66,8 @@ pub(super) struct Needs {
     pub(super) hard: Box<[u64]>,
     /// What is expected, and what is demanded where that is more.
     pub(super) soft: Share,
+    /// The name of the workers that it must not run on.
+    pub(super) avoided: Option<Arc<str>>,
 }
 
 /// The slots a worker may offer: far above any machine, it bounds what one worker can make us hold.
@@ -89,12 +93,27 @@ impl Requirements {
                 }
             }
         }
-        Ok(Self::new(exact, amounts))
+        Ok(Self::new(exact, amounts, None))
     }
 
-    fn new(exact: BTreeSet<(String, String)>, amounts: Amounts) -> Self {
-        let fingerprint = fingerprint(&(&exact, &amounts));
-        Self { exact, amounts, fingerprint }
+    fn new(exact: BTreeSet<(String, String)>, amounts: Amounts, avoided: Option<Arc<str>>) -> Self {
+        let fingerprint = fingerprint(&(&exact, &amounts, &avoided));
+        Self { exact, amounts, avoided, fingerprint }
+    }
+
+    /// The same, but not on workers of that name.
+    pub(super) fn elsewhere(&self, avoided: Arc<str>) -> Self {
+        Self::new(self.exact.clone(), self.amounts.clone(), Some(avoided))
+    }
+
+    /// The same on any worker.
+    pub(super) fn anywhere(&self) -> Self {
+        Self::new(self.exact.clone(), self.amounts.clone(), None)
+    }
+
+    /// The name of the workers that it must not run on.
+    pub(super) fn avoided(&self) -> Option<&str> {
+        self.avoided.as_deref()
     }
 
     pub(super) fn amounts(&self) -> &Amounts {
@@ -110,7 +129,7 @@ impl Requirements {
 
 impl Default for Requirements {
     fn default() -> Self {
-        Self::new(BTreeSet::new(), Amounts::new())
+        Self::new(BTreeSet::new(), Amounts::new(), None)
     }
 }
 
@@ -158,6 +177,13 @@ fn size(class: u8, step: u64) -> u64 {
     if octaves.is_multiple_of(2) { whole } else { whole + whole / 2 }
 }
 
+impl Needs {
+    /// Whether it may run on workers of that name.
+    pub(super) fn admit(&self, worker: &str) -> bool {
+        self.avoided.as_deref() != Some(worker)
+    }
+}
+
 impl Share {
     /// What is left when a share is taken; never less than nothing, because a worker that runs nothing takes what does not fit.
     pub(super) fn less(self, taken: Self) -> Self {
@@ -190,7 +216,7 @@ impl Capacity {
             millicores: least.millicores.max(expected.millicores),
             memory_bytes: least.memory_bytes.max(expected.memory_bytes),
         };
-        Some(Needs { hard, soft })
+        Some(Needs { hard, soft, avoided: shape.requirements.avoided.clone() })
     }
 
     /// Resolves `offer` against the declared properties.

@@ -1,5 +1,6 @@
 //! The admin listener, over HTTP: metrics, liveness, readiness, and what an operator asks of the storage and of the scheduler.
 
+mod audit;
 mod scheduler;
 mod storage;
 
@@ -15,8 +16,10 @@ use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+pub use self::audit::{AuditNumbers, AuditRequest};
 pub use self::scheduler::MarkRequest;
 pub use self::storage::{ScrubPass, ScrubReport, Storage, StorageStatus, Tier, TierStatus};
+use crate::audit::Auditor;
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
@@ -45,6 +48,8 @@ pub struct Pages {
     pub storage: Arc<Storage>,
     /// None where this process schedules nothing.
     pub scheduler: Option<Handle>,
+    /// None there, too.
+    pub auditor: Option<Arc<Auditor>>,
 }
 
 /// The page `/status.json`.
@@ -69,6 +74,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, shutdown: Shutdown) -> R
         .route("/scrub", post(scrub))
         .route("/ac/{*name}", delete(forget))
         .merge(scheduler::routes())
+        .merge(audit::routes())
         .layer(middleware::from_fn(refuse_other_origins))
         .with_state(pages);
     let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());

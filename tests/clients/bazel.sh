@@ -12,7 +12,7 @@ export CROFT=${CROFT:-target/release/croft}
 export SID=${CROFT_TEST_CACHE:-/var/cache/croft-test}/sid
 export MANY=200
 story_seconds=300
-all=(local_build cold_build cached_build failing_test interrupt kill_farm restart cut jobs500 missing_property daemon timeout compressed http_cache eviction downloader bazel4)
+all=(local_build cold_build cached_build failing_test interrupt kill_farm restart cut jobs500 missing_property daemon timeout compressed http_cache eviction downloader audit bazel4)
 
 # One number a run, so that the sleepers of two runs on one machine are told apart.
 MARKER=$((86400 + RANDOM)).$((1000 + $$ % 9000))

@@ -10,6 +10,7 @@
 )]
 
 mod assets;
+mod audit;
 mod bad_input;
 mod bytestream;
 mod cas;

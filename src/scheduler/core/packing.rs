@@ -9,7 +9,9 @@ use crate::scheduler::requirements::{CORES, MEMORY, Requirements, Shape, SoftSiz
 impl Core {
     /// What a task is put in line as: its requirements, and what earlier runs of its kind have used where it demands nothing itself.
     pub(super) fn shape_of(&self, kin: Kin, requirements: &Arc<Requirements>) -> Shape {
-        let shape = |soft| Shape { requirements: Arc::clone(requirements), soft };
+        let is_vain = requirements.avoided().is_some() && !self.fleet.has_taker(requirements);
+        let placed = if is_vain { Arc::new(requirements.anywhere()) } else { Arc::clone(requirements) };
+        let shape = |soft| Shape { requirements: placed, soft };
         let Some(past) = self.history.expectation(kin) else { return shape(SoftSize::default()) };
         let demands = |name: &str| requirements.amounts().contains_key(name);
         let cores = if demands(CORES) { 0.0 } else { past.cores_to_keep() };

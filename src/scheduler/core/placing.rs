@@ -145,7 +145,8 @@ impl Core {
     /// it is reserved.
     fn reserve_for_oldest(&mut self, worker: WorkerId) -> bool {
         let Some(room) = self.fleet.room(worker) else { return false };
-        let (fitting, unfitting): (Vec<_>, Vec<_>) = room.lines().partition(|(_, needs)| room.fits(needs));
+        let lines = room.lines().filter(|(_, needs)| room.could_fit(needs));
+        let (fitting, unfitting): (Vec<_>, Vec<_>) = lines.partition(|(_, needs)| room.fits(needs));
         let unfitting = unfitting.into_iter().map(|(line, _)| line);
         let unreserved = unfitting.filter(|line| !self.fleet.is_reserved(*line));
         let Some((arrival, line)) = self.queue.oldest_line(unreserved) else { return false };

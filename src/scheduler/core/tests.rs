@@ -1,6 +1,7 @@
 //! The rules of the scheduler as scenarios: on the left what happens, on the right what the core says to it.
 
 mod availability;
+mod elsewhere;
 mod hedging;
 mod histories;
 mod order;

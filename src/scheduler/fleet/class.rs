@@ -44,10 +44,11 @@ impl Class {
     pub(super) fn needs(&self, shape: Option<&Shape>) -> Arc<Needs> {
         let Some(shape) = shape else {
             let hard = self.capacity.amounts.values().copied().collect();
-            return Arc::new(Needs { hard, soft: self.capacity.share() });
+            return Arc::new(Needs { hard, soft: self.capacity.share(), avoided: None });
         };
         let soft = SoftSize::default().share();
-        let only_a_slot = || Needs { hard: vec![0; self.capacity.amounts.len()].into(), soft };
+        let hard = || vec![0; self.capacity.amounts.len()].into();
+        let only_a_slot = || Needs { hard: hard(), soft, avoided: None };
         Arc::new(self.capacity.needs(shape).unwrap_or_else(only_a_slot))
     }
 

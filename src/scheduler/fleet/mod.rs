@@ -6,6 +6,7 @@
 //! Workers with equal capacity are a class, and a class files its idle workers by what is free on them. So whether there is room is asked of
 //! classes and of amounts, of which there are few, and not of workers.
 
+mod able;
 mod class;
 mod locality;
 #[cfg(test)]
@@ -251,7 +252,8 @@ impl Fleet {
             let class = self.classes[able.class].as_ref().expect("a line knows no class that is gone");
             let buckets = class.idle.iter().rev().filter(|(free, _)| free.has_room(&able.needs));
             let mut workers = buckets.flat_map(|(_, numbers)| numbers.iter().rev());
-            workers.find_map(|number| self.workers[*number as usize].as_ref().filter(|one| is_allowed(one)))
+            let is_allowed = |one: &&Worker| able.needs.admit(&one.name) && is_allowed(one);
+            workers.find_map(|number| self.workers[*number as usize].as_ref().filter(is_allowed))
         });
         candidates.max_by_key(|worker| (worker.free.slots, worker.id)).map(|worker| worker.id)
     }
@@ -259,13 +261,6 @@ impl Fleet {
     /// Whether some connected worker could run what is in `line` if it had nothing else to do.
     pub(super) fn could_run(&self, line: LineId) -> bool {
         !self.lines[line.index()].able.is_empty()
-    }
-
-    /// How many connected workers could run this if they were idle and open.
-    pub(super) fn able_workers(&self, shape: &Shape) -> usize {
-        let classes = self.classes.iter().flatten();
-        let able = classes.filter(|class| class.capacity.could_run(&shape.requirements));
-        able.map(|class| class.members).sum()
     }
 
     /// Why no connected worker could ever run this. It names what was asked for, never what the fleet offers.
@@ -455,6 +450,11 @@ impl<'a> Room<'a> {
         self.worker.fits(needs)
     }
 
+    /// Whether the worker would fit if it had nothing else to do.
+    pub(super) fn could_fit(&self, needs: &Needs) -> bool {
+        needs.admit(&self.worker.name)
+    }
+
     /// Whether the worker has room for what is in `line`.
     pub(super) fn fits_line(&self, line: LineId) -> bool {
         self.lines().any(|(one, needs)| one == line && self.fits(needs))
@@ -466,14 +466,6 @@ impl Fleet {
     /// What the worker has, whether in use or not.
     pub(super) fn capacity_of(&self, worker: &Worker) -> &Capacity {
         &self.classes[worker.class].as_ref().expect("a worker has its class").capacity
-    }
-
-    /// The workers that could run this if they were idle and open.
-    pub(super) fn able(&self, requirements: &Requirements) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        let able =
-            |class: &Option<Class>| class.as_ref().is_some_and(|one| one.capacity.could_run(requirements));
-        let classes: Vec<bool> = self.classes.iter().map(able).collect();
-        self.iter().filter(move |(_, worker)| classes[worker.class])
     }
 
     /// The kinds of workers there are.

@@ -99,7 +99,7 @@ impl Worker {
     }
 
     pub(super) fn fits(&self, needs: &Needs) -> bool {
-        self.free.has_room(needs)
+        self.free.has_room(needs) && needs.admit(&self.name)
     }
 
     pub(super) fn hold(

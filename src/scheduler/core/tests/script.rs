@@ -23,7 +23,7 @@ use crate::scheduler::requirements::{Capacity, Requirements};
 use crate::scheduler::task::{Availability, Offer, Outcome, Platform, Task};
 
 /// What a submission may say beside platform properties.
-const HINTS: [&str; 4] = ["priority", "invocation", "identity", "trees"];
+const HINTS: [&str; 5] = ["priority", "invocation", "identity", "trees", "not"];
 
 /// An event, and what the core must say to it.
 pub(super) type Line<'a> = (&'a str, &'a str);
@@ -205,10 +205,15 @@ impl Stage {
             neighbours: trees.split(',').filter_map(|tree| tree.parse().ok()).collect(),
             ..Task::example(action)
         };
+        let requirements = Requirements::resolve(&self.config, &task.platform).unwrap();
+        let requirements = match option(rest, "not=") {
+            Some(worker) => requirements.elsewhere(worker.into()),
+            None => requirements,
+        };
         Event::Submit(Box::new(Submission {
             operation: self::operation(operation),
             execution: ExecutionId::new(operation.parse().unwrap()),
-            requirements: Arc::new(Requirements::resolve(&self.config, &task.platform).unwrap()),
+            requirements: Arc::new(requirements),
             task: Arc::new(task),
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(7),
         }))
