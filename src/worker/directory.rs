@@ -1,12 +1,15 @@
 //! The directory of one attempt: its inputs and, if that is not in memory, what it writes. Never shared, never reused.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use super::sandbox::{DISK_DIRECTORY, Ownership, Scratch};
-use crate::error::{Context, Result};
+use crate::error::{self, Context, Error, Result};
 
 /// Of the worker's directory: those of the actions.
 const ACTIONS: &str = "actions";
@@ -81,6 +84,24 @@ fn owner(ownership: Ownership) -> Option<(u32, u32)> {
     match ownership {
         Ownership::Same => None,
         Ownership::Mapped { uid, gid } | Ownership::Foreign { uid, gid } => Some((uid, gid)),
+    }
+}
+
+/// Takes the directory `served` for this process, until the file is closed: another worker would delete what this one's actions use.
+/// Makes it if it is not there. Blocks.
+///
+/// # Errors
+/// `Unavailable` when another process has it.
+pub(super) fn lock(served: &Path) -> Result<File> {
+    fs::create_dir_all(served).context(|| "make the worker's directory")?;
+    let file = File::create(served.join("lock")).context(|| "open the lock of the worker's directory")?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            let message = "the worker's directory is in use by another croft";
+            Err(Error::new(error::Kind::Unavailable, message))
+        }
+        Err(errno) => Err(Error::from(errno).context("lock the worker's directory")),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod sandbox;
 #[cfg(test)]
 mod shelf;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,6 +67,8 @@ struct Shared {
     slots_max: usize,
     /// One permit for each directory that exists.
     directories: Arc<Semaphore>,
+    /// Keeps other workers from the directory.
+    _lock: File,
 }
 
 /// A directory that counts against the bound until it is deleted.
@@ -95,11 +98,12 @@ impl Worker {
         };
         let (served, executable) = (directory.to_owned(), executable.to_owned());
         let (store, size) = (cas.clone(), config.input_cache_size.as_u64());
-        let (launcher, inputs) = tasks::blocking(move || {
+        let (lock, launcher, inputs) = tasks::blocking(move || {
+            let lock = directory::lock(&served)?;
             directory::sweep(&served)?;
             let launcher = Launcher::start(&executable, sandbox)?;
             let inputs = Inputs::open(store, &served, size, launcher.ownership())?;
-            Ok((launcher, inputs))
+            Ok((lock, launcher, inputs))
         })
         .await?;
         if config.scratch == Scratch::Disk {
@@ -118,6 +122,7 @@ impl Worker {
                 machine,
                 inputs,
                 directory: directory.to_owned(),
+                _lock: lock,
             }),
         };
         worker.probe().await?;

@@ -47,6 +47,8 @@ async fn a_worker_with_a_full_disk_is_taken_out_says_why_and_comes_back_when_the
         ("CROFT_WORKER__NAME", "alpha"),
         ("CROFT_WORKER__SLOTS", "3"),
         ("CROFT_SCHEDULER__HEALTH_PROBATION", "1s"),
+        // One of them may have all of its attempts before the others have one.
+        ("CROFT_SCHEDULER__ATTEMPTS_MAX", "10"),
     ];
     let farm = Farm::start_in(data.path(), &environment);
     let client = Client::new(&farm).await;

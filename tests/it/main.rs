@@ -22,6 +22,7 @@ mod farm;
 mod faults;
 mod http;
 mod inputs;
+mod killed;
 mod lifecycle;
 mod live;
 mod operations;
