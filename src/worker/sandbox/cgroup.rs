@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::limits::{Limits, Spent};
+use super::limits::{Limits, SWAP_MAX, Spent};
 use super::lock;
 
 /// The group that the worker moves itself to.
@@ -285,8 +285,13 @@ impl Groups {
         };
         let group = Group { directory, fd, groups: self.clone() };
         for (controller, file, value) in limits.settings() {
-            if self.has(controller) {
-                group.set(file, &value)?;
+            if !self.has(controller) {
+                continue;
+            }
+            match group.set(file, &value) {
+                // A kernel that does not count what is swapped has no file for its limit.
+                Err(error) if error.kind() == ErrorKind::NotFound && file == SWAP_MAX => {}
+                result => result?,
             }
         }
         self.hand_over(&group.directory)?;

@@ -10,6 +10,9 @@ const PERIOD_US: u64 = 100_000;
 const CORE_WEIGHT: u64 = 100;
 const WEIGHT_MAX: u64 = 10_000;
 
+/// The file of a control group that limits what is swapped.
+pub(super) const SWAP_MAX: &str = "memory.swap.max";
+
 /// What one action may use at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -60,7 +63,7 @@ impl Limits {
         let weight = self.cores.saturating_mul(CORE_WEIGHT).clamp(1, WEIGHT_MAX);
         let mut settings = vec![
             (Controller::Memory, "memory.max", self.memory_bytes.to_string()),
-            (Controller::Memory, "memory.swap.max", "0".to_owned()),
+            (Controller::Memory, SWAP_MAX, "0".to_owned()),
             // A command of which the kernel has killed one part gives wrong results; all of it goes.
             (Controller::Memory, "memory.oom.group", "1".to_owned()),
             (Controller::Pids, "pids.max", self.processes.to_string()),

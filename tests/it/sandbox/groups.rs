@@ -25,9 +25,18 @@ impl Delegated {
     }
 }
 
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
 impl Drop for Delegated {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(self.0.join("croft.farm"));
+        // Farms that a test kills leave their groups to the next worker's start. Only groups without processes can be deleted.
+        for life in directories(&self.0) {
+            directories(&life).iter().for_each(|group| drop(fs::remove_dir(group)));
+            let _ = fs::remove_dir(life);
+        }
         let removed = fs::remove_dir(&self.0);
         assert!(
             removed.is_ok() || std::thread::panicking(),
