@@ -6,6 +6,9 @@
 //! sync reaches, so a value has little more than 4 KiB; opening a damaged database may fail, panic or hang, so it happens on a thread of its
 //! own, and the directory is moved aside when it does not work out.
 
+#[cfg(test)]
+pub(crate) mod power;
+
 use std::fs::{self, File};
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -14,11 +14,7 @@ use super::super::record::Record;
 use super::tests::{execution, finished, kept, live, sorted};
 use super::*;
 
-/// The store cuts the power of its disk with the same.
-#[path = "../../store/disk/crash/power.rs"]
-mod power;
-
-use power::{Image, Power};
+use crate::index::power::{self, Image, Power};
 
 const KILLS: u32 = 20;
 const POWER_CUTS: u32 = 8;

@@ -5,7 +5,6 @@
 
 mod book;
 mod load;
-mod power;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -15,8 +14,8 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 
 use self::book::Book;
-use self::power::{Image, Power};
 use super::*;
+use crate::index::power::{self, Image, Power};
 
 /// The store's limit: small, so that it evicts all the time.
 const SIZE: u64 = 36 << 20;
