@@ -7,6 +7,8 @@
 //! own, and the directory is moved aside when it does not work out.
 
 #[cfg(test)]
+pub(crate) mod crash;
+#[cfg(test)]
 pub(crate) mod power;
 
 use std::fs::{self, File};

@@ -2,18 +2,12 @@
 //!
 //! The writer is this test's own program, started again for [`writer`] alone. It tells the number of each commit that has returned.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::record::Record;
 use super::tests::{execution, finished, kept, live, sorted};
 use super::*;
-
+use crate::index::crash::Writer;
 use crate::index::power::{self, Image, Power};
 
 const KILLS: u32 = 20;
@@ -21,12 +15,6 @@ const POWER_CUTS: u32 = 8;
 
 /// Commits before a crash, at most.
 const COMMITS_MAX: u32 = 60;
-
-/// How long the writer may take for anything: far more than it needs on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Lines of the writer that wait to be read.
-const LINES_MAX: usize = 10_000;
 
 const DIRECTORY: &str = "CROFT_JOURNAL_CRASH_DIRECTORY";
 
@@ -87,9 +75,9 @@ fn what_was_committed_survives_twenty_kills() {
     let path = directory.path().join("journal");
     let (mut random, mut told) = (fastrand::Rng::with_seed(1), 0);
     for _ in 0..KILLS {
-        let mut writing = Writing::start(&path);
-        writing.follow(random.u32(1..=COMMITS_MAX), &mut told);
-        writing.kill(&mut told);
+        let writer = start(&path);
+        follow(&writer, random.u32(1..=COMMITS_MAX), &mut told);
+        kill(writer, &mut told);
         holds(&path, &mut told);
     }
     println!("{told} commits in {KILLS} lives");
@@ -104,11 +92,11 @@ fn what_was_committed_survives_eight_power_cuts() {
     let (mut random, mut told) = (fastrand::Rng::with_seed(2), 0);
     for _ in 0..POWER_CUTS {
         let power = Power::on(image);
-        let mut writing = Writing::start(&power.directory().join("journal"));
-        writing.follow(random.u32(1..=COMMITS_MAX), &mut told);
-        writing.stop();
+        let writer = start(&power.directory().join("journal"));
+        follow(&writer, random.u32(1..=COMMITS_MAX), &mut told);
+        writer.stop();
         let cut = power.cut();
-        writing.kill(&mut told);
+        kill(writer, &mut told);
         image = power.off(cut);
         let power = Power::on(image);
         holds(&power.directory().join("journal"), &mut told);
@@ -126,53 +114,21 @@ fn holds(path: &Path, told: &mut u32) {
     *told = commits;
 }
 
-/// A writer at work. Dropping it kills it.
-struct Writing {
-    child: Child,
-    lines: Receiver<String>,
+fn start(path: &Path) -> Writer {
+    Writer::start("scheduler::journal::crash_tests::writer", (DIRECTORY, path), &[])
 }
 
-impl Writing {
-    fn start(path: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "scheduler::journal::crash_tests::writer"])
-            .args(["--ignored", "--nocapture", "--test-threads=1"])
-            .env(DIRECTORY, path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = sync_channel(LINES_MAX);
-        std::thread::spawn(move || {
-            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
-        Self { child, lines }
+/// Takes notes until so many more commits are told.
+fn follow(writer: &Writer, commits: u32, told: &mut u32) {
+    let wanted = *told + commits;
+    while *told < wanted {
+        note(&writer.line(), told);
     }
+}
 
-    /// Takes notes until so many more commits are told.
-    fn follow(&mut self, commits: u32, told: &mut u32) {
-        let wanted = *told + commits;
-        while *told < wanted {
-            note(&self.lines.recv_timeout(PATIENCE).expect("the writer writes until it is killed"), told);
-        }
-    }
-
-    /// Stops it in the middle of what it does; nothing is told after that.
-    fn stop(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while !power::is_stopped(self.child.id()) {
-            assert!(Instant::now() < deadline, "the writer does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Kills it and notes what it had told until then.
-    fn kill(mut self, told: &mut u32) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.lines.iter().for_each(|line| note(&line, told));
-    }
+/// Kills it and notes what it had told until then.
+fn kill(writer: Writer, told: &mut u32) {
+    writer.kill().iter().for_each(|line| note(line, told));
 }
 
 fn note(line: &str, told: &mut u32) {
@@ -181,13 +137,5 @@ fn note(line: &str, told: &mut u32) {
         let number: u32 = number.parse().unwrap();
         assert_eq!(number, *told, "commits are told in their order");
         *told += 1;
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        // It may be dead already; then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

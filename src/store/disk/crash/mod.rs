@@ -1,20 +1,14 @@
 //! Crashes, by killing a process that writes and by cutting the power of its disk: what was acknowledged is there afterwards.
 //!
 //! The writer is this test's own program, started again for [`writer`] alone. It tells each put before and after; `book` keeps
-//! what it told, and what must therefore be there. `power` is a disk whose power can be cut.
+//! what it told, and what must therefore be there. The index has the disk whose power can be cut.
 
 mod book;
 mod load;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Instant;
-
-use rustix::process::{Pid, Signal, kill_process};
-
 use self::book::Book;
 use super::*;
+use crate::index::crash::Writer;
 use crate::index::power::{self, Image, Power};
 
 /// The store's limit: small, so that it evicts all the time.
@@ -26,12 +20,6 @@ const POWER_CUTS: u32 = 20;
 /// Acknowledged puts before a kill, at most: 50 to 150 ms of writing. There are fewer power cuts, so each gets more.
 const PUTS_MAX: usize = 150;
 const PUTS_BEFORE_CUT_MAX: usize = 450;
-
-/// How long the writer may take for anything: far more than it needs on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Lines of the writer that wait to be read.
-const LINES_MAX: usize = 10_000;
 
 const DIRECTORY: &str = "CROFT_CRASH_DIRECTORY";
 const ROUND: &str = "CROFT_CRASH_ROUND";
@@ -59,9 +47,9 @@ async fn what_was_acknowledged_survives_two_hundred_kills() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut book = Book::default();
     for round in 0..KILLS {
-        let mut writer = Writing::start(directory.path(), round);
-        writer.follow(random.usize(1..=PUTS_MAX), &mut book);
-        writer.kill(&mut book);
+        let writer = start(directory.path(), round);
+        follow(&writer, random.usize(1..=PUTS_MAX), &mut book);
+        kill(writer, &mut book);
         book.check(directory.path(), options(round + 1)).await;
     }
     is_sound_after_a_scrub(directory.path()).await;
@@ -78,11 +66,11 @@ async fn what_was_acknowledged_survives_twenty_power_cuts() {
     let mut book = Book::default();
     for round in 0..POWER_CUTS {
         let power = Power::on(image);
-        let mut writer = Writing::start(&power.directory(), round);
-        writer.follow(random.usize(1..=PUTS_BEFORE_CUT_MAX), &mut book);
+        let writer = start(&power.directory(), round);
+        follow(&writer, random.usize(1..=PUTS_BEFORE_CUT_MAX), &mut book);
         writer.stop();
         let cut = power.cut();
-        writer.kill(&mut book);
+        kill(writer, &mut book);
         image = power.off(cut);
         let power = Power::on(image);
         book.check(&power.directory(), options(round + 1)).await;
@@ -111,62 +99,22 @@ fn temporary_files(directory: &Path) -> usize {
     fs::read_dir(directory.join("tmp")).unwrap().count()
 }
 
-/// A writer at work. Dropping it kills it.
-struct Writing {
-    child: Child,
-    lines: Receiver<String>,
+fn start(directory: &Path, round: u32) -> Writer {
+    let place = directory.join("cas");
+    Writer::start("store::disk::crash::writer", (DIRECTORY, &place), &[(ROUND, round.to_string())])
 }
 
-impl Writing {
-    fn start(directory: &Path, round: u32) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::disk::crash::writer", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(DIRECTORY, directory.join("cas"))
-            .env(ROUND, round.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = sync_channel(LINES_MAX);
-        std::thread::spawn(move || {
-            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
-        Self { child, lines }
-    }
-
-    /// Takes notes until `puts` of them are acknowledged.
-    fn follow(&mut self, puts: usize, book: &mut Book) {
-        let mut acknowledged = 0;
-        while acknowledged < puts {
-            let line = self.lines.recv_timeout(PATIENCE).expect("the writer writes until it is killed");
-            acknowledged += usize::from(book.note(&line));
-        }
-    }
-
-    /// Stops it in the middle of what it does; nothing is acknowledged after that.
-    fn stop(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while !power::is_stopped(self.child.id()) {
-            assert!(Instant::now() < deadline, "the writer does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Kills it and notes what it had said until then.
-    fn kill(mut self, book: &mut Book) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        for line in &self.lines {
-            book.note(&line);
-        }
+/// Takes notes until `puts` of them are acknowledged.
+fn follow(writer: &Writer, puts: usize, book: &mut Book) {
+    let mut acknowledged = 0;
+    while acknowledged < puts {
+        acknowledged += usize::from(book.note(&writer.line()));
     }
 }
 
-impl Drop for Writing {
-    fn drop(&mut self) {
-        // It may be dead already; then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// Kills it and notes what it had said until then.
+fn kill(writer: Writer, book: &mut Book) {
+    for line in writer.kill() {
+        book.note(&line);
     }
 }
