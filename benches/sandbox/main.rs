@@ -72,10 +72,6 @@ fn measure(runtime: &tokio::runtime::Runtime, parent: &Path, actions: usize, at_
     );
 }
 
-/// More than the program uses.
-const LIMITS: Limits =
-    Limits { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
-
 /// Actions a second.
 fn rate(actions: usize, run: impl FnOnce()) -> f64 {
     let begin = Instant::now();
@@ -112,7 +108,7 @@ fn start(directory: &Path, at_once: usize) -> Launcher {
         gid: 65534,
         networks: u32::try_from(at_once).unwrap(),
         scratch: Scratch::Memory,
-        groups: claim(Some((65534, 65534)), LIMITS.memory_bytes).groups,
+        groups: claim(Some((65534, 65534)), Limits::AMPLE.memory_bytes).groups,
     };
     Launcher::start(Path::new(env!("CARGO_BIN_EXE_croft")), config).unwrap()
 }
@@ -129,7 +125,7 @@ fn spec(launcher: &Launcher, directory: &Path, round: usize, number: usize) -> S
     Spec {
         layers: vec![format!("{name}/root")],
         directory: name,
-        limits: LIMITS,
+        limits: Limits::AMPLE,
         arguments: vec![PROGRAM.to_owned()],
         environment: vec!["PATH=/usr/bin:/bin".to_owned()],
         working_directory: String::new(),

@@ -57,10 +57,6 @@ struct Bench {
     actions: usize,
 }
 
-/// More than the command uses.
-const LIMITS: Limits =
-    Limits { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
-
 impl Bench {
     fn new() -> Self {
         let parent = std::env::var_os("CROFT_BENCH_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -74,7 +70,7 @@ impl Bench {
             gid: 65534,
             networks: 1,
             scratch: Scratch::Memory,
-            groups: claim(Some((65534, 65534)), LIMITS.memory_bytes).groups,
+            groups: claim(Some((65534, 65534)), Limits::AMPLE.memory_bytes).groups,
         };
         let launcher = Launcher::start(Path::new(env!("CARGO_BIN_EXE_croft")), config).unwrap();
         Self { directory, cas: Cas::new(Arc::new(disk)), launcher, actions: 0 }
@@ -130,7 +126,7 @@ impl Bench {
             arguments: vec!["/bin/true".to_owned()],
             environment: Vec::new(),
             working_directory: String::new(),
-            limits: LIMITS,
+            limits: Limits::AMPLE,
         };
         let begin = Instant::now();
         let exit = self.launcher.run(spec).await.unwrap().wait().await.unwrap();

@@ -61,6 +61,10 @@ pub mod journal {
 pub mod worker {
     tonic::include_proto!("croft.worker.v1");
 
+    /// The platform properties by which an action says how much it needs: cores, and bytes of memory.
+    pub const CORES: &str = "cores";
+    pub const MEMORY: &str = "memory";
+
     /// How many leases a worker of so many slots may hold that run, and how many that are answered and not acknowledged: a slot is
     /// given again as soon as its lease is answered, which is some time before the answer is safe.
     pub fn leases_max(slots: u32) -> usize {

@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result, shown};
+use crate::proto::worker::{CORES, MEMORY};
 
 use super::config::{Config, PropertyKind};
 use super::lookup::fingerprint;
@@ -12,10 +13,6 @@ use super::task::{Offer, Platform};
 
 /// Amounts of `minimum` properties, by name.
 pub(super) type Amounts = BTreeMap<String, u64>;
-
-/// The `minimum` properties of the default configuration that a soft size is measured in.
-pub(super) const CORES: &str = "cores";
-pub(super) const MEMORY: &str = "memory";
 
 /// What a worker must have to run an action.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

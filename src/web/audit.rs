@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Auditor, Audits, Report};
 use crate::error::{Error, Kind, Result};
 
-use super::{Pages, failed, json, parse_action};
+use super::{Pages, elsewhere, failed, json, parse_action};
 
 /// Bytes of a request: as many names of actions as may wait.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -87,10 +87,6 @@ async fn page(State(pages): State<Pages>) -> Response {
 
 impl Pages {
     fn auditor(&self) -> Result<&Auditor> {
-        let elsewhere = || {
-            let message = "this process schedules nothing; ask the admin listener of the one that does";
-            Error::new(Kind::Unsupported, message)
-        };
         self.auditor.as_deref().ok_or_else(elsewhere)
     }
 }

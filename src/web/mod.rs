@@ -149,6 +149,12 @@ fn json(value: &impl Serialize) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
 }
 
+/// Why this process knows nothing of what only a scheduler knows.
+fn elsewhere() -> Error {
+    let message = "this process schedules nothing; ask the admin listener of the one that does";
+    Error::new(Kind::Unsupported, message)
+}
+
 /// The log gets the whole chain when the fault is ours, the operator our own sentences.
 fn failed(error: &Error) -> Response {
     if matches!(error.kind(), Kind::Bug | Kind::Corrupt) {

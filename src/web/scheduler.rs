@@ -17,7 +17,7 @@ use crate::scheduler::{
     Availability, Demand, Handle, Load, OperationId, Overview, Why, WorkerId, WorkerView, whole_workers,
 };
 
-use super::{Pages, failed, json};
+use super::{Pages, elsewhere, failed, json};
 
 /// Bytes that a reason may have: it is kept, journalled, and shown in one line.
 const REASON_BYTES_MAX: usize = 256;
@@ -179,10 +179,6 @@ pub(super) async fn overview(pages: &Pages) -> Result<Option<Overview>> {
 
 impl Pages {
     fn scheduler(&self) -> Result<&Handle> {
-        let elsewhere = || {
-            let message = "this process schedules nothing; ask the admin listener of the one that does";
-            Error::new(Kind::Unsupported, message)
-        };
         self.scheduler.as_ref().ok_or_else(elsewhere)
     }
 }

@@ -10,10 +10,11 @@ use bytesize::ByteSize;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-use super::limits::{self, Limits};
+use super::limits::Limits;
 use super::machine::Machine;
 use super::sandbox::Scratch;
 use crate::proto::rev2::platform::Property;
+use crate::proto::worker::{CORES, MEMORY};
 
 /// Slots that one worker may have: each holds some descriptors and a network namespace.
 const SLOTS_MAX: u32 = 1024;
@@ -157,7 +158,7 @@ impl Config {
     /// slots than there are cores wants that many actions at once.
     pub fn amounts(&self, machine: &Machine) -> [(&'static str, u64); 2] {
         let cores = machine.cores.max(u64::from(self.slots()));
-        [(limits::CORES, cores), (limits::MEMORY, machine.memory_of_actions())]
+        [(CORES, cores), (MEMORY, machine.memory_of_actions())]
     }
 
     /// The worker's name for people.

@@ -11,11 +11,8 @@ use super::machine::Machine;
 use super::sandbox::{self, Claim, Controller, Groups};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::platform::Property;
+use crate::proto::worker::{CORES, MEMORY};
 use crate::tasks;
-
-/// The platform properties by which an action says itself what it needs.
-pub(super) const CORES: &str = "cores";
-pub(super) const MEMORY: &str = "memory";
 
 /// Far more than builds and their tests use, and far less than it takes to hang a machine.
 const PROCESSES_DEFAULT: u32 = 4096;

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::farm::executable;
-use crate::sandbox::{LIMITS, config};
+use crate::sandbox::config;
 use croft::digest::{Digest, Function};
 use croft::proto::Timestamp;
 use croft::proto::rev2::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode};
 use croft::store::{Cas, Memory};
 use croft::worker::inputs::{Inputs, Staged};
-use croft::worker::sandbox::{End, Exit, Launcher, Scratch, Spec};
+use croft::worker::sandbox::{End, Exit, Launcher, Limits, Scratch, Spec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Settings, TestRunner};
 use prost::Message;
@@ -76,7 +76,7 @@ impl Bench {
             arguments: ["/bin/sh", "-c", script].map(str::to_owned).into(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned()],
             working_directory: String::new(),
-            limits: LIMITS,
+            limits: Limits::AMPLE,
         };
         let running = self.launcher.run(spec).await.expect("started");
         running.wait().await.expect("an exit")

@@ -16,10 +16,6 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use crate::farm::executable;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// More than any of these commands uses.
-pub(crate) const LIMITS: Limits =
-    Limits { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
-
 /// A sandbox with a directory for its actions.
 struct Bench {
     // Goes before the groups that it holds processes in.
@@ -46,7 +42,7 @@ impl Bench {
         let config = config(directory.path(), networks, scratch);
         let groups = config.groups.clone();
         let launcher = Launcher::start(&executable(), config).expect("the sandbox starts");
-        Self { launcher, directory, limits: LIMITS, groups }
+        Self { launcher, directory, limits: Limits::AMPLE, groups }
     }
 
     /// Makes an action's directory as the worker does, with one input file.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::proto::worker::{CORES, MEMORY};
 use crate::scheduler::history::Kin;
-use crate::scheduler::requirements::{CORES, MEMORY, Requirements, Shape, SoftSize};
+use crate::scheduler::requirements::{Requirements, Shape, SoftSize};
 
 impl Core {
     /// What a task is put in line as: its requirements, and what earlier runs of its kind have used where it demands nothing itself.

@@ -58,6 +58,10 @@ pub struct Spent {
 }
 
 impl Limits {
+    /// More than a command uses that is run to try or to measure the sandbox itself.
+    pub const AMPLE: Self =
+        Self { memory_bytes: 1 << 40, processes: 4096, cores: 1, is_capped: false, disk_bytes: None };
+
     /// The files of a control group and what to write to them.
     pub(super) fn settings(&self) -> Vec<(Controller, &'static str, String)> {
         let weight = self.cores.saturating_mul(CORE_WEIGHT).clamp(1, WEIGHT_MAX);
