@@ -412,6 +412,12 @@ def write_workspace(options):
         write_many(workspace, options)
 
 
+def marker(text):
+    """Checks a number of seconds and keeps its spelling: as a number, 0.50 would become 0.5 and no process be found by it."""
+    float(text)
+    return text
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="the folder to write")
@@ -421,7 +427,7 @@ def arguments():
     parser.add_argument("--large", type=int, default=64 * 1024 * 1024, help="size of the large output, in bytes")
     parser.add_argument("--many", type=int, default=0, help="number of distinct genrules")
     parser.add_argument("--sleep", type=float, default=0, help="how long each of them sleeps, in seconds")
-    parser.add_argument("--marker", type=float, default=86400.5, help="what the endless sleepers sleep, in seconds")
+    parser.add_argument("--marker", type=marker, default="86400.5", help="what the endless sleepers sleep, in seconds")
     return parser.parse_args()
 
 
