@@ -11,7 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use super::Peer;
 
 /// How long a client may take for its first byte. All protocols that are served begin with the client.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
@@ -77,10 +79,10 @@ fn unpace(connection: &TcpStream) {
 }
 
 impl Connected for Accepted {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.stream.peer_addr().map_or(Peer::Gone, Peer::Socket)
     }
 }
 

@@ -4,15 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
-use hyper_util::rt::TokioIo;
-use tokio::io::DuplexStream;
+use futures_util::Stream;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
+use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::error::{Error, Kind, Result};
 use crate::tasks::Shutdown;
@@ -20,11 +16,15 @@ use crate::tasks::Shutdown;
 mod accept;
 mod connect;
 mod measured;
+mod peer;
+mod pipe;
 #[cfg(test)]
 mod silence_tests;
 
 pub use connect::connect;
 pub use measured::Measured;
+pub use peer::Peer;
+pub use pipe::{Pipe, PipeIncoming, pipe};
 
 /// The largest HTTP/2 frame that we take. Uploads in large frames cost half the CPU of those in 16 KiB ones.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
@@ -62,12 +62,6 @@ const WORKER_PINGS: Pings = Pings { interval: Duration::from_secs(10), timeout: 
 
 /// How long requests may go on after the stop was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-
-/// Bytes on their way through the in-memory pipe.
-const PIPE_BYTES: usize = 256 << 10;
-
-/// Connections to the in-memory pipe that wait to be accepted.
-const PIPE_BACKLOG: usize = 16;
 
 /// Binds the listener that is called `name` in messages.
 ///
@@ -115,7 +109,7 @@ pub async fn serve_workers(listener: TcpListener, routes: Routes, shutdown: Shut
 /// # Errors
 /// When the pipe fails, which it does not.
 pub async fn serve_pipe(incoming: PipeIncoming, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    serve_incoming(incoming.0.map(Ok), routes, CLIENT_PINGS, shutdown).await
+    serve_incoming(incoming.connections(), routes, CLIENT_PINGS, shutdown).await
 }
 
 async fn serve_incoming<C>(
@@ -125,7 +119,7 @@ async fn serve_incoming<C>(
     shutdown: Shutdown,
 ) -> Result<()>
 where
-    C: Connected + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    C: Connected<ConnectInfo = Peer> + tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     // HTTP/1.1 is for the clients of the plain cache protocol; gRPC is always HTTP/2.
     let serving = Server::builder()
@@ -146,39 +140,5 @@ where
     tokio::select! {
         served = serving => served.map_err(|error| Error::bug("serve a listener").with_source(error)),
         () = expired => Ok(()),
-    }
-}
-
-/// The accepting end of an in-memory pipe.
-pub struct PipeIncoming(ReceiverStream<DuplexStream>);
-
-/// The connecting end of an in-memory pipe.
-#[derive(Debug, Clone)]
-pub struct Pipe(mpsc::Sender<DuplexStream>);
-
-/// A listener without a socket: what connects to one end is accepted at the other.
-pub fn pipe() -> (Pipe, PipeIncoming) {
-    let (sender, receiver) = mpsc::channel(PIPE_BACKLOG);
-    (Pipe(sender), PipeIncoming(ReceiverStream::new(receiver)))
-}
-
-impl Pipe {
-    /// A gRPC channel over a new connection.
-    ///
-    /// # Errors
-    /// `Unavailable` when the other end is closed.
-    pub async fn connect(&self) -> Result<Channel> {
-        let sender = self.0.clone();
-        let connector = tower::service_fn(move |_| {
-            let sender = sender.clone();
-            async move {
-                let (near, far) = tokio::io::duplex(PIPE_BYTES);
-                sender.send(far).await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-                Ok::<_, io::Error>(TokioIo::new(near))
-            }
-        });
-        let endpoint = Endpoint::from_static("http://in-memory.invalid");
-        let channel = endpoint.connect_with_connector(connector).await;
-        channel.map_err(|error| Error::new(Kind::Unavailable, "connect to the scheduler").with_source(error))
     }
 }

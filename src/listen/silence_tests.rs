@@ -2,10 +2,15 @@
 
 use std::sync::Mutex;
 
+use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::pipe::Joined;
 use super::*;
 use crate::proto::worker::workers_client::WorkersClient;
 use crate::proto::worker::workers_server::{Workers, WorkersServer};
@@ -14,6 +19,9 @@ use crate::tasks;
 
 /// So short that the test need not wait.
 const SHORT: Pings = Pings { interval: Duration::from_millis(20), timeout: Duration::from_millis(50) };
+
+/// Bytes on their way.
+const BYTES: usize = 64 << 10;
 
 /// The scheduler's end of one stream: says when it is over.
 struct Scheduler(Mutex<Option<oneshot::Sender<()>>>);
@@ -54,13 +62,14 @@ async fn connect(connection: DuplexStream) -> Channel {
 
 #[tokio::test]
 async fn a_stream_ends_whose_peer_has_fallen_silent() {
-    let (worker, of_worker) = tokio::io::duplex(PIPE_BYTES);
-    let (of_scheduler, scheduler) = tokio::io::duplex(PIPE_BYTES);
+    let (worker, of_worker) = tokio::io::duplex(BYTES);
+    let (of_scheduler, scheduler) = tokio::io::duplex(BYTES);
     let (silence, silenced) = oneshot::channel();
     let cable = tasks::spawn("test", carry((of_worker, of_scheduler), silenced));
     let (over, ended) = oneshot::channel();
     let routes = Routes::new(WorkersServer::new(Scheduler(Mutex::new(Some(over)))));
-    let (shutdown, incoming) = (Shutdown::new(), stream::iter([Ok(scheduler)]).chain(stream::pending()));
+    let (shutdown, incoming) =
+        (Shutdown::new(), stream::iter([Ok(Joined::new(scheduler))]).chain(stream::pending()));
     let serving = tasks::spawn("test", serve_incoming(incoming, routes, SHORT, shutdown.clone()));
 
     let mut client = WorkersClient::new(connect(worker).await);
