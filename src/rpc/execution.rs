@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
+use crate::listen::Peer;
 use crate::proto::longrunning::{Operation, operation};
 use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
@@ -302,7 +303,8 @@ fn invocation(metadata: &MetadataMap) -> String {
 }
 
 fn identity<T>(request: &Request<T>) -> String {
-    request.remote_addr().map(|address| address.ip().to_string()).unwrap_or_default()
+    let machine = request.extensions().get().and_then(Peer::machine);
+    machine.map(|address| address.to_string()).unwrap_or_default()
 }
 
 /// Enough of a digest to tell trees apart when nothing but speed depends on it.
@@ -397,6 +399,16 @@ mod tests {
         assert_eq!(changed(&mut watch, Duration::MAX).await.unwrap().stage, Stage::Completed);
         shutdown.cancel();
         assert_eq!(changed(&mut watch, Duration::MAX).await.unwrap_err().kind(), Kind::Unavailable);
+    }
+
+    #[test]
+    fn a_client_of_the_network_is_known_by_its_machine() {
+        let mut request = Request::new(());
+        assert_eq!(identity(&request), "");
+        request.extensions_mut().insert(Peer::Socket("10.0.0.7:4711".parse().unwrap()));
+        assert_eq!(identity(&request), "10.0.0.7");
+        request.extensions_mut().insert(Peer::Process);
+        assert_eq!(identity(&request), "");
     }
 
     #[test]
