@@ -10,6 +10,7 @@
 #   licences   cargo deny, built when it is missing: licences, banned crates, sources (no advisories: they are in no registry)
 #   servers    the servers of the storage tests: Redis, and such as speak S3, GCS and Azure (scripts/servers/install.sh)
 #   tests      unit, simulation and integration tests, with debug assertions
+#   fuzz       bytes from outside that break what must hold for them, a minute for each kind (scripts/fuzz/run.sh)
 #   release    the release build, which the rest runs
 #   machine    control groups in a small virtual machine, which is downloaded when it is missing (tests/machine/run.sh)
 #   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
@@ -22,7 +23,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-all=(packages format scripts lint licences servers tests machine release clients bench)
+all=(packages format scripts lint licences servers tests fuzz machine release clients bench)
 step_seconds=1800 # a step that hangs must not take the others' time
 skipped=3         # exit code of what cannot run here; its last line says why
 deny_seconds=420
@@ -51,6 +52,7 @@ step_packages() {
   command -v python3 > /dev/null || missing+=(python3)
   command -v pgrep > /dev/null || missing+=(procps)
   command -v cc > /dev/null || missing+=(gcc libc6-dev)
+  command -v c++ > /dev/null || missing+=(g++)
   command -v strip > /dev/null || missing+=(binutils)
   if [ "${#missing[@]}" = 0 ]; then
     echo "all there"
@@ -67,7 +69,7 @@ apt_install() {
 }
 
 step_format() {
-  cargo fmt --check
+  cargo fmt --all --check
 }
 
 step_scripts() {
@@ -107,6 +109,10 @@ step_tests() {
   else
     cargo test --locked --no-fail-fast
   fi
+}
+
+step_fuzz() {
+  scripts/fuzz/run.sh 60
 }
 
 step_machine() {

@@ -8,6 +8,8 @@ pub mod commands;
 pub mod config;
 pub mod digest;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod index;
 pub mod listen;
 pub mod metrics;

@@ -19,6 +19,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("web", &["audit", "listen", "store", "scheduler"]),
     ("audit", &["store"]),
     ("listen", &[]),
+    ("fuzz", &["rpc", "worker", "store", "scheduler"]),
     ("store", &[]),
     ("scheduler", &[]),
     ("telemetry", &[]),

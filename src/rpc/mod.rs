@@ -16,6 +16,8 @@ mod capabilities;
 mod cas;
 mod config;
 mod execution;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 mod inline;
 mod logs;

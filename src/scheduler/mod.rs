@@ -46,6 +46,9 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::proto::rev2::ExecuteResponse;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use journal::fuzz;
+
 pub use config::{Config, PropertyKind};
 pub use handle::{Handle, Watch};
 pub use id::{ExecutionId, Lease, OperationId, WorkerId};

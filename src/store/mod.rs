@@ -13,6 +13,8 @@ mod contract;
 mod disk;
 pub mod farm;
 mod faulty;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod memory;
 mod metered;

@@ -4,6 +4,8 @@ mod answer;
 mod command;
 mod config;
 mod directory;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod inputs;
 mod limits;
 pub mod link;

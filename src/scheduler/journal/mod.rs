@@ -8,6 +8,8 @@ mod crash_tests;
 #[cfg(test)]
 mod cut_tests;
 mod embedded;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 pub(super) mod memory;
 mod pages;

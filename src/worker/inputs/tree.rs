@@ -325,7 +325,8 @@ async fn fetch(
     Ok(())
 }
 
-fn check_names(directory: &rev2::Directory) -> Result<(), String> {
+/// That every name is one, and there once.
+pub(in crate::worker) fn check_names(directory: &rev2::Directory) -> Result<(), String> {
     let mut seen = HashSet::with_capacity(directory.files.len());
     for (name, _) in nodes(directory) {
         let is_bad = matches!(name, "" | "." | "..") || name.contains(['/', '\0']);

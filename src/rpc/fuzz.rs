@@ -1,0 +1,47 @@
+//! What must hold for names and digests that clients send.
+
+use crate::digest::{Digest, Function};
+use crate::proto;
+
+use super::resource::{Form, Read, Write};
+
+/// A resource name that is accepted names what it says: written again from its parts it is read as the same.
+pub fn resource_name(bytes: &[u8]) {
+    let Ok(name) = std::str::from_utf8(bytes) else { return };
+    if let Ok(read) = Read::parse(name) {
+        let again = format!("{}{}", prefix(&read.instance), blob(read.form, &read.digest));
+        assert_eq!(Read::parse(&again).expect("it was accepted"), read, "{again}");
+    }
+    if let Ok(write) = Write::parse(name) {
+        let (instance, upload) = (prefix(&write.instance), &write.upload);
+        let again = format!("{instance}uploads/{upload}/{}", blob(write.form, &write.digest));
+        assert_eq!(Write::parse(&again).expect("it was accepted"), write, "{again}");
+    }
+}
+
+fn prefix(instance: &str) -> String {
+    assert!(proto::is_instance_name(instance), "{instance}");
+    if instance.is_empty() { String::new() } else { format!("{instance}/") }
+}
+
+fn blob(form: Form, digest: &Digest) -> String {
+    let form = match form {
+        Form::Plain => "blobs",
+        Form::Zstd => "compressed-blobs/zstd",
+    };
+    let function = digest.function().segment().map_or(String::new(), |segment| format!("{segment}/"));
+    format!("{form}/{function}{}/{}", digest.hex(), digest.size())
+}
+
+/// A digest that is accepted has the length of its function's hashes and comes back from a message as it was. The bytes are the
+/// function's number, eight bytes of size and the hash.
+pub fn digest(bytes: &[u8]) {
+    let Some((function, rest)) = bytes.split_first() else { return };
+    let Some((size, hash)) = rest.split_first_chunk() else { return };
+    let Ok(hash) = std::str::from_utf8(hash) else { return };
+    let Ok(Some(function)) = Function::from_proto(i32::from(*function)) else { return };
+    if let Ok(digest) = Digest::parse(function, hash, i64::from_le_bytes(*size)) {
+        assert_eq!((digest.hash().len(), digest.hex().as_str()), (function.hash_bytes(), hash));
+        assert_eq!(Digest::from_proto(function, Some(&digest.to_proto())).expect("it was accepted"), digest);
+    }
+}
