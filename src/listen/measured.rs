@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::is_grpc;
 use crate::metrics;
 
 /// The layer; the time of a call ends with its last frame, or when its client goes away.
@@ -155,11 +156,6 @@ const METHODS: [&str; 26] = [
     "Push/PushDirectory",
     "Workers/Work",
 ];
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(http::header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
 
 /// `/google.bytestream.ByteStream/Read` as `ByteStream/Read`; of plain HTTP, which of the two caches.
 fn method(path: &str) -> &'static str {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::Stream;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use tokio::net::{TcpListener, TcpSocket};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -15,6 +17,7 @@ use crate::tasks::Shutdown;
 
 mod accept;
 mod connect;
+mod incoming;
 mod measured;
 mod peer;
 mod pipe;
@@ -37,6 +40,15 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Requests that one connection may have open. Bazel opens one for each of its `--jobs`.
 const STREAMS_MAX: u32 = 4096;
+
+/// Bytes of all headers of a request together, as HTTP/2 counts them: a token and what clients tell of themselves are a fourth of it.
+const HEADER_BYTES_MAX: u32 = 32 << 10;
+
+/// Requests of one connection that were taken back before we have looked at them. More are a flood (CVE-2023-44487), and it is closed.
+const RESETS_MAX: usize = 64;
+
+/// Errors of its protocol that one connection may make before it is closed, each of which costs us an answer (CVE-2025-8671).
+const ERRORS_MAX: usize = 256;
 
 /// Bytes that the kernel holds for a connection that we have not read yet. Left to itself it begins with 128 KiB, which a fast upload
 /// fills; and a sender that met a closed window may wait for 200 ms before it tries again.
@@ -128,9 +140,13 @@ where
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(ERRORS_MAX))
         .http2_keepalive_interval(Some(pings.interval))
         .http2_keepalive_timeout(Some(pings.timeout))
         .layer(Measured)
+        .layer(incoming::Bounded)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     let expired = async {
@@ -141,4 +157,10 @@ where
         served = serving => served.map_err(|error| Error::bug("serve a listener").with_source(error)),
         () = expired => Ok(()),
     }
+}
+
+/// Whether a message of HTTP with these headers is one of gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::WriteRequest;
@@ -20,6 +20,10 @@ use super::resource::{self, Form};
 
 /// Parked uploads that are kept. Each holds a temporary file, so they are worth a bound; one more drops none but is not kept itself.
 const PARKED_MAX: usize = 1024;
+
+/// Uploads that are under way or parked. Each is a task, and a temporary file as soon as something of it has come: a few times what all
+/// clients of a large farm have open at once, and a part of the files that the system allows a service.
+const OPEN_MAX: usize = 4096;
 
 /// How long an upload waits for its next piece: longer than any client's pause between retries.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -38,9 +42,11 @@ static WAITING: Semaphore = Semaphore::const_new(WAITING_BYTES_MAX);
 type Piece = (Bytes, SemaphorePermit<'static>);
 
 /// The uploads of all clients.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Uploads {
     parked: Arc<Mutex<HashMap<resource::Write, Session>>>,
+    /// Places for more.
+    places: Arc<Semaphore>,
 }
 
 /// One upload in the hands of one request. Dropping it parks it.
@@ -55,6 +61,7 @@ pub struct Upload {
 
 #[derive(Debug)]
 struct Session {
+    _place: OwnedSemaphorePermit,
     /// Bytes that have come, in the form that they have on the wire.
     position: u64,
     sender: mpsc::Sender<Piece>,
@@ -69,16 +76,30 @@ enum State {
     Stored,
 }
 
+impl Default for Uploads {
+    fn default() -> Self {
+        Self::with_places(OPEN_MAX)
+    }
+}
+
 impl Uploads {
+    /// At most `places` at a time.
+    fn with_places(places: usize) -> Self {
+        Self { parked: Arc::default(), places: Arc::new(Semaphore::new(places)) }
+    }
+
     /// Goes on with a parked upload, or begins a new one at offset 0, as the `first` message says.
     ///
     /// # Errors
-    /// `Invalid` when the offset is not where the upload stands.
+    /// `Invalid` when the offset is not where the upload stands, `Exhausted` when too many others are under way.
     pub fn begin(&self, cas: &Cas, name: resource::Write, first: &WriteRequest) -> Result<Upload> {
         let offset = first.write_offset;
         let parked = self.lock().remove(&name);
         let session = match parked.filter(Session::is_alive) {
-            _ if offset == 0 => Session::start(cas.clone(), &name),
+            parked if offset == 0 => {
+                drop(parked);
+                Session::start(cas.clone(), &name, self.place()?)
+            }
             Some(session) if i64::try_from(session.position) == Ok(offset) => session,
             other => {
                 let committed = other.as_ref().map_or(0, |session| session.position);
@@ -93,6 +114,20 @@ impl Uploads {
     /// How much of a parked upload is here, in bytes.
     pub fn committed(&self, name: &resource::Write) -> Option<u64> {
         self.lock().get(name).filter(|session| session.is_alive()).map(|session| session.position)
+    }
+
+    /// A place for a new upload, if need be that of a parked one: its client may never come back.
+    fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let take = || Arc::clone(&self.places).try_acquire_owned().ok();
+        let place = take().or_else(|| {
+            let mut parked = self.lock();
+            let name = parked.keys().next()?.clone();
+            parked.remove(&name)?;
+            take()
+        });
+        place.ok_or_else(|| {
+            Error::new(Kind::Exhausted, "as many uploads are under way as the server takes; try again later")
+        })
     }
 
     fn park(&self, name: resource::Write, session: Option<Session>) {
@@ -242,7 +277,7 @@ impl Drop for Upload {
 }
 
 impl Session {
-    fn start(cas: Cas, name: &resource::Write) -> Self {
+    fn start(cas: Cas, name: &resource::Write, place: OwnedSemaphorePermit) -> Self {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let (done, stored) = oneshot::channel();
         let (digest, size) = (name.digest, name.digest.size());
@@ -254,7 +289,7 @@ impl Session {
             // Nobody may be waiting for the answer: then the blob is stored all the same.
             let _ = done.send(cas.put(&digest, Blob::Stream { size, chunks }).await);
         });
-        Self { position: 0, sender, stored, state: State::Receiving }
+        Self { _place: place, position: 0, sender, stored, state: State::Receiving }
     }
 
     async fn send(&mut self, mut data: Bytes) -> Result<()> {

@@ -9,7 +9,7 @@ use croft::proto::rev2::{BatchReadBlobsRequest, BatchUpdateBlobsRequest};
 use tonic::Code;
 
 use crate::client::Client;
-use crate::farm::Farm;
+use crate::farm::{Farm, peak_memory};
 
 /// Memory that the farm may take for a bad upload, in bytes: some buffers, far less than what the upload inflates to.
 const GROWTH_MAX: u64 = 64 << 20;
@@ -167,13 +167,6 @@ async fn a_small_frame_that_inflates_to_a_gigabyte_is_refused_in_constant_memory
     assert_eq!(error.code(), Code::InvalidArgument, "what it says it becomes is over the limit of a batch");
     let grown = peak_memory(&farm) - before;
     assert!(grown < GROWTH_MAX, "{grown} bytes");
-}
-
-/// The most memory that the farm has had, in bytes.
-fn peak_memory(farm: &Farm) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", farm.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 #[tokio::test]

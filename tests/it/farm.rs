@@ -178,3 +178,10 @@ fn address(greeting: &str, label: &str) -> String {
     let address = rest.split_whitespace().next().unwrap_or_default();
     address.split("://").last().unwrap_or_default().to_owned()
 }
+
+/// The most memory that the farm has had, in bytes.
+pub(crate) fn peak_memory(farm: &Farm) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", farm.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}

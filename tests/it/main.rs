@@ -20,6 +20,7 @@ mod escape;
 mod execution;
 mod farm;
 mod faults;
+mod hostile;
 mod http;
 mod inputs;
 mod killed;

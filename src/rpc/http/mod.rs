@@ -21,6 +21,7 @@ use tonic::service::Routes;
 
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
+use crate::listen;
 use crate::proto::rev2::ActionResult;
 use crate::store::{ActionKey, Blob, Chunks, RESULT_MAX};
 
@@ -55,15 +56,10 @@ async fn refuse_web_pages(request: Request, next: Next) -> Response {
 }
 
 async fn serve(farm: Farm, request: Request) -> Response {
-    if is_grpc(request.headers()) {
+    if listen::is_grpc(request.headers()) {
         return tonic::Status::unimplemented("there is no such method").into_http();
     }
     farm.handle(request).await.unwrap_or_else(answer::refuse)
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// What a path names.
