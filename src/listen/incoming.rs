@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     /// A body that a test feeds.
-    struct Fed(mpsc::UnboundedReceiver<Bytes>);
+    struct Fed(mpsc::Receiver<Bytes>);
 
     impl Body for Fed {
         type Data = Bytes;
@@ -269,8 +269,8 @@ mod tests {
     /// So short that a test can wait for all of it.
     const SHORT: Times = Times { message: Duration::from_millis(50), room: Duration::from_millis(50) };
 
-    fn fed(room: &'static Semaphore) -> (mpsc::UnboundedSender<Bytes>, Incoming<Fed>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    fn fed(room: &'static Semaphore) -> (mpsc::Sender<Bytes>, Incoming<Fed>) {
+        let (sender, receiver) = mpsc::channel(16);
         (sender, Incoming::new(Fed(receiver), room, SHORT))
     }
 
@@ -290,11 +290,11 @@ mod tests {
         let (sender, mut body) = fed(room);
         let bytes = [message(50), message(20)].concat();
         for (piece, left) in [(0..30, 70), (30..55, 100), (55..79, 76), (79..80, 100)] {
-            sender.send(Bytes::copy_from_slice(&bytes[piece.clone()])).unwrap();
+            sender.try_send(Bytes::copy_from_slice(&bytes[piece.clone()])).unwrap();
             assert_eq!(next(&mut body).await.unwrap().unwrap(), bytes[piece]);
             assert_eq!(room.available_permits(), left);
         }
-        sender.send(Bytes::copy_from_slice(&bytes[..40])).unwrap();
+        sender.try_send(Bytes::copy_from_slice(&bytes[..40])).unwrap();
         next(&mut body).await.unwrap().unwrap();
         drop(body);
         assert_eq!(room.available_permits(), 100, "a request that is dropped leaves nothing behind");
@@ -305,15 +305,15 @@ mod tests {
         let room = room(50);
         let (one, mut first) = fed(room);
         first.times.message = Duration::MAX;
-        one.send(Bytes::from(message(60)).slice(..40)).unwrap();
+        one.try_send(Bytes::from(message(60)).slice(..40)).unwrap();
         next(&mut first).await.unwrap().unwrap();
         let (two, mut second) = fed(room);
-        two.send(Bytes::from(message(60)).slice(..30)).unwrap();
+        two.try_send(Bytes::from(message(60)).slice(..30)).unwrap();
         let refusal = next(&mut second).await.unwrap().unwrap_err();
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
         drop(second);
         let (three, mut third) = fed(room);
-        three.send(Bytes::from(message(60)).slice(..30)).unwrap();
+        three.try_send(Bytes::from(message(60)).slice(..30)).unwrap();
         third.times.room = Duration::MAX;
         let (frame, ()) = tokio::join!(next(&mut third), async { drop(first) });
         assert_eq!(frame.unwrap().unwrap().len(), 30);
@@ -322,11 +322,11 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_does_not_end_is_given_up_and_a_pause_between_messages_is_not() {
         let (sender, mut body) = fed(room(100));
-        sender.send(Bytes::from(message(10))).unwrap();
+        sender.try_send(Bytes::from(message(10))).unwrap();
         next(&mut body).await.unwrap().unwrap();
         let pause = tokio::time::timeout(4 * SHORT.message, next(&mut body)).await;
         assert!(pause.is_err(), "{pause:?}");
-        sender.send(Bytes::from(message(10)).slice(..3)).unwrap();
+        sender.try_send(Bytes::from(message(10)).slice(..3)).unwrap();
         next(&mut body).await.unwrap().unwrap();
         let late = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
