@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::worker::Machine;
-use crate::{audit, rpc, scheduler, store, telemetry, worker};
+use crate::{audit, rpc, scheduler, store, telemetry, tls, worker};
 
 /// The whole configuration. Every part belongs to the component of its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,11 +54,17 @@ pub enum Role {
 }
 
 /// One listener.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Address and port, as in `127.0.0.1:50051`.
     pub listen: SocketAddr,
+    /// Whether it may listen beyond loopback without TLS: for networks that encrypt by themselves, or behind a proxy with TLS.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Its certificate, and whether it asks clients for theirs.
+    #[serde(default)]
+    pub tls: Option<tls::Server>,
 }
 
 /// Where a scheduler listens for workers if nothing else is said.
@@ -94,8 +100,30 @@ impl Default for Config {
 }
 
 impl Listener {
-    const fn on_loopback(port: u16) -> Self {
-        Self { listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) }
+    /// A listener on this machine's loopback, without TLS.
+    pub const fn on_loopback(port: u16) -> Self {
+        Self {
+            insecure: false,
+            tls: None,
+            listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
+        }
+    }
+}
+
+impl Listener {
+    fn problems(&self, name: &str) -> Vec<String> {
+        let address = self.listen;
+        let is_exposed = !address.ip().is_loopback() && self.tls.is_none() && !self.insecure;
+        let exposed = is_exposed.then(|| {
+            let reason = "beyond loopback, anyone on the way can read and change what is sent";
+            let remedy =
+                format!("set {name}.tls, or {name}.insecure = true if something else protects the way");
+            format!("{name}: listen on {address}: {reason}; {remedy}")
+        });
+        let is_both = self.insecure && self.tls.is_some();
+        let both = is_both.then(|| format!("{name}.insecure: there is {name}.tls, so drop one of them"));
+        let tls = self.tls.as_ref().map_or_else(Vec::new, |tls| tls.check(&format!("{name}.tls")));
+        exposed.into_iter().chain(both).chain(tls).collect()
     }
 }
 
@@ -134,24 +162,38 @@ impl Config {
     }
 
     fn listener_problems(&self) -> Vec<String> {
-        let all = [
-            ("public", self.public_listener()),
-            ("workers", self.worker_listener()),
-            ("admin", Some(self.admin)),
-        ];
-        let open: Vec<_> =
-            all.into_iter().filter_map(|(name, listener)| Some((name, listener?.listen))).collect();
-        let mut problems = Vec::new();
+        let listeners = self.listeners();
+        let open: Vec<_> = listeners.iter().map(|(name, listener)| (name, listener.listen)).collect();
+        let mut problems: Vec<String> =
+            listeners.iter().flat_map(|(name, listener)| listener.problems(name)).collect();
         for (number, (name, address)) in open.iter().enumerate() {
-            if !address.ip().is_loopback() {
-                let reason = "nobody is authenticated, so only loopback addresses are allowed";
-                problems.push(format!("{name}: listen on {address}: {reason}"));
-            }
             for (other, _) in open[..number].iter().filter(|(_, other)| other == address && other.port() != 0)
             {
                 problems.push(format!("{other} and {name} both listen on {address}"));
             }
         }
+        problems
+    }
+
+    /// The listeners that this process has, by name.
+    fn listeners(&self) -> Vec<(&'static str, Listener)> {
+        let all = [
+            ("public", self.public_listener()),
+            ("workers", self.worker_listener()),
+            ("admin", Some(self.admin.clone())),
+        ];
+        all.into_iter().filter_map(|(name, listener)| Some((name, listener?))).collect()
+    }
+
+    /// What is wrong with the files that the configuration names: certificates, keys, revocation lists. One sentence each.
+    pub fn file_problems(&self) -> Vec<String> {
+        let of_listener =
+            |(name, listener): (&str, Listener)| listener.tls?.file_problem(&format!("{name}.tls"));
+        let mut problems: Vec<String> = self.listeners().into_iter().filter_map(of_listener).collect();
+        if self.has(Role::Worker) {
+            problems.extend(self.worker.file_problem());
+        }
+        problems.extend(self.storage.file_problems());
         problems
     }
 
@@ -192,13 +234,13 @@ impl Config {
 
     /// The listener for clients, if the roles have something for them.
     pub fn public_listener(&self) -> Option<Listener> {
-        (self.has(Role::Cas) || self.has(Role::Scheduler)).then_some(self.public)
+        (self.has(Role::Cas) || self.has(Role::Scheduler)).then(|| self.public.clone())
     }
 
     /// The listener for workers of other processes: where it is asked for, and where without it nobody could work.
     pub fn worker_listener(&self) -> Option<Listener> {
         let is_needed = self.has(Role::Scheduler) && !self.has(Role::Worker);
-        self.workers.or(is_needed.then_some(WORKERS))
+        self.workers.clone().or(is_needed.then_some(WORKERS))
     }
 
     /// How long actions may go on after the process was asked to stop. A farm in one process stops promptly, since its clients lose
@@ -348,7 +390,10 @@ mod tests {
             ("roles = [\"cas\"]\n[workers]\nlisten = \"127.0.0.1:1\"".to_owned(), "role scheduler"),
             ("roles = [\"scheduler\"]".to_owned(), "storage.tier"),
             (format!("roles = [\"scheduler\"]\n[storage]\nwrite = \"back\"\n{farm}"), "storage.write"),
-            (format!("roles = [\"scheduler\"]\n[workers]\nlisten = \"0.0.0.0:1\"\n{farm}"), "loopback"),
+            (
+                format!("roles = [\"scheduler\"]\n[workers]\nlisten = \"0.0.0.0:1\"\n{farm}"),
+                "workers.insecure",
+            ),
             (
                 format!("roles = [\"scheduler\"]\n[admin]\nlisten = \"127.0.0.1:50061\"\n{farm}"),
                 "both listen",

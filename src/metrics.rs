@@ -234,6 +234,27 @@ pub static WORKER_INPUT_EVICTIONS: LazyLock<IntCounter> = LazyLock::new(|| {
     register(IntCounter::new("croft_worker_input_evictions_total", help))
 });
 
+/// When certificates end, in seconds since 1970, by whose they are (a listener or a client of the farm) and what they are for.
+pub static TLS_EXPIRY: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let options = opts!(
+        "croft_tls_certificate_expiry_timestamp_seconds",
+        "end of the certificate's validity (Unix time)"
+    );
+    register(IntGaugeVec::new(options, &["listener", "of"]))
+});
+
+/// New certificates that were refused because they cannot be used.
+pub static TLS_RELOAD_FAILURES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_tls_reload_failures_total", "changes of certificate files that were refused");
+    register(IntCounterVec::new(options, &["listener"]))
+});
+
+/// Connections that ended in the handshake, by why.
+pub static TLS_HANDSHAKE_FAILURES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_tls_handshake_failures_total", "handshakes that did not come about");
+    register(IntCounterVec::new(options, &["listener", "reason"]))
+});
+
 /// Makes `metric` visible at `/metrics`.
 fn register<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("names and labels are constants of this file");

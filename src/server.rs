@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::audit::Auditor;
-use crate::config::{Config, Role};
+use crate::config::{self, Config, Role};
 use crate::error::{Context, Error, Result};
+use crate::listen::Listener;
 use crate::rpc::{Assets, Farm, Instances, Logs, Offered, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
@@ -19,7 +19,7 @@ use crate::tasks::{self, Shutdown};
 use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier};
 use crate::worker::Worker;
 use crate::worker::link::{self, Link, Stop};
-use crate::{listen, rpc, store, web};
+use crate::{listen, rpc, store, tls, web};
 
 /// How long the parts may take to stop: more than the listeners give to requests that are under way.
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -52,9 +52,9 @@ pub struct Server {
 
 /// The sockets, bound and not served yet.
 struct Listeners {
-    public: Option<TcpListener>,
-    workers: Option<TcpListener>,
-    admin: TcpListener,
+    public: Option<Listener>,
+    workers: Option<Listener>,
+    admin: Listener,
 }
 
 /// What all parts share: the two faces of the store, and who audits what is in it.
@@ -76,9 +76,9 @@ impl Server {
         let stack = Stack::open(&config.storage, &data).await?;
         let listeners = Listeners::bind(config).await?;
         let mut server = Self {
-            public: listeners.public.as_ref().map(address).transpose()?,
-            workers: listeners.workers.as_ref().map(address).transpose()?,
-            admin: address(&listeners.admin)?,
+            public: listeners.public.as_ref().map(Listener::address).transpose()?,
+            workers: listeners.workers.as_ref().map(Listener::address).transpose()?,
+            admin: listeners.admin.address()?,
             data,
             stack,
             parts: tasks::Group::default(),
@@ -112,10 +112,11 @@ impl Server {
             scheduler: scheduling.map(|farm| farm.scheduler.clone()),
             auditor: scheduling.map(|_| Arc::clone(&faces.auditor)),
         };
+        self.parts.spawn("certificates", tls::watch(self.stop.now.clone()));
         self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
         let mut connected = None;
         if let Some(worker) = worker {
-            let link = self.link(config, farm.as_ref(), worker);
+            let link = self.link(config, farm.as_ref(), worker)?;
             // The way to a scheduler in the same process is always there.
             connected = config.worker.scheduler.as_ref().map(|_| link.connected());
             self.parts.spawn("worker", link.run());
@@ -179,7 +180,8 @@ impl Server {
     }
 
     /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.
-    fn link(&mut self, config: &Config, farm: Option<&Farm>, worker: Worker) -> Link {
+    fn link(&mut self, config: &Config, farm: Option<&Farm>, worker: Worker) -> Result<Link> {
+        let mut worker_tls = None;
         let connect: link::Connect = match (&config.worker.scheduler, farm) {
             (None, Some(farm)) => {
                 let (pipe, connections) = listen::pipe();
@@ -193,13 +195,21 @@ impl Server {
             }
             (scheduler, _) => {
                 let scheduler = scheduler.clone().expect("checked: a worker has a scheduler");
+                let tls = config.worker.scheduler_tls();
+                let tls = tls.map(|tls| tls::Connector::new("worker", "worker.tls", &tls, Some(b"h2")));
+                let tls = tls.transpose()?;
+                worker_tls.clone_from(&tls);
                 Arc::new(move || {
-                    let scheduler = scheduler.clone();
-                    Box::pin(async move { listen::connect(&scheduler).await })
+                    let (scheduler, tls) = (scheduler.clone(), tls.clone());
+                    Box::pin(async move { listen::connect(&scheduler, tls.as_ref()).await })
                 })
             }
         };
-        Link::new(worker, connect, self.stop.clone())
+        let link = Link::new(worker, connect, self.stop.clone());
+        Ok(match worker_tls {
+            Some(tls) => link.renewed_by(tls),
+            None => link,
+        })
     }
 
     /// Ready until the stop is asked for; a worker whose scheduler is elsewhere, only while it is connected.
@@ -261,18 +271,16 @@ impl Server {
 
 impl Listeners {
     async fn bind(config: &Config) -> Result<Self> {
-        let public = config.public_listener().map(|public| listen::bind("public", public.listen));
-        let workers = config.worker_listener().map(|workers| listen::bind("workers", workers.listen));
+        let bind = async |name, listener: Option<config::Listener>| {
+            let bound = listener.map(async |it| listen::bind(name, it.listen, it.tls.as_ref()).await);
+            OptionFuture::from(bound).await.transpose()
+        };
         Ok(Self {
-            public: OptionFuture::from(public).await.transpose()?,
-            workers: OptionFuture::from(workers).await.transpose()?,
-            admin: listen::bind("admin", config.admin.listen).await?,
+            public: bind("public", config.public_listener()).await?,
+            workers: bind("workers", config.worker_listener()).await?,
+            admin: listen::bind("admin", config.admin.listen, config.admin.tls.as_ref()).await?,
         })
     }
-}
-
-fn address(listener: &TcpListener) -> Result<SocketAddr> {
-    listener.local_addr().context(|| "read the address of a listener")
 }
 
 /// What operators see of the storage.

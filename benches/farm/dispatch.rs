@@ -254,15 +254,15 @@ impl Target {
         let data = tempfile::tempdir().unwrap();
         let name = if journal { "farm, journal" } else { "farm" };
         let (runtime, stop) = (runtime(name), Stop::default());
-        let loopback = Listener { listen: "127.0.0.1:0".parse().unwrap() };
+        let loopback = || Listener::on_loopback(0);
         // Tiers and the like may be given in the environment, to be compared.
         let loaded = Config::load(None).unwrap();
         let config = Config {
             data: Some(data.path().to_owned()),
             roles: [Role::Cas, Role::Scheduler].into(),
-            public: loopback,
-            workers: Some(loopback),
-            admin: loopback,
+            public: loopback(),
+            workers: Some(loopback()),
+            admin: loopback(),
             scheduler: croft::scheduler::Config { journal, ..loaded.scheduler.clone() },
             ..loaded
         };
@@ -348,8 +348,8 @@ fn runtime(name: &str) -> tokio::runtime::Runtime {
 }
 
 async fn serve(routes: Routes, shutdown: Shutdown) -> String {
-    let listener = listen::bind("bench", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = listen::bind("bench", "127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+    let address = listener.address().unwrap().to_string();
     tasks::spawn("listener", listen::serve(listener, routes, shutdown));
     address
 }

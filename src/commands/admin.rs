@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 
+use super::RunningFarm;
 use crate::error::{Context, Error, Kind, Result};
 use crate::tls;
 use crate::web::ADMIN_HEADER;
@@ -24,16 +25,30 @@ pub(super) struct Admin {
 
 impl Admin {
     /// # Errors
-    /// `Invalid` when the address is not one of http.
-    pub(super) fn new(address: &str) -> Result<Self> {
+    /// `Invalid` when the address is not one of http, or the files for TLS are wrong.
+    pub(super) fn new(farm: &RunningFarm) -> Result<Self> {
+        let RunningFarm { address, ca, certificate, key } = farm;
         let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let invalid =
             || Error::invalid(format!("`{address}` is no address of a farm; one looks like {ADDRESS}"));
         tls::install();
-        let client = Client::builder().connect_timeout(CONNECT_MAX).no_proxy().build();
-        let client =
-            client.map_err(|error| Error::bug("make the client of the command").with_source(error))?;
-        Ok(Self { address: url.ok_or_else(invalid)?, client })
+        let mut client = Client::builder().connect_timeout(CONNECT_MAX).no_proxy();
+        let url = url.ok_or_else(invalid)?;
+        if url.scheme() == "https" {
+            let tls = tls::Client {
+                authorities: ca.clone(),
+                certificate: certificate.clone(),
+                key: key.clone(),
+                server_name: None,
+            };
+            client = client.tls_backend_preconfigured(tls::preconfigured("command line", &tls)?);
+        } else if ca.is_some() || certificate.is_some() {
+            return Err(Error::invalid("the files for TLS are for a farm at https://"));
+        }
+        let client = client
+            .build()
+            .map_err(|error| Error::bug("make the client of the command").with_source(error))?;
+        Ok(Self { address: url, client })
     }
 
     /// The body that the farm answers to `method` at the path of `segments`.

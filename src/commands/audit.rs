@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 
+use super::RunningFarm;
 use super::admin::{self, Admin};
 use super::forget;
 use crate::audit::{Audits, Outcome, Progress, Report};
@@ -33,8 +34,8 @@ pub(super) struct Printed {
     pub(super) as_json: bool,
 }
 
-pub(super) fn run(address: &str, wanted: &Wanted<'_>, printed: Printed) -> Result<ExitCode> {
-    let admin = Admin::new(address)?;
+pub(super) fn run(farm: &RunningFarm, wanted: &Wanted<'_>, printed: Printed) -> Result<ExitCode> {
+    let admin = Admin::new(farm)?;
     admin::run(async {
         if wanted.is_nothing() {
             let audits: Audits = admin::parse(&admin.ask(Method::GET, ["audit.json"]).await?)?;

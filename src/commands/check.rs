@@ -11,7 +11,7 @@ pub(super) fn run(files: &[PathBuf]) -> Result<()> {
     let mut found = 0;
     for file in files {
         let problems = match Config::load(Some(file)) {
-            Ok(config) => config.check(),
+            Ok(config) => config.check().into_iter().chain(config.file_problems()).collect(),
             Err(error) => vec![error.chain()],
         };
         found += problems.len();

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, Role};
+use crate::config::{Config, Listener, Role};
 use crate::error::{Context, Result};
 use crate::server::Server;
 use crate::store::TierSummary;
@@ -84,19 +84,23 @@ fn stop_on_signals(stop: Stop, drain_timeout: Duration) -> Result<()> {
 fn greet(config: &Config, server: &Server) -> Result<()> {
     let Server { public, workers, admin, data, stack, .. } = server;
     let mut lines = Vec::new();
+    let admin_s = if config.admin.tls.is_some() { "s" } else { "" };
     if let Some(public) = public {
         lines.push((
             "Remote Execution API",
-            format!("grpc://{public}   ({}, for clients on this machine)", offer(config)),
+            format!("{}://{public}   ({}, {})", scheme(&config.public), offer(config), for_whom(public)),
         ));
     }
     if let Some(workers) = workers {
         lines.push((
             "for workers",
-            format!("grpc://{workers}   (as worker.scheduler of their configuration)"),
+            format!(
+                "{}://{workers}   (as worker.scheduler of their configuration)",
+                config.worker_listener().as_ref().map_or("grpc", scheme)
+            ),
         ));
     }
-    lines.push(("metrics and health", format!("http://{admin}/metrics  /livez  /readyz")));
+    lines.push(("metrics and health", format!("http{admin_s}://{admin}/metrics  /livez  /readyz")));
     lines.push(("data", data.display().to_string()));
     lines.push(("storage", storage(&stack.tiers)));
     if config.has(Role::Worker) {
@@ -114,6 +118,15 @@ fn greet(config: &Config, server: &Server) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(|| "print the greeting")
 }
 
+/// How Bazel and workers write the way to a listener.
+fn scheme(listener: &Listener) -> &'static str {
+    if listener.tls.is_some() { "grpcs" } else { "grpc" }
+}
+
+fn for_whom(address: &SocketAddr) -> &'static str {
+    if address.ip().is_loopback() { "for clients on this machine" } else { "for clients of the network" }
+}
+
 /// What clients find at the public address.
 fn offer(config: &Config) -> &'static str {
     match (config.has(Role::Cas), config.has(Role::Scheduler)) {
@@ -126,11 +139,12 @@ fn offer(config: &Config) -> &'static str {
 /// What Bazel needs to be told.
 fn flags(config: &Config, public: Option<&SocketAddr>) -> String {
     let Some(public) = public else { return String::new() };
+    let scheme = scheme(&config.public);
     let flags = match (config.has(Role::Cas), config.has(Role::Scheduler)) {
-        (true, true) => format!("  build --remote_executor=grpc://{public}\n  build --jobs=64\n"),
-        (true, false) => format!("  build --remote_cache=grpc://{public}\n"),
+        (true, true) => format!("  build --remote_executor={scheme}://{public}\n  build --jobs=64\n"),
+        (true, false) => format!("  build --remote_cache={scheme}://{public}\n"),
         (false, _) => format!(
-            "  build --remote_executor=grpc://{public}\n  build --remote_cache=grpc://…   (the farm's process with the role cas)\n"
+            "  build --remote_executor={scheme}://{public}\n  build --remote_cache={scheme}://…   (the farm's process with the role cas)\n"
         ),
     };
     format!("\nPaste into .bazelrc, or behind `bazel build`:\n\n{flags}")

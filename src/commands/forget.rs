@@ -4,6 +4,7 @@ use std::io::Write;
 
 use reqwest::Method;
 
+use super::RunningFarm;
 use super::admin::{self, Admin};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Result};
@@ -15,11 +16,11 @@ pub(super) struct Action<'a> {
     pub(super) function: &'a str,
 }
 
-pub(super) fn run(address: &str, action: &Action<'_>) -> Result<()> {
+pub(super) fn run(farm: &RunningFarm, action: &Action<'_>) -> Result<()> {
     let digest = parse(action)?;
     let name = name(action.instance, &digest);
     let segments = ["ac"].into_iter().chain(name.split('/'));
-    admin::run(async { Admin::new(address)?.ask(Method::DELETE, segments).await })?;
+    admin::run(async { Admin::new(farm)?.ask(Method::DELETE, segments).await })?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "No result of action {digest} is cached any more; the next build runs it again.")?;
     Ok(())

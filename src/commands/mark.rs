@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 
+use super::RunningFarm;
 use super::admin::{self, Admin};
 use super::scheduler;
 use crate::error::{Error, Kind, Result};
@@ -27,8 +28,8 @@ pub(super) struct Mark<'a> {
     pub(super) as_json: bool,
 }
 
-pub(super) fn run(address: &str, mark: &Mark<'_>) -> Result<()> {
-    let admin = Admin::new(address)?;
+pub(super) fn run(farm: &RunningFarm, mark: &Mark<'_>) -> Result<()> {
+    let admin = Admin::new(farm)?;
     admin::run(async {
         let path = ["workers", mark.worker, mark.verb];
         let reason = MarkRequest { reason: mark.reason.to_owned() };

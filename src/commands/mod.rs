@@ -161,6 +161,15 @@ struct RunningFarm {
     /// The farm's admin listener
     #[arg(long = "admin", default_value = admin::ADDRESS)]
     address: String,
+    /// The file of the authorities, in PEM, that the farm's certificate must come from; without it, those of this system
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The file of the certificate, in PEM, to show to the farm
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The file of that certificate's private key
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 /// Which worker a command is about.
@@ -178,7 +187,7 @@ struct MarkArguments {
 impl MarkArguments {
     fn run(&self, verb: &'static str, reason: &str, wait: Option<Duration>) -> Result<()> {
         let mark = mark::Mark { verb, worker: &self.worker, reason, wait, as_json: self.json };
-        mark::run(&self.farm.address, &mark)
+        mark::run(&self.farm, &mark)
     }
 }
 
@@ -196,24 +205,24 @@ impl Arguments {
             Some(Command::Serve { config }) => farm::run(Some(&config))?,
             Some(Command::Check { files }) => check::run(&files)?,
             Some(Command::PrintConfig { config }) => print_config::run(config.as_deref())?,
-            Some(Command::Status { farm, json }) => status::run(&farm.address, json)?,
+            Some(Command::Status { farm, json }) => status::run(&farm, json)?,
             Some(Command::Why { farm, operation, json }) => {
-                why::run(&farm.address, operation.as_deref(), json)?;
+                why::run(&farm, operation.as_deref(), json)?;
             }
             Some(Command::Drain { mark, reason, wait, timeout }) => {
                 mark.run("drain", &reason, wait.then_some(timeout))?;
             }
             Some(Command::Cordon { mark, reason }) => mark.run("cordon", &reason, None)?,
             Some(Command::Open { mark }) => mark.run("open", "", None)?,
-            Some(Command::Scrub { farm }) => return scrub::run(&farm.address),
+            Some(Command::Scrub { farm }) => return scrub::run(&farm),
             Some(Command::Audit { farm, actions, instance, function, sample, wait, json }) => {
                 let wanted =
                     audit::Wanted { actions: &actions, instance: &instance, function: &function, sample };
-                return audit::run(&farm.address, &wanted, audit::Printed { wait, as_json: json });
+                return audit::run(&farm, &wanted, audit::Printed { wait, as_json: json });
             }
             Some(Command::Forget { farm, instance, digest, function }) => {
                 let action = forget::Action { instance: &instance, digest: &digest, function: &function };
-                forget::run(&farm.address, &action)?;
+                forget::run(&farm, &action)?;
             }
             Some(Command::Lifecycle { config, tier }) => lifecycle::run(&config, tier.as_deref())?,
             Some(Command::Launcher) => return Ok(launcher::run()),

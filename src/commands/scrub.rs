@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use bytesize::ByteSize;
 use reqwest::Method;
 
+use super::RunningFarm;
 use super::admin::{self, Admin};
 use super::table;
 use crate::error::Result;
@@ -14,8 +15,8 @@ use crate::web::ScrubReport;
 /// The exit code when something that was stored turned out to be damaged or lost.
 const DAMAGED: u8 = 1;
 
-pub(super) fn run(address: &str) -> Result<ExitCode> {
-    let ask = async { Admin::new(address)?.ask(Method::POST, ["scrub"]).await };
+pub(super) fn run(farm: &RunningFarm) -> Result<ExitCode> {
+    let ask = async { Admin::new(farm)?.ask(Method::POST, ["scrub"]).await };
     let hint = "a scrub runs inside the farm that holds the disk";
     let body = admin::run(ask).map_err(|error| error.context(hint))?;
     let reports: Vec<ScrubReport> = admin::parse(&body)?;

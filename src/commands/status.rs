@@ -5,13 +5,14 @@ use std::io::Write;
 use bytesize::ByteSize;
 use reqwest::Method;
 
+use super::RunningFarm;
 use super::admin::{self, Admin};
 use super::{scheduler, table};
 use crate::error::Result;
 use crate::web::{Status, StorageStatus, TierStatus};
 
-pub(super) fn run(address: &str, as_json: bool) -> Result<()> {
-    let body = admin::run(async { Admin::new(address)?.ask(Method::GET, ["status.json"]).await })?;
+pub(super) fn run(farm: &RunningFarm, as_json: bool) -> Result<()> {
+    let body = admin::run(async { Admin::new(farm)?.ask(Method::GET, ["status.json"]).await })?;
     let text = if as_json { body } else { render(&admin::parse(&body)?) };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())

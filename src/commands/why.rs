@@ -4,6 +4,7 @@ use std::io::Write;
 
 use reqwest::Method;
 
+use super::RunningFarm;
 use super::admin::{self, Admin};
 use super::scheduler;
 use crate::error::{Error, Kind, Result};
@@ -15,8 +16,8 @@ use crate::web::Status;
 const QUEUES_EXPLAINED_MAX: usize = 20;
 
 /// With an operation, explains it. Without, explains the longest waiting one of each property set.
-pub(super) fn run(address: &str, operation: Option<&str>, as_json: bool) -> Result<()> {
-    let admin = Admin::new(address)?;
+pub(super) fn run(farm: &RunningFarm, operation: Option<&str>, as_json: bool) -> Result<()> {
+    let admin = Admin::new(farm)?;
     let text = admin::run(async {
         match operation {
             Some(operation) => one(&admin, operation, as_json).await,

@@ -1,19 +1,24 @@
 //! Accepts connections, as many as there are files for, and lets go of those whose client says nothing.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::Peer;
+use super::{Listener, Peer, Socket};
+use crate::tls::{Acceptor, Refusal};
+use crate::{metrics, tasks};
 
 /// How long a client may take for its first byte. All protocols that are served begin with the client.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
@@ -27,21 +32,92 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CONNECTIONS_MIN: u64 = 64;
 const CONNECTIONS_MAX: u64 = 16 * 1024;
 
+/// Handshakes that are done and wait for the task that serves; more wait themselves, each in its place.
+const HANDSHAKEN_MAX: usize = 64;
+
 /// A connection that keeps its place among those that may be open.
 pub(super) struct Accepted {
-    stream: TcpStream,
+    stream: Transport,
+    peer: Socket,
     /// The end of the wait for the first byte; none when it has come.
     silence: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
+/// What carries the bytes.
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection that has come and said nothing yet.
+struct Arrived {
+    stream: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
 /// The connections of a listener, for ever.
-pub(super) fn connections(listener: TcpListener) -> impl Stream<Item = io::Result<Accepted>> + Send {
+pub(super) fn connections(listener: Listener) -> impl Stream<Item = io::Result<Accepted>> + Send {
     let places = Arc::new(Semaphore::new(connections_max()));
-    stream::unfold((listener, places), |(listener, places)| async move {
-        let accepted = accept(&listener, &places).await;
-        Some((Ok(accepted), (listener, places)))
+    let tls = listener.tls.map(Handshakes::new);
+    stream::unfold((listener.socket, places, tls), |(socket, places, mut tls)| async move {
+        let accepted = match &mut tls {
+            Some(handshakes) => handshakes.next(&socket, &places).await,
+            None => Accepted::plain(accept(&socket, &places).await),
+        };
+        Some((Ok(accepted), (socket, places, tls)))
     })
+}
+
+/// The handshakes of a listener: each in a task of its own, so that none waits for another.
+struct Handshakes {
+    acceptor: Arc<Acceptor>,
+    /// Whether a client without TLS has been told of, which is a mistake of the operator's when it is none of the client's.
+    has_told: Arc<AtomicBool>,
+    done: (mpsc::Sender<Accepted>, mpsc::Receiver<Accepted>),
+}
+
+impl Handshakes {
+    fn new(acceptor: Acceptor) -> Self {
+        let done = mpsc::channel(HANDSHAKEN_MAX);
+        Self { acceptor: Arc::new(acceptor), has_told: Arc::default(), done }
+    }
+
+    /// The next connection whose handshake is done. Those that arrive meanwhile begin theirs.
+    async fn next(&mut self, socket: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
+        loop {
+            let arrived = tokio::select! {
+                Some(accepted) = self.done.1.recv() => return accepted,
+                arrived = accept(socket, places) => arrived,
+            };
+            let (acceptor, has_told) = (Arc::clone(&self.acceptor), Arc::clone(&self.has_told));
+            let done = self.done.0.clone();
+            // The time is bounded, so nobody waits for its end.
+            tasks::spawn("handshake", async move {
+                let Arrived { stream, address, place } = arrived;
+                match acceptor.accept(stream).await {
+                    Ok((stream, certificate)) => {
+                        let peer = Socket { address, certificate };
+                        // Nobody takes it when the listener has stopped.
+                        let _ = done.send(Accepted::new(Transport::Tls(Box::new(stream)), peer, place)).await;
+                    }
+                    Err((refusal, error)) => tell(&acceptor, refusal, &error, &has_told),
+                }
+            });
+        }
+    }
+}
+
+/// Anybody can make handshakes fail as fast as they like, so the log has them only where it is asked for.
+fn tell(acceptor: &Acceptor, refusal: Refusal, error: &io::Error, has_told: &AtomicBool) {
+    let (listener, reason) = (acceptor.name(), refusal.label());
+    metrics::TLS_HANDSHAKE_FAILURES.with_label_values(&[listener, reason]).inc();
+    if refusal == Refusal::PlainHttp && !has_told.swap(true, Ordering::Relaxed) {
+        let advice = "clients must use grpcs:// or https:// here (this is told once)";
+        tracing::warn!(listener, "a client speaks plain HTTP on a port with TLS; {advice}");
+    }
+    tracing::debug!(listener, reason, %error, "a handshake did not come about");
 }
 
 /// Half of the files that this process may open; the other half is for blobs.
@@ -51,15 +127,14 @@ fn connections_max() -> usize {
     usize::try_from(half.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)).unwrap_or(usize::MAX)
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Arrived {
     let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
     loop {
         match listener.accept().await {
             // It fails for a connection that its client has reset already.
-            Ok((stream, _)) if stream.set_nodelay(true).is_ok() => {
+            Ok((stream, address)) if stream.set_nodelay(true).is_ok() => {
                 unpace(&stream);
-                let silence = Some(Box::pin(tokio::time::sleep(FIRST_BYTE_MAX)));
-                return Accepted { stream, silence, _place: place };
+                return Arrived { stream, address, place };
             }
             Ok(_) => {}
             Err(error) => {
@@ -78,11 +153,22 @@ fn unpace(connection: &TcpStream) {
     }
 }
 
+impl Accepted {
+    fn new(stream: Transport, peer: Socket, place: OwnedSemaphorePermit) -> Self {
+        let silence = Some(Box::pin(tokio::time::sleep(FIRST_BYTE_MAX)));
+        Self { stream, peer, silence, _place: place }
+    }
+
+    fn plain(Arrived { stream, address, place }: Arrived) -> Self {
+        Self::new(Transport::Plain(stream), Socket { address, certificate: None }, place)
+    }
+}
+
 impl Connected for Accepted {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.stream.peer_addr().map_or(Peer::Gone, Peer::Socket)
+        Peer::Socket(self.peer.clone())
     }
 }
 
@@ -92,7 +178,10 @@ impl AsyncRead for Accepted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = match &mut self.stream {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
         if read.is_ready() {
             self.silence = None;
         } else if let Some(silence) = &mut self.silence
@@ -110,7 +199,10 @@ impl AsyncWrite for Accepted {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        match &mut self.stream {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
     }
 
     fn poll_write_vectored(
@@ -118,19 +210,31 @@ impl AsyncWrite for Accepted {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        match &mut self.stream {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match &mut self.stream {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.stream {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
     }
 }
 
@@ -140,10 +244,11 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::tls::authority::Authority;
 
     async fn connected() -> (TcpStream, Accepted) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let listener = super::super::bind("test", "127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+        let client = TcpStream::connect(listener.address().unwrap()).await.unwrap();
         let accepted = Box::pin(connections(listener)).next().await.unwrap().unwrap();
         (client, accepted)
     }
@@ -173,5 +278,28 @@ mod tests {
         assert!(accept(&listener, &places).now_or_never().is_none());
         drop(first);
         accept(&listener, &places).await;
+    }
+
+    #[tokio::test]
+    async fn a_handshake_has_a_place_and_nobody_waits_for_it() {
+        let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+        let (certificate, key) = authority.issue("server").write(directory.path(), "server");
+        let tls = crate::tls::Server { certificate, key, clients: None };
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = super::super::bind("handshakes", any, Some(&tls)).await.unwrap();
+        let address = listener.address().unwrap();
+        let places = Arc::new(Semaphore::new(2));
+        let mut handshakes = Handshakes::new(listener.tls.unwrap());
+        let silent = TcpStream::connect(address).await.unwrap();
+        let connecting = async {
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(authority.client(None)));
+            let stream = TcpStream::connect(address).await.unwrap();
+            connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+        };
+        let (accepted, _client) = tokio::join!(handshakes.next(&listener.socket, &places), connecting);
+        assert_eq!(places.available_permits(), 0, "the silent one has a place, too");
+        drop((silent, accepted));
+        let all = tokio::time::timeout(FIRST_BYTE_MAX, places.acquire_many(2)).await;
+        assert!(all.unwrap().is_ok(), "who is gone has none");
     }
 }

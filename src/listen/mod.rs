@@ -11,9 +11,11 @@ use tokio::net::{TcpListener, TcpSocket};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
+use tower::util::option_layer;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::tasks::Shutdown;
+use crate::tls;
 
 mod accept;
 mod connect;
@@ -26,7 +28,7 @@ mod silence_tests;
 
 pub use connect::connect;
 pub use measured::Measured;
-pub use peer::Peer;
+pub use peer::{Peer, Socket};
 pub use pipe::{Pipe, PipeIncoming, pipe};
 
 /// The largest HTTP/2 frame that we take. Uploads in large frames cost half the CPU of those in 16 KiB ones.
@@ -72,15 +74,45 @@ const CLIENT_PINGS: Pings = Pings { interval: Duration::from_secs(30), timeout: 
 /// Actions wait for a worker that is gone, and a worker is idle whose scheduler is gone: both ends know after 18 s.
 const WORKER_PINGS: Pings = Pings { interval: Duration::from_secs(10), timeout: Duration::from_secs(8) };
 
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    pings: Pings,
+    /// Whether the time of its requests counts among those of the protocols.
+    is_measured: bool,
+}
+
+const CLIENTS: Served = Served { pings: CLIENT_PINGS, is_measured: true };
+const WORKERS: Served = Served { pings: WORKER_PINGS, is_measured: true };
+const OPERATORS: Served = Served { pings: CLIENT_PINGS, is_measured: false };
+
 /// How long requests may go on after the stop was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// A socket that connections can be made to, not served yet.
+pub struct Listener {
+    socket: TcpListener,
+    /// None: without TLS.
+    tls: Option<tls::Acceptor>,
+}
+
+impl Listener {
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.socket.local_addr().context(|| "read the address of a listener")
+    }
+}
 
 /// Binds the listener that is called `name` in messages.
 ///
 /// # Errors
-/// `Unavailable` with what to do when the address is taken, `Invalid` when it is not ours.
-pub async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
-    open(address).map_err(|error| {
+/// `Unavailable` with what to do when the address is taken, `Invalid` when it is not ours or the files of `tls` are wrong.
+pub async fn bind(name: &str, address: SocketAddr, tls: Option<&tls::Server>) -> Result<Listener> {
+    let tls = tls.map(|tls| tls::Acceptor::new(name, tls)).transpose()?;
+    let socket = open(address).map_err(|error| {
         let (kind, hint) = if error.kind() == io::ErrorKind::AddrInUse {
             (Kind::Unavailable, "another process listens there; is a farm running already?")
         } else if error.kind() == io::ErrorKind::PermissionDenied {
@@ -89,7 +121,8 @@ pub async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
             (Kind::Invalid, "it is not an address of this machine")
         };
         Error::new(kind, format!("listen on {address} ({name}): {hint}")).with_source(error)
-    })
+    })?;
+    Ok(Listener { socket, tls })
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
@@ -104,16 +137,24 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    serve_incoming(accept::connections(listener), routes, CLIENT_PINGS, shutdown).await
+pub async fn serve(listener: Listener, routes: Routes, shutdown: Shutdown) -> Result<()> {
+    serve_incoming(accept::connections(listener), routes, CLIENTS, shutdown).await
+}
+
+/// As [`serve`], for the pages of operators.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_pages(listener: Listener, routes: Routes, shutdown: Shutdown) -> Result<()> {
+    serve_incoming(accept::connections(listener), routes, OPERATORS, shutdown).await
 }
 
 /// As [`serve`], for workers.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve_workers(listener: TcpListener, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    serve_incoming(accept::connections(listener), routes, WORKER_PINGS, shutdown).await
+pub async fn serve_workers(listener: Listener, routes: Routes, shutdown: Shutdown) -> Result<()> {
+    serve_incoming(accept::connections(listener), routes, WORKERS, shutdown).await
 }
 
 /// Serves `routes` on the connections of an in-memory pipe.
@@ -121,13 +162,13 @@ pub async fn serve_workers(listener: TcpListener, routes: Routes, shutdown: Shut
 /// # Errors
 /// When the pipe fails, which it does not.
 pub async fn serve_pipe(incoming: PipeIncoming, routes: Routes, shutdown: Shutdown) -> Result<()> {
-    serve_incoming(incoming.connections(), routes, CLIENT_PINGS, shutdown).await
+    serve_incoming(incoming.connections(), routes, CLIENTS, shutdown).await
 }
 
 async fn serve_incoming<C>(
     incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
     routes: Routes,
-    pings: Pings,
+    served: Served,
     shutdown: Shutdown,
 ) -> Result<()>
 where
@@ -143,9 +184,9 @@ where
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(ERRORS_MAX))
-        .http2_keepalive_interval(Some(pings.interval))
-        .http2_keepalive_timeout(Some(pings.timeout))
-        .layer(Measured)
+        .http2_keepalive_interval(Some(served.pings.interval))
+        .http2_keepalive_timeout(Some(served.pings.timeout))
+        .layer(option_layer(served.is_measured.then_some(Measured)))
         .layer(incoming::Bounded)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());

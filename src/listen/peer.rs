@@ -1,6 +1,9 @@
 //! Who is at the other end of a connection, as far as the connection itself tells.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::tls::ClientCertificate;
 
 /// The other end of a connection. Every request has it among its extensions.
 #[derive(Debug, Clone)]
@@ -8,17 +11,23 @@ pub enum Peer {
     /// A part of this process, over the in-memory pipe.
     Process,
     /// Someone over a socket.
-    Socket(SocketAddr),
-    /// Someone over a socket whose other end is gone already.
-    Gone,
+    Socket(Socket),
+}
+
+/// What is known of someone at the other end of a socket.
+#[derive(Debug, Clone)]
+pub struct Socket {
+    pub address: SocketAddr,
+    /// What the client showed and TLS verified; it may have expired since. None without TLS, or when the client showed none.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl Peer {
     /// The address of its machine; none for a part of this process.
     pub fn machine(&self) -> Option<IpAddr> {
         match self {
-            Self::Socket(address) => Some(address.ip()),
-            Self::Process | Self::Gone => None,
+            Self::Socket(socket) => Some(socket.address.ip()),
+            Self::Process => None,
         }
     }
 }

@@ -18,7 +18,10 @@ use crate::proto::worker::{SchedulerMessage, WorkerMessage};
 use crate::tasks;
 
 /// So short that the test need not wait.
-const SHORT: Pings = Pings { interval: Duration::from_millis(20), timeout: Duration::from_millis(50) };
+const SHORT: Served = Served {
+    pings: Pings { interval: Duration::from_millis(20), timeout: Duration::from_millis(50) },
+    is_measured: true,
+};
 
 /// Bytes on their way.
 const BYTES: usize = 64 << 10;

@@ -369,6 +369,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::listen::Socket;
     use crate::scheduler::{Config, Handle, Settle};
     use crate::tasks::Shutdown;
 
@@ -405,7 +406,8 @@ mod tests {
     fn a_client_of_the_network_is_known_by_its_machine() {
         let mut request = Request::new(());
         assert_eq!(identity(&request), "");
-        request.extensions_mut().insert(Peer::Socket("10.0.0.7:4711".parse().unwrap()));
+        let address = "10.0.0.7:4711".parse().unwrap();
+        request.extensions_mut().insert(Peer::Socket(Socket { address, certificate: None }));
         assert_eq!(identity(&request), "10.0.0.7");
         request.extensions_mut().insert(Peer::Process);
         assert_eq!(identity(&request), "");

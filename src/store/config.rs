@@ -117,6 +117,25 @@ impl Config {
         problems
     }
 
+    /// What is wrong with the files that tiers name for TLS, as sentences for the operator.
+    pub fn file_problems(&self) -> Vec<String> {
+        let tiers = names(&self.tiers).into_iter().zip(&self.tiers);
+        let of_tier = |(name, tier): (String, &Tier)| {
+            let tls = match tier {
+                Tier::Redis(redis) => redis.effective_tls(),
+                Tier::Farm(farm) => farm.effective_tls(),
+                Tier::Memory(_)
+                | Tier::Disk(_)
+                | Tier::S3(_)
+                | Tier::Gcs(_)
+                | Tier::Azure(_)
+                | Tier::Fs(_) => None,
+            };
+            tls?.file_problem(&format!("storage.tier {name}: tls"))
+        };
+        tiers.filter_map(of_tier).collect()
+    }
+
     /// The tiers in object storage.
     pub fn object_tiers(&self) -> Vec<object::Provider<'_>> {
         let provider = |tier| match tier {

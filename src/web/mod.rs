@@ -14,7 +14,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tonic::service::Routes;
 
 pub use self::audit::{AuditNumbers, AuditRequest};
 pub use self::scheduler::MarkRequest;
@@ -22,6 +22,7 @@ pub use self::storage::{ScrubPass, ScrubReport, Storage, StorageStatus, Tier, Ti
 use crate::audit::Auditor;
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
+use crate::listen::{self, Listener};
 use crate::metrics;
 use crate::scheduler::{Handle, Overview};
 use crate::store::ActionKey;
@@ -65,7 +66,7 @@ pub struct Status {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, pages: Pages, shutdown: Shutdown) -> Result<()> {
+pub async fn serve(listener: Listener, pages: Pages, shutdown: Shutdown) -> Result<()> {
     let routes = Router::new()
         .route("/metrics", get(render_metrics))
         .route("/livez", get(|| async { "ok\n" }))
@@ -77,8 +78,7 @@ pub async fn serve(listener: TcpListener, pages: Pages, shutdown: Shutdown) -> R
         .merge(audit::routes())
         .layer(middleware::from_fn(refuse_other_origins))
         .with_state(pages);
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
-    serving.await.map_err(|error| Error::from(error).context("serve the admin listener"))
+    listen::serve_pages(listener, Routes::from(routes), shutdown).await
 }
 
 async fn refuse_other_origins(request: Request, next: Next) -> Response {

@@ -15,6 +15,7 @@ use super::machine::Machine;
 use super::sandbox::Scratch;
 use crate::proto::rev2::platform::Property;
 use crate::proto::worker::{CORES, MEMORY};
+use crate::tls;
 
 /// Slots that one worker may have: each holds some descriptors and a network namespace.
 const SLOTS_MAX: u32 = 1024;
@@ -48,14 +49,18 @@ pub struct Config {
     /// What the cache of input trees may take on the disk. Files that are shared with the store count in full, since they stay when
     /// the store lets them go, and every file and directory counts for at least 4 KiB.
     pub input_cache_size: ByteSize,
-    /// Where the scheduler listens for workers, as in `grpc://127.0.0.1:50061`; unset, it is in the same process.
+    /// Where the scheduler listens for workers, as in `grpc://127.0.0.1:50061`, or `grpcs://` with TLS; unset, it is in the same process.
     pub scheduler: Option<String>,
+    /// Whether the way to a scheduler on another machine may be without TLS: for networks that encrypt by themselves.
+    pub insecure: bool,
     /// How long actions may go on when the worker is asked to stop; then they are killed. By default 10 minutes for a process that
     /// is only a worker, and none else.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Option<Duration>,
     /// The platform properties that the worker offers, with all values of each.
     pub properties: BTreeMap<String, Vec<String>>,
+    /// TLS to a scheduler at `grpcs://`. Unset: the authorities of the system, and no certificate of its own.
+    pub tls: Option<tls::Client>,
 }
 
 /// Whose system directories the actions see.
@@ -101,8 +106,10 @@ impl Default for Config {
             limits: Limits::default(),
             input_cache_size: INPUT_CACHE_SIZE,
             scheduler: None,
+            insecure: false,
             drain_timeout: None,
             properties: properties.into(),
+            tls: None,
         }
     }
 }
@@ -139,13 +146,55 @@ impl Config {
             ));
         }
         problems.extend(self.limits.check());
-        problems.extend(self.scheduler.as_deref().and_then(scheduler_problem));
+        problems.extend(self.scheduler_problem());
+        problems.extend(self.tls.iter().flat_map(|tls| tls.check("worker.tls")));
         for (name, values) in &self.properties {
             if name.is_empty() || values.is_empty() {
                 problems.push(format!("worker.properties: property `{name}` needs a name and a value"));
             }
         }
         problems
+    }
+
+    /// How the scheduler at `grpcs://` is connected to; none where the way to it is without TLS.
+    pub fn scheduler_tls(&self) -> Option<tls::Client> {
+        let is_tls = self.scheduler.as_deref().is_some_and(|text| text.starts_with("grpcs://"));
+        is_tls.then(|| self.tls.clone().unwrap_or_default())
+    }
+
+    /// What is wrong with the files of its certificate.
+    pub fn file_problem(&self) -> Option<String> {
+        self.scheduler_tls()?.file_problem("worker.tls")
+    }
+
+    fn scheduler_problem(&self) -> Option<String> {
+        let text = self.scheduler.as_deref()?;
+        let uri: Option<Uri> = text.parse().ok();
+        let is_right = uri.as_ref().is_some_and(|uri| {
+            matches!(uri.scheme_str(), Some("grpc" | "grpcs"))
+                && uri.port_u16().is_some()
+                && uri.path() == "/"
+                && uri.query().is_none()
+        });
+        if !is_right {
+            return Some(format!(
+                "worker.scheduler: `{text}` is not of the form grpc://host:port or grpcs://host:port"
+            ));
+        }
+        if text.starts_with("grpcs://") {
+            return None;
+        }
+        if self.tls.is_some() {
+            return Some(format!(
+                "worker.tls: `{text}` is without TLS; worker.scheduler begins with grpcs:// for it"
+            ));
+        }
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+        let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        let is_loopback = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        let reason = "beyond loopback, anyone on the way can read and change what is sent";
+        let remedy = "use grpcs://, or worker.insecure = true if something else protects the way";
+        (!is_loopback && !self.insecure).then(|| format!("worker.scheduler: {host}: {reason}; {remedy}"))
     }
 
     /// How many actions run at a time.
@@ -180,24 +229,6 @@ impl Config {
             self.properties.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
         pairs.map(|(name, value)| Property { name: name.clone(), value: value.clone() }).collect()
     }
-}
-
-fn scheduler_problem(text: &str) -> Option<String> {
-    let uri: Option<Uri> = text.parse().ok();
-    let is_right = uri.as_ref().is_some_and(|uri| {
-        uri.scheme_str() == Some("grpc")
-            && uri.port_u16().is_some()
-            && uri.path() == "/"
-            && uri.query().is_none()
-    });
-    if !is_right {
-        return Some(format!("worker.scheduler: `{text}` is not of the form grpc://host:port"));
-    }
-    let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
-    let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-    let is_loopback = host == "localhost" || address.is_some_and(|address| address.is_loopback());
-    let reason = "workers and schedulers are not authenticated, so only loopback addresses are allowed";
-    (!is_loopback).then(|| format!("worker.scheduler: {host}: {reason}"))
 }
 
 #[cfg(test)]

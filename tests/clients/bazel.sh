@@ -12,7 +12,7 @@ export CROFT=${CROFT:-target/release/croft}
 export SID=${CROFT_TEST_CACHE:-/var/cache/croft-test}/sid
 export MANY=200
 story_seconds=300
-all=(local_build cold_build cached_build failing_test interrupt kill_farm restart cut jobs500 missing_property daemon timeout compressed http_cache eviction downloader audit bazel4)
+all=(local_build cold_build cached_build failing_test interrupt kill_farm restart cut jobs500 missing_property daemon timeout compressed http_cache eviction downloader audit tls bazel4)
 
 # One number a run, so that the sleepers of two runs on one machine are told apart. It ends in a zero, which must stay: a
 # story that looks for another spelling than the one that sleeps finds nobody.
@@ -72,6 +72,9 @@ missing_for() {
   fi
   if [ "$1" = eviction ] && ! [ -x "${CROFT_TEST_CACHE:-/var/cache/croft-test}/servers/moto/bin/moto_server" ]; then
     echo "there is no S3 server: scripts/servers/install.sh could not install moto"
+  fi
+  if [ "$1" = tls ] && ! command -v openssl > /dev/null; then
+    echo "there is no openssl to issue certificates with"
   fi
 }
 

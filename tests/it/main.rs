@@ -11,6 +11,8 @@
 
 mod assets;
 mod audit;
+#[path = "../../src/tls/authority.rs"]
+mod authority;
 mod bad_input;
 mod bytestream;
 mod cas;
@@ -36,6 +38,7 @@ mod sandbox;
 mod servers;
 mod split;
 mod tiers;
+mod tls;
 mod traces;
 mod worker;
 

@@ -7,6 +7,7 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::is_instance_name;
+use crate::tls;
 
 /// Connections to one server that are still worth their sockets.
 const CONNECTIONS_MAX: usize = 64;
@@ -18,7 +19,7 @@ pub struct Config {
     /// The tier's label in metrics and logs.
     #[serde(default)]
     pub name: Option<String>,
-    /// The servers, as `http://host:port`. The text also decides which blobs a shard gets: another name for a server moves them.
+    /// The servers, as `http://host:port`, or all of them as `https://host:port` or `grpcs://host:port` with TLS. The text also decides which blobs a shard gets: another name for a server moves them.
     pub endpoints: Vec<String>,
     /// How blobs are spread over them.
     #[serde(default)]
@@ -38,6 +39,9 @@ pub struct Config {
     /// How long a server may take for an answer, or for one piece of a blob, as in `30 s`.
     #[serde(default = "timeout", with = "humantime_serde")]
     pub timeout: Duration,
+    /// TLS to servers that are named so. Unset: the authorities of the system, and no certificate of its own.
+    #[serde(default)]
+    pub tls: Option<tls::Client>,
 }
 
 /// How blobs are spread over several servers.
@@ -75,6 +79,7 @@ impl Config {
             replicas_min: None,
             connect_timeout: connect_timeout(),
             timeout: timeout(),
+            tls: None,
         }
     }
 
@@ -99,7 +104,19 @@ impl Config {
             problems.push("a farm tier: `connect_timeout` and `timeout` must be above zero".to_owned());
         }
         problems.extend(self.replicas_problem());
+        problems.extend(self.tls.iter().flat_map(|tls| tls.check("tls")));
+        let with_tls = self.endpoints.iter().filter(|endpoint| is_with_tls(endpoint)).count();
+        if self.tls.is_some() && with_tls < self.endpoints.len() {
+            problems
+                .push("a farm tier has `tls`, so all of its `endpoints` must begin with https://".to_owned());
+        }
         problems
+    }
+
+    /// How its servers are connected to with TLS; none when all are without.
+    pub fn effective_tls(&self) -> Option<tls::Client> {
+        let is_needed = self.endpoints.iter().any(|endpoint| is_with_tls(endpoint));
+        is_needed.then(|| self.tls.clone().unwrap_or_default())
     }
 
     fn replicas_problem(&self) -> Option<String> {
@@ -125,18 +142,20 @@ fn endpoint_problem(text: &str) -> Option<String> {
     if authority.contains('@') {
         return Some("a farm tier: an endpoint must not carry a user name or password".to_owned());
     }
-    if uri.as_ref().and_then(Uri::scheme_str) == Some("https") {
-        return Some(format!(
-            "a farm tier: endpoint `{text}`: TLS is not offered to other servers, use http://"
-        ));
-    }
     let is_right = uri.is_some_and(|uri| {
-        uri.scheme_str() == Some("http")
+        matches!(uri.scheme_str(), Some("http" | "https" | "grpcs"))
             && uri.port_u16().is_some()
             && uri.path() == "/"
             && uri.query().is_none()
     });
-    (!is_right).then(|| format!("a farm tier: endpoint `{text}` is not of the form http://host:port"))
+    (!is_right).then(|| {
+        format!("a farm tier: endpoint `{text}` is not of the form http://host:port or https://host:port")
+    })
+}
+
+/// Whether a server is connected to with TLS.
+pub(super) fn is_with_tls(endpoint: &str) -> bool {
+    ["https://", "grpcs://"].iter().any(|scheme| endpoint.starts_with(scheme))
 }
 
 #[cfg(test)]
@@ -162,7 +181,7 @@ mod tests {
             ("http://a", "not of the form"),
             ("a:1", "not of the form"),
             ("http://a:1/path", "not of the form"),
-            ("https://a:1", "TLS"),
+            ("grpcs://a", "not of the form"),
             ("http://me:secret@a:1", "user name"),
         ];
         for (text, reason) in cases {
@@ -172,6 +191,15 @@ mod tests {
         }
         assert_eq!(endpoints(&[]).check().len(), 1);
         assert_eq!(endpoints(&["http://a:1", "http://a:1"]).check().len(), 1);
+    }
+
+    #[test]
+    fn tls_is_for_all_servers_of_a_tier_or_for_none() {
+        let with_tls = |text: &[&str]| Config { tls: Some(tls::Client::default()), ..endpoints(text) };
+        assert_eq!(with_tls(&["https://a:1", "grpcs://b:1"]).check(), Vec::<String>::new());
+        assert_eq!(with_tls(&["https://a:1", "http://b:1"]).check().len(), 1);
+        assert_eq!(endpoints(&["https://a:1"]).effective_tls(), Some(tls::Client::default()));
+        assert_eq!(endpoints(&["http://a:1"]).effective_tls(), None);
     }
 
     #[test]

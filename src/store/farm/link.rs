@@ -1,7 +1,7 @@
 //! The connections to one server: spread over several, bounded in time, left alone while the server is away.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::GetCapabilitiesRequest;
 use crate::proto::rev2::capabilities_client::CapabilitiesClient;
 use crate::store::health::Health;
+use crate::tls::Connector;
 
 /// The largest HTTP/2 frame that we take. Blobs in large frames cost half the CPU of those in 16 KiB ones.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
@@ -35,18 +36,33 @@ const ATTEMPTS_MAX: usize = 2;
 
 /// One server, and how to reach it.
 pub(super) struct Link {
-    channels: Vec<Channel>,
+    dialer: Arc<Dialer>,
+    lanes: Mutex<Lanes>,
     next: AtomicUsize,
     pulse: Pulse,
     /// How long the server may take for an answer or a piece of a blob.
     pub(super) timeout: Duration,
 }
 
+/// Makes channels to a server.
+struct Dialer {
+    endpoint: Endpoint,
+    tls: Option<Arc<Connector>>,
+}
+
+/// The channels in use.
+struct Lanes {
+    /// That of the certificates that they were made with. Others take their place when it changes: a server may refuse what comes over a
+    /// connection whose certificate has expired. What is under way ends on the old ones.
+    generation: u64,
+    channels: Vec<Channel>,
+}
+
 /// Whether the server is there, and how to find out.
 #[derive(Clone)]
 pub(super) struct Pulse {
     health: Arc<Health>,
-    channel: Channel,
+    dialer: Arc<Dialer>,
     patience: Duration,
 }
 
@@ -55,8 +71,8 @@ impl Link {
     ///
     /// # Errors
     /// `Invalid` when the endpoint is no address.
-    pub(super) fn new(endpoint: &str, config: &Config) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(endpoint.to_owned())
+    pub(super) fn new(endpoint: &str, config: &Config, tls: Option<Arc<Connector>>) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(endpoint.replacen("grpcs://", "https://", 1))
             .map_err(|error| Error::invalid("an endpoint of a farm tier is no address").with_source(error))?
             .connect_timeout(config.connect_timeout)
             .tcp_nodelay(true)
@@ -65,13 +81,14 @@ impl Link {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX);
-        let channels = (0..config.connections.max(1)).map(|_| endpoint.connect_lazy()).collect();
+        let dialer = Arc::new(Dialer { endpoint, tls });
+        let lanes = Mutex::new(dialer.lanes(config.connections.max(1)));
         let pulse = Pulse {
             health: Arc::default(),
-            channel: endpoint.connect_lazy(),
+            dialer: Arc::clone(&dialer),
             patience: config.connect_timeout.max(PROBE_MIN),
         };
-        Ok(Self { channels, next: AtomicUsize::new(0), pulse, timeout: config.timeout })
+        Ok(Self { dialer, lanes, next: AtomicUsize::new(0), pulse, timeout: config.timeout })
     }
 
     pub(super) fn pulse(&self) -> &Pulse {
@@ -114,7 +131,31 @@ impl Link {
 
     fn channel(&self) -> Channel {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.channels[turn % self.channels.len()].clone()
+        // The lanes are whole between any two steps, so a poisoned lock is as good as a clean one.
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if lanes.generation != self.dialer.generation() {
+            *lanes = self.dialer.lanes(lanes.channels.len());
+        }
+        lanes.channels[turn % lanes.channels.len()].clone()
+    }
+}
+
+impl Dialer {
+    fn generation(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.generation())
+    }
+
+    fn lanes(&self, count: usize) -> Lanes {
+        let generation = self.generation();
+        Lanes { generation, channels: (0..count).map(|_| self.channel()).collect() }
+    }
+
+    /// A channel that connects when it is used.
+    fn channel(&self) -> Channel {
+        match &self.tls {
+            Some(tls) => self.endpoint.connect_with_connector_lazy(tls.dial()),
+            None => self.endpoint.connect_lazy(),
+        }
     }
 }
 
@@ -135,8 +176,8 @@ impl Pulse {
     /// After a failure that means that the server is gone, it is left alone until it answers again.
     pub(super) fn note(&self, failure: &Failure) {
         if failure.is_outage() {
-            let (channel, patience) = (self.channel.clone(), self.patience);
-            self.health.failed(move || answers(channel.clone(), patience));
+            let (dialer, patience) = (Arc::clone(&self.dialer), self.patience);
+            self.health.failed(move || answers(dialer.channel(), patience));
         }
     }
 }

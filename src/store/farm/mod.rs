@@ -21,17 +21,26 @@ use self::replicas::{Replica, Replicas};
 use self::shards::Shards;
 use super::Store;
 use crate::error::{Error, Result};
+use crate::tls;
 
 /// Opens the tier, inside of a runtime; connections are made when they are needed and again when they break.
 ///
 /// # Errors
-/// `Invalid` when the configuration cannot be right.
+/// `Invalid` when the configuration or a file of its TLS cannot be right.
 pub fn open(config: &Config) -> Result<Arc<dyn Store>> {
     let problems = config.check();
     if !problems.is_empty() {
         return Err(Error::invalid(problems.join("; ")));
     }
-    let peers = config.endpoints.iter().map(|endpoint| Ok(Arc::new(Peer::new(endpoint, config)?)));
+    let tls = config.effective_tls().map(|tls| {
+        let name = config.name.as_deref().unwrap_or("farm");
+        tls::Connector::new(name, "tls", &tls, Some(b"h2"))
+    });
+    let tls = tls.transpose()?;
+    let peers = config.endpoints.iter().map(|endpoint| {
+        let tls = tls.clone().filter(|_| config::is_with_tls(endpoint));
+        Ok(Arc::new(Peer::new(endpoint, config, tls)?))
+    });
     let peers: Vec<Arc<Peer>> = peers.collect::<Result<_>>()?;
     Ok(match config.mode {
         Mode::Shards => {

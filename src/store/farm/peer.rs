@@ -24,6 +24,7 @@ use crate::proto::rev2::{
 use crate::store::blob::past_the_end;
 use crate::store::health::Health;
 use crate::store::{ActionKey, Blob, Key, RESULT_MAX, Store};
+use crate::tls::Connector;
 
 /// Digests in one question: at 150 bytes for the longest hash it stays below the 4 MiB that servers take in one message.
 const DIGESTS_MAX: usize = 10_000;
@@ -49,8 +50,8 @@ pub(super) struct Peer {
 impl Peer {
     /// # Errors
     /// `Invalid` when the endpoint is no address.
-    pub(super) fn new(endpoint: &str, config: &Config) -> Result<Self> {
-        Ok(Self { link: Link::new(endpoint, config)?, instance: config.instance.as_str().into() })
+    pub(super) fn new(endpoint: &str, config: &Config, tls: Option<Arc<Connector>>) -> Result<Self> {
+        Ok(Self { link: Link::new(endpoint, config, tls)?, instance: config.instance.as_str().into() })
     }
 
     pub(super) fn health(&self) -> &Arc<Health> {

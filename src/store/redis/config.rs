@@ -4,8 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use redis::{ConnectionAddr, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult};
 use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::tls;
+
+/// What the URL of a server with TLS begins with.
+const WITH_TLS: &str = "rediss://";
 
 /// A blob is held whole in memory, here and there; Redis itself ends at 512 MiB and answers nobody else while it sends one.
 const BLOB_MAX: ByteSize = ByteSize::mib(64);
@@ -26,7 +31,7 @@ pub struct Config {
     /// The tier's label in metrics and logs.
     #[serde(default)]
     pub name: Option<String>,
-    /// `redis://host:port/database`, without credentials.
+    /// `redis://host:port/database`, or `rediss://` with TLS; without credentials.
     #[serde(deserialize_with = "without_credentials")]
     pub url: String,
     /// The user, if not the default one.
@@ -50,6 +55,9 @@ pub struct Config {
     /// How long an answer may take, as in `5 s`.
     #[serde(default = "timeout", with = "humantime_serde")]
     pub timeout: Duration,
+    /// TLS to a server at `rediss://`. Unset: the authorities of the system, and no certificate of its own.
+    #[serde(default)]
+    pub tls: Option<tls::Client>,
 }
 
 fn prefix() -> String {
@@ -96,6 +104,7 @@ impl Config {
             ttl: ttl(),
             connect_timeout: connect_timeout(),
             timeout: timeout(),
+            tls: None,
         }
     }
 
@@ -122,22 +131,41 @@ impl Config {
         if self.ttl > TTL_MAX {
             problems.push("redis: `ttl` must be at most 10 years".to_owned());
         }
+        problems.extend(self.tls.iter().flat_map(|tls| tls.check("redis: tls")));
+        if self.tls.is_some() && !self.is_with_tls() {
+            problems.push(format!("redis: there is `tls`, so `url` must begin with {WITH_TLS}"));
+        }
         if self.connect_timeout.is_zero() || self.timeout.is_zero() {
             problems.push("redis: `connect_timeout` and `timeout` must be above zero".to_owned());
         }
         problems
     }
 
+    /// How the server is connected to with TLS; none when it is without.
+    pub fn effective_tls(&self) -> Option<tls::Client> {
+        self.is_with_tls().then(|| self.tls.clone().unwrap_or_default())
+    }
+
+    fn is_with_tls(&self) -> bool {
+        self.url.starts_with(WITH_TLS)
+    }
+
+    /// Where the server is. TLS is ours and not that of the library, which knows nothing of certificates that change.
+    pub(super) fn address(&self) -> RedisResult<ConnectionInfo> {
+        self.url.replacen(WITH_TLS, "redis://", 1).as_str().into_connection_info()
+    }
+
     fn url_problem(&self) -> Option<String> {
         if has_credentials(&self.url) {
             return Some(CREDENTIALS.to_owned());
         }
-        let is_right = self.url.as_str().into_connection_info().is_ok_and(|info| {
-            // TLS would need a feature of the library that is not built in.
-            matches!(info.addr(), ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_))
-        });
+        let is_right = self
+            .address()
+            .is_ok_and(|info| matches!(info.addr(), ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)));
         // The text is not repeated: nobody knows what else has got into it.
-        (!is_right).then(|| "redis: `url` is not of the form redis://host:port/database".to_owned())
+        (!is_right).then(|| {
+            "redis: `url` is not of the form redis://host:port/database, or rediss:// with TLS".to_owned()
+        })
     }
 }
 
@@ -183,7 +211,10 @@ mod tests {
             ..Config::new("http://a")
         };
         assert_eq!(config.check().len(), 6);
-        assert_eq!(Config::new("rediss://a:1").check().len(), 1);
+        assert_eq!(Config::new("rediss://a:1").check(), Vec::<String>::new());
+        let tls = Some(tls::Client::default());
+        assert_eq!(Config { tls: tls.clone(), ..Config::new("redis://a") }.check().len(), 1);
+        assert_eq!(Config { tls, ..Config::new("rediss://a") }.effective_tls(), Some(tls::Client::default()));
         assert_eq!(Config { ttl: Duration::MAX, ..Config::new("redis://a") }.check().len(), 1);
         assert_eq!(Config { username: Some("me".into()), ..Config::new("redis://a") }.check().len(), 1);
     }

@@ -3,6 +3,7 @@
 //! No key is without an end: each is written with a time to live, and each use renews it.
 
 mod config;
+mod dial;
 mod failure;
 mod pool;
 #[cfg(test)]
@@ -42,7 +43,7 @@ const REMOVE_IF_LENGTH: &str = "if redis.call('STRLEN', KEYS[1]) == tonumber(ARG
 /// Opens the tier; connections are made when they are needed and again when they break.
 ///
 /// # Errors
-/// `Invalid` when the configuration cannot be right; when the password's file cannot be read.
+/// `Invalid` when the configuration cannot be right; when the password's file or one of TLS cannot be used.
 pub fn open(config: &Config) -> Result<Arc<dyn Store>> {
     let problems = config.check();
     if !problems.is_empty() {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::Config;
+use super::dial::Dialer;
 use super::failure::{error_of, is_of_the_connection, is_outage};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::health::Health;
 
 /// Commands of all calls go over these. One is enough for Redis, which has one thread; more keep a small answer from waiting
@@ -25,8 +26,7 @@ type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>
 
 /// The connections.
 pub(super) struct Pool {
-    client: Client,
-    settings: AsyncConnectionConfig,
+    dialer: Dialer,
     timeout: Duration,
     lanes: [Lane; CONNECTIONS],
     next: AtomicUsize,
@@ -49,26 +49,10 @@ struct Slot {
 
 impl Pool {
     /// # Errors
-    /// `Invalid` when the URL is no address or the password's file cannot be read.
+    /// As for [`Dialer::new`].
     pub(super) fn new(config: &Config) -> Result<Self> {
-        let wrong =
-            |error: RedisError| Error::invalid("the url of a redis tier is no address").with_source(error);
-        let address = config.url.as_str().into_connection_info().map_err(wrong)?;
-        let mut login = address.redis_settings().clone().set_skip_set_lib_name();
-        if let Some(file) = &config.password_file {
-            let password =
-                std::fs::read_to_string(file).context(|| "read the password_file of a redis tier")?;
-            login = login.set_password(password.trim_end_matches(['\r', '\n']));
-        }
-        if let Some(username) = &config.username {
-            login = login.set_username(username);
-        }
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.timeout));
         Ok(Self {
-            client: Client::open(address.set_redis_settings(login)).map_err(wrong)?,
-            settings,
+            dialer: Dialer::new(config)?,
             timeout: config.timeout,
             lanes: Default::default(),
             next: AtomicUsize::new(0),
@@ -98,8 +82,8 @@ impl Pool {
             Ok(answers) => Ok(answers.into_iter().map(|answer| answer.map_err(error_of)).collect()),
             Err(error) => {
                 if is_outage(&error) {
-                    let (client, settings) = (self.client.clone(), self.settings.clone());
-                    self.health.failed(move || answers(client.clone(), settings.clone()));
+                    let dialer = self.dialer.clone();
+                    self.health.failed(move || answers(dialer.clone()));
                 }
                 Err(error_of(error))
             }
@@ -126,15 +110,15 @@ impl Pool {
     }
 
     fn connect(&self) -> Connecting {
-        let (client, settings) = (self.client.clone(), self.settings.clone());
-        let connect = async move { client.get_multiplexed_async_connection_with_config(&settings).await };
+        let dialer = self.dialer.clone();
+        let connect = async move { dialer.connect().await };
         connect.boxed().shared()
     }
 }
 
 /// Whether Redis lets us in and answers.
-async fn answers(client: Client, settings: AsyncConnectionConfig) -> bool {
-    let Ok(mut connection) = client.get_multiplexed_async_connection_with_config(&settings).await else {
+async fn answers(dialer: Dialer) -> bool {
+    let Ok(mut connection) = dialer.connect().await else {
         return false;
     };
     redis::cmd("PING").exec_async(&mut connection).await.is_ok()

@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 use super::Worker;
 use crate::error::{Error, Kind, Result};
 use crate::tasks::Shutdown;
+use crate::tls::Connector;
 use leases::Leases;
 pub(crate) use reports::Reports;
 use session::{End, Session};
@@ -55,11 +56,19 @@ pub struct Link {
     connect: Connect,
     stop: Stop,
     connected: watch::Sender<bool>,
+    /// Where the certificate comes from that the worker shows; none without TLS.
+    tls: Option<Arc<Connector>>,
 }
 
 impl Link {
     pub fn new(worker: Worker, connect: Connect, stop: Stop) -> Self {
-        Self { worker, connect, stop, connected: watch::Sender::new(false) }
+        Self { worker, connect, stop, connected: watch::Sender::new(false), tls: None }
+    }
+
+    /// Connects anew whenever what `tls` shows changes: the scheduler looks at a certificate when a stream begins, and a stream may
+    /// last longer than the certificate holds.
+    pub fn renewed_by(self, tls: Arc<Connector>) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Whether a scheduler has welcomed the worker and the connection holds.
@@ -77,8 +86,14 @@ impl Link {
         let mut backoff = Backoff { pause: PAUSE_MIN };
         while !self.is_done(&leases) {
             match self.meet(&mut leases, &mut backoff).await {
-                Ok(()) => break,
-                Err(error) => tracing::warn!(error = error.chain(), "the worker has no scheduler"),
+                Ok(End::Left) => break,
+                Ok(End::Renewed) => {
+                    tracing::info!("the worker connects anew to show its new certificate");
+                    continue;
+                }
+                Ok(End::Lost(error)) | Err(error) => {
+                    tracing::warn!(error = error.chain(), "the worker has no scheduler")
+                }
             }
             tokio::select! {
                 () = backoff.wait() => {}
@@ -95,17 +110,18 @@ impl Link {
         self.stop.now.is_cancelled() || (self.stop.drain.is_cancelled() && leases.is_empty())
     }
 
-    /// One connection, from its beginning to its end. Returns when the worker is to end.
-    async fn meet(&self, leases: &mut Leases, backoff: &mut Backoff) -> Result<()> {
+    /// One connection, from its beginning to its end.
+    async fn meet(&self, leases: &mut Leases, backoff: &mut Backoff) -> Result<End> {
+        let renewals = self.tls.as_ref().map(|tls| tls.renewals());
         let opened = async {
             let channel = (self.connect)().await?;
-            Session::open(&self.worker, leases, channel).await
+            Session::open(&self.worker, leases, (channel, renewals)).await
         };
         let session = tokio::select! {
             session = timeout(WELCOME_MAX, opened) => {
                 session.map_err(|_| Error::new(Kind::Timeout, "the scheduler does not answer"))??
             }
-            () = self.stop.now.cancelled() => return Ok(()),
+            () = self.stop.now.cancelled() => return Ok(End::Left),
         };
         tracing::info!(worker = self.worker.name(), "the worker is connected");
         self.connected.send_replace(true);
@@ -113,10 +129,7 @@ impl Link {
         let end = session.serve(leases, &self.stop).await;
         self.connected.send_replace(false);
         backoff.held_for(begin.elapsed());
-        match end {
-            End::Left => Ok(()),
-            End::Lost(error) => Err(error),
-        }
+        Ok(end)
     }
 }
 

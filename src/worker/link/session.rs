@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -37,7 +37,11 @@ pub(super) struct Session {
     heartbeat: Interval,
     /// Whether the scheduler knows that the worker wants nothing new.
     is_draining: bool,
+    renewals: Option<Renewals>,
 }
+
+/// Tells when the worker has another certificate to show.
+type Renewals = watch::Receiver<u64>;
 
 /// How a connection ended.
 pub(super) enum End {
@@ -45,6 +49,8 @@ pub(super) enum End {
     Left,
     /// It broke; the leases go on.
     Lost(Error),
+    /// The worker has another certificate and is to connect with it; the leases go on.
+    Renewed,
 }
 
 /// What a session waits for.
@@ -55,14 +61,19 @@ enum Event {
     Drain,
     Stop,
     Lost(Option<tonic::Status>),
+    Renewed,
 }
 
 impl Session {
-    /// Introduces the worker over `channel`, and tells what it holds.
+    /// Introduces the worker over `channel`, and tells what it holds. It serves until `renewals` tells of something.
     ///
     /// # Errors
     /// `Unavailable` when the scheduler does not take it.
-    pub(super) async fn open(worker: &Worker, leases: &Leases, channel: Channel) -> Result<Self> {
+    pub(super) async fn open(
+        worker: &Worker,
+        leases: &Leases,
+        (channel, renewals): (Channel, Option<Renewals>),
+    ) -> Result<Self> {
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
         let hello = FromWorker::Hello(Hello {
             name: worker.name().to_owned(),
@@ -82,7 +93,7 @@ impl Session {
         let Some(FromScheduler::Welcome(welcome)) = first else {
             return Err(Error::new(Kind::Unavailable, "the scheduler does not welcome the worker"));
         };
-        let session = Self { outbox, inbox, heartbeat: heartbeat(&welcome), is_draining: false };
+        let session = Self { outbox, inbox, heartbeat: heartbeat(&welcome), is_draining: false, renewals };
         for finished in leases.unacknowledged() {
             session.send(FromWorker::Finished(finished)).await?;
         }
@@ -102,6 +113,7 @@ impl Session {
                 Event::Heartbeat => self.send(FromWorker::Heartbeat(Heartbeat {})).await,
                 Event::Drain => self.drain().await,
                 Event::Stop => return self.finish(leases).await,
+                Event::Renewed => return End::Renewed,
                 Event::Lost(status) => Err(status.map_or_else(closed, lost)),
             };
             if let Err(error) = result {
@@ -125,6 +137,7 @@ impl Session {
             },
             _ = self.heartbeat.tick() => Event::Heartbeat,
             said = leases.next() => Event::Said(said),
+            () = renewed(&mut self.renewals) => Event::Renewed,
         }
     }
 
@@ -193,6 +206,14 @@ impl Session {
             Ok(Err(_)) => Err(closed()),
             Err(_) => Err(Error::new(Kind::Timeout, "the scheduler takes no messages")),
         }
+    }
+}
+
+/// Waits until there is another certificate; for ever where there never will be.
+async fn renewed(renewals: &mut Option<Renewals>) {
+    let Some(renewals) = renewals else { return std::future::pending().await };
+    if renewals.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
