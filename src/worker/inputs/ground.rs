@@ -22,15 +22,23 @@ use crate::worker::sandbox::Ownership;
 pub(super) struct Ground {
     /// The uppermost first.
     layers: Vec<PathBuf>,
-    /// What is known of the paths looked at.
-    known: BTreeMap<String, Look>,
+    /// What is known of the paths looked at: each is looked for below its parent, which was looked for before.
+    known: BTreeMap<String, Place>,
     absent: HashSet<String>,
 }
 
+/// A directory of the overlay.
+#[derive(Debug)]
+struct Place {
+    look: Look,
+    /// What it is merged of, the uppermost first; nothing if it is yet to be made.
+    parts: Vec<PathBuf>,
+}
+
 /// What is at a path.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Found {
-    Directory(Look),
+    Directory(Place),
     Leaf,
     Nothing,
 }
@@ -66,7 +74,7 @@ impl Ground {
     fn check_working_directory(&mut self, name: &str) -> Result<()> {
         for path in prefixes(name) {
             match self.look(path).context(|| "look for the working directory")? {
-                Found::Directory(look) => self.known.insert(path.to_owned(), look),
+                Found::Directory(place) => self.known.insert(path.to_owned(), place),
                 Found::Leaf | Found::Nothing => {
                     return Err(Error::invalid(format!(
                         "working directory `{name}` is not in the input root"
@@ -89,8 +97,8 @@ impl Ground {
                 true => Found::Nothing,
                 false => self.look(path).context(|| "look for the directories of the outputs")?,
             };
-            let look = match found {
-                Found::Directory(look) => look,
+            let place = match found {
+                Found::Directory(place) => place,
                 Found::Leaf => {
                     return Err(Error::invalid(format!(
                         "output path `{output}` lies below `{path}`, an input that is no directory"
@@ -99,10 +107,10 @@ impl Ground {
                 Found::Nothing => {
                     is_absent = true;
                     self.absent.insert(path.to_owned());
-                    Look::usual(MODE_DIRECTORY)
+                    Place { look: Look::usual(MODE_DIRECTORY), parts: Vec::new() }
                 }
             };
-            self.known.insert(path.to_owned(), look);
+            self.known.insert(path.to_owned(), place);
             if self.known.len() > ENTRIES_MAX {
                 return Err(Error::invalid(format!("the outputs have more than {ENTRIES_MAX} directories")));
             }
@@ -110,47 +118,40 @@ impl Ground {
         Ok(())
     }
 
-    /// What the overlay of the layers shows at `path`. No link is followed.
+    /// What the overlay of the layers shows at `path`, whose parent is known. No link is followed.
     fn look(&self, path: &str) -> io::Result<Found> {
-        let mut merged: Vec<PathBuf> = self.layers.clone();
-        let mut found = Found::Nothing;
-        for name in path.split('/') {
-            found = Found::Nothing;
-            let mut below = Vec::new();
-            for place in merged.iter().map(|layer| layer.join(name)) {
-                let metadata = match fs::symlink_metadata(&place) {
-                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                    metadata => metadata?,
-                };
-                if !metadata.is_dir() {
-                    if below.is_empty() && !is_whiteout(&metadata, metadata.file_type()) {
-                        found = Found::Leaf;
-                    }
-                    break;
+        let (parts, name) = match path.rsplit_once('/') {
+            Some((parent, name)) => (self.known.get(parent).map_or(&[][..], |place| &place.parts), name),
+            None => (&self.layers[..], path),
+        };
+        let mut look = None;
+        let mut below = Vec::new();
+        for part in parts.iter().map(|part| part.join(name)) {
+            let metadata = match fs::symlink_metadata(&part) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            if !metadata.is_dir() {
+                if below.is_empty() && !is_whiteout(&metadata, metadata.file_type()) {
+                    return Ok(Found::Leaf);
                 }
-                if below.is_empty() {
-                    found = Found::Directory(look_of(&metadata));
-                }
-                let is_opaque = is_opaque(&place)?;
-                below.push(place);
-                if is_opaque {
-                    break;
-                }
+                break;
             }
-            merged = below;
-            // What is below a leaf or an absent directory is not there either; `need` asks for each in turn.
-            if merged.is_empty() {
+            look.get_or_insert_with(|| look_of(&metadata));
+            let is_opaque = is_opaque(&part)?;
+            below.push(part);
+            if is_opaque {
                 break;
             }
         }
-        Ok(found)
+        Ok(look.map_or(Found::Nothing, |look| Found::Directory(Place { look, parts: below })))
     }
 
     /// Makes the absent directories and, above them, those that they are in, which look as they do below.
     fn make(&self, top: &Path, ownership: Ownership) -> io::Result<()> {
         let mut needed: BTreeMap<&str, Look> = BTreeMap::new();
         for path in &self.absent {
-            needed.extend(prefixes(path).filter_map(|path| Some((path, *self.known.get(path)?))));
+            needed.extend(prefixes(path).filter_map(|path| Some((path, self.known.get(path)?.look))));
         }
         // A parent is before its children in the order of names.
         for path in needed.keys() {

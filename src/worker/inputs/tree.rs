@@ -149,13 +149,23 @@ impl Tree {
         let mut missing = BTreeSet::new();
         let mut level = vec![Place { path: String::new(), digest: root, over }];
         while !level.is_empty() {
-            let bases = level.iter().filter_map(|place| place.over.directory());
             let mut gone = BTreeSet::new();
-            fetch(source, bases, &mut known, &mut gone).await?;
+            // Both at once: a deep tree costs a wait for each of its levels.
+            let (bases, own) = tokio::join!(
+                fetch(source, level.iter().filter_map(|place| place.over.directory()), &known),
+                fetch(source, level.iter().map(|place| place.digest), &known),
+            );
+            for (fetched, absent) in [(bases?, &mut gone), (own?, &mut missing)] {
+                for (digest, directory) in fetched {
+                    match directory {
+                        Some(directory) => drop(known.insert(digest, directory)),
+                        None => drop(absent.insert(digest)),
+                    }
+                }
+            }
             if !gone.is_empty() {
                 return Ok(Reading::NoBase);
             }
-            fetch(source, level.iter().map(|place| place.digest), &mut known, &mut missing).await?;
             let mut next = Vec::new();
             for place in level {
                 if let Some(directory) = known.get(&place.digest) {
@@ -298,31 +308,21 @@ fn nodes(directory: &rev2::Directory) -> impl Iterator<Item = (&str, Node<'_>)> 
     files.chain(symlinks).chain(directories)
 }
 
+/// A directory that was asked for, or that it is absent.
+type Fetched = (Digest, Option<Arc<rev2::Directory>>);
+
 /// Fetches the directories of `wanted` that are not known yet.
 async fn fetch(
     source: &Directories,
     wanted: impl Iterator<Item = Digest>,
-    known: &mut HashMap<Digest, Arc<rev2::Directory>>,
-    missing: &mut BTreeSet<Digest>,
-) -> Result<()> {
+    known: &HashMap<Digest, Arc<rev2::Directory>>,
+) -> Result<Vec<Fetched>> {
     let wanted: HashSet<Digest> = wanted.filter(|digest| !known.contains_key(digest)).collect();
-    let mut fetches = stream::iter(wanted)
-        .map(|digest| async move {
-            let message = source.get(&digest).await;
-            message.context(|| format!("read directory {digest}")).map(|directory| (digest, directory))
-        })
-        .buffer_unordered(FETCHES_MAX);
-    while let Some((digest, directory)) = fetches.try_next().await? {
-        match directory {
-            Some(directory) => {
-                known.insert(digest, directory);
-            }
-            None => {
-                missing.insert(digest);
-            }
-        }
-    }
-    Ok(())
+    let fetches = stream::iter(wanted).map(|digest| async move {
+        let message = source.get(&digest).await;
+        message.context(|| format!("read directory {digest}")).map(|directory| (digest, directory))
+    });
+    fetches.buffer_unordered(FETCHES_MAX).try_collect().await
 }
 
 /// That every name is one, and there once.

@@ -3,12 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
-use super::init::{Init, Order};
 use super::launcher::{Fault, Step};
 use super::limits::Ceilings;
 use super::seccomp::Filter;
@@ -37,16 +37,50 @@ const LIMITS: &[(Resource, u64, Option<u64>)] = &[
     (Resource::Rtprio, 0, Some(0)),
 ];
 
-/// Becomes the command, or ends with a shell's exit code and a sentence on stderr.
-pub(super) fn main(init: &Init<'_>, left: &Left, order: &Order) -> ! {
-    if let Err(fault) = prepare(left, &order.ceilings, init.filter) {
+/// A program with what it gets, as `execve` wants it.
+pub(super) struct Program {
+    /// Where it may be.
+    places: Vec<CString>,
+    arguments: Strings,
+    environment: Strings,
+}
+
+impl Program {
+    /// # Errors
+    /// When a string has a NUL or there are no arguments.
+    pub(super) fn new(arguments: Vec<String>, environment: Vec<String>) -> Result<Self, Fault> {
+        let strings = |list: Vec<String>| -> Result<Strings, Fault> {
+            let strings: Result<Vec<_>, _> = list.into_iter().map(CString::new).collect();
+            Ok(Strings::new(strings.step("read the command")?))
+        };
+        let (arguments, environment) = (strings(arguments)?, strings(environment)?);
+        let name = arguments.list().first().ok_or("read the command: it has no arguments")?;
+        let places = places(name, environment.list());
+        Ok(Self { places, arguments, environment })
+    }
+}
+
+/// What a command begins with.
+pub(super) struct Beginning<'a> {
+    pub(super) channel: &'a OwnedFd,
+    pub(super) filter: &'a Filter,
+    pub(super) left: &'a Left,
+    pub(super) program: &'a Program,
+    pub(super) ceilings: &'a Ceilings,
+}
+
+/// Becomes the command, or ends with a shell's exit code and a sentence on stderr. Its memory may be the init's, which waits.
+pub(super) fn main(beginning: &Beginning<'_>) -> ! {
+    let Beginning { channel, filter, left, program, ceilings } = beginning;
+    if let Err(fault) = prepare(left, ceilings, filter) {
         // The farm takes the first message, so the code of this process does not matter any more.
-        let _ = wire::send_fault(&init.channel, &fault);
+        let _ = wire::send_fault(channel, &fault);
         sys::exit_now(NOT_EXECUTABLE);
     }
-    let error = execute(order);
+    let error = execute(program);
     let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-    let mut sentence = format!("croft: {}: ", order.arguments[0]);
+    let name = program.arguments.list().first().map_or(Default::default(), |name| name.to_string_lossy());
+    let mut sentence = format!("croft: {name}: ");
     let _ = match error.raw_os_error() {
         Some(libc::ENOENT) => write!(sentence, "not found"),
         Some(libc::EACCES) => write!(sentence, "permission denied"),
@@ -108,17 +142,10 @@ fn drop_privileges() -> Result<(), rustix::io::Errno> {
 }
 
 /// Tries the places where the program may be, as `execvp` does; the error of the one that tells most.
-fn execute(order: &Order) -> io::Error {
-    let strings = |list: &[String]| -> Vec<CString> {
-        let strings = list.iter().map(|text| CString::new(text.as_str()));
-        strings.map(|text| text.expect("the message's strings end at a NUL")).collect()
-    };
-    let (arguments, environment) = (strings(&order.arguments), strings(&order.environment));
-    let argument_list = Strings::new(arguments.iter().map(CString::as_c_str));
-    let environment_list = Strings::new(environment.iter().map(CString::as_c_str));
+fn execute(program: &Program) -> io::Error {
     let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
-    for place in places(&arguments[0], &environment) {
-        let error = sys::execute(&place, &argument_list, &environment_list);
+    for place in &program.places {
+        let error = sys::execute(place, &program.arguments, &program.environment);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             // Another directory of PATH may have one that may be executed.

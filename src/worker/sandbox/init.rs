@@ -1,6 +1,6 @@
 //! Pid 1 of an action: mounts what only this action sees, starts the command, reaps, and ends all of it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,12 +11,12 @@ use rustix::process::{Signal, WaitOptions, WaitStatus};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
-use super::exec;
+use super::exec::{self, Beginning, Program};
 use super::launcher::{Fault, Scratch, Step};
 use super::limits::Ceilings;
 use super::seccomp::Filter;
 use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH};
-use super::sys::{self, Side};
+use super::sys::{self, Stack};
 use super::wire::{self, Account, End, Left};
 use crate::error::Error;
 
@@ -27,8 +27,8 @@ pub(in crate::worker) const DISK_DIRECTORY: &str = "scratch";
 /// What one action may write into memory if nothing else is said, as a part of the machine's.
 const SCRATCH_SIZE: &str = "50%";
 /// Memory that a command may put into `/dev/shm`.
-const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=512m";
-const PTS_OPTIONS: &std::ffi::CStr = c"newinstance,ptmxmode=0666,mode=0620";
+const SHM_OPTIONS: &CStr = c"mode=1777,size=512m";
+const PTS_OPTIONS: &CStr = c"newinstance,ptmxmode=0666,mode=0620";
 
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
@@ -38,8 +38,29 @@ pub(super) struct Init<'a> {
     /// The control group that the command is started in.
     pub(super) group: Option<OwnedFd>,
     pub(super) networks: &'a [OwnedFd],
-    pub(super) scratch: Scratch,
     pub(super) filter: &'a Filter,
+    pub(super) plan: Plan,
+    /// Where the command is until it is executed.
+    pub(super) stack: &'a mut Stack,
+}
+
+/// An order as system calls take it. The launcher makes it because its memory is warm: all that an init touches is copied or mapped
+/// first, a page at a time.
+pub(super) struct Plan {
+    network: usize,
+    /// The options of the memory that it writes into, unless that is on disk.
+    memory: Option<CString>,
+    /// To be made, with their modes.
+    directories: [(CString, Mode); 3],
+    stdout: CString,
+    stderr: CString,
+    /// The options of the overlay.
+    overlay: CString,
+    /// What becomes `/tmp`.
+    temporary: CString,
+    working_directory: CString,
+    program: Program,
+    ceilings: Ceilings,
 }
 
 /// The command as it crosses the channel.
@@ -71,9 +92,46 @@ impl Order {
     }
 }
 
+impl Plan {
+    /// # Errors
+    /// When a string has a NUL, of which the farm lets none pass.
+    pub(super) fn new(order: Order, scratch: Scratch) -> Result<Self, Fault> {
+        let string = |text: String| CString::new(text).step("read the command");
+        let directory = match scratch {
+            Scratch::Memory => MEMORY.to_owned(),
+            Scratch::Disk => format!("{SCRATCH}/{}/{DISK_DIRECTORY}", order.directory),
+        };
+        let below = |name: &str| string(format!("{directory}/{name}"));
+        let mode = Mode::from_raw_mode;
+        let size = order.memory_scratch.map_or_else(|| SCRATCH_SIZE.to_owned(), |bytes| bytes.to_string());
+        let memory = || string(format!("mode=0755,size={size}"));
+        let layers: Vec<String> = order.layers.iter().map(|layer| format!("{LOWER}/{layer}")).collect();
+        Ok(Self {
+            network: order.network,
+            memory: (scratch == Scratch::Memory).then(memory).transpose()?,
+            directories: [
+                (below("upper")?, mode(0o755)),
+                (below("work")?, mode(0o700)),
+                (below("tmp")?, mode(0o1777)),
+            ],
+            stdout: below("stdout")?,
+            stderr: below("stderr")?,
+            // volatile: unmounting would sync the whole file system below, for files that are thrown away.
+            overlay: string(format!(
+                "lowerdir={},upperdir={directory}/upper,workdir={directory}/work,userxattr,volatile",
+                layers.join(":")
+            ))?,
+            temporary: below("tmp")?,
+            working_directory: string(format!("{EXEC_ROOT}/{}", order.working_directory))?,
+            program: Program::new(order.arguments, order.environment)?,
+            ceilings: order.ceilings,
+        })
+    }
+}
+
 /// Runs one action and ends.
-pub(super) fn main(init: &Init<'_>) -> ! {
-    let code = match run(init) {
+pub(super) fn main(mut init: Init<'_>) -> ! {
+    let code = match run(&mut init) {
         Ok(()) => 0,
         Err(fault) => {
             // A farm that is gone waits for no sentence.
@@ -84,79 +142,59 @@ pub(super) fn main(init: &Init<'_>) -> ! {
     sys::exit_now(code)
 }
 
-fn run(init: &Init<'_>) -> Result<(), Fault> {
+fn run(init: &mut Init<'_>) -> Result<(), Fault> {
+    let Init { channel, group, networks, filter, plan, stack } = init;
     // Dies with the launcher, and with it (as pid 1 of its namespace) everything that the action started.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("bind the init to the launcher")?;
     let children = sys::watch_children().step("watch the children")?;
-    let order = wire::receive_value::<Order>(&init.channel).step("read the command")?;
-    let order = order.ok_or("read the command: it is cut short")?;
-    let network = init.networks.get(order.network).ok_or("the command names no network of the launcher's")?;
+    let network = networks.get(plan.network).ok_or("the command names no network of the launcher's")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
-    let left = prepare(init.scratch, &order)?;
+    let left = prepare(plan)?;
     // A send fails only when the farm is gone.
-    let _ = wire::send_begun(&init.channel, &left);
-    let working_directory = format!("{EXEC_ROOT}/{}", order.working_directory);
-    rustix::process::chdir(&working_directory).step("enter the working directory")?;
-    let forked = init.group.as_ref().map_or_else(|| sys::fork(0), sys::fork_into);
-    let command = match forked.step("start a process for the command")? {
-        Side::Child => exec::main(init, &left, &order),
-        Side::Parent(pid) => pid,
-    };
-    let end = supervise(&init.channel, &children, command).step("wait for the command")?;
-    let _ = wire::send_end(&init.channel, &Account { end, usage: sys::children_usage() }, &left);
+    let _ = wire::send_begun(&*channel, &left);
+    rustix::process::chdir(&plan.working_directory).step("enter the working directory")?;
+    let Plan { program, ceilings, .. } = &*plan;
+    let beginning = Beginning { channel, filter, left: &left, program, ceilings };
+    let group = group.as_ref().map(AsFd::as_fd);
+    let command =
+        sys::fork_sharing(group, stack, exec::main, &beginning).step("start a process for the command")?;
+    let end = supervise(channel, &children, command).step("wait for the command")?;
+    let _ = wire::send_end(&*channel, &Account { end, usage: sys::children_usage() }, &left);
     Ok(())
 }
 
 /// Mounts what no two actions share, makes the files for what the command prints, and hides the actions' directories.
-fn prepare(scratch: Scratch, order: &Order) -> Result<Left, Fault> {
-    let Order { directory, layers, .. } = order;
+fn prepare(plan: &Plan) -> Result<Left, Fault> {
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC).step("create the action's namespaces")?;
     // The modes below are what the command sees; it gets a umask of its own.
     rustix::process::umask(Mode::empty());
-    let scratch = match scratch {
-        Scratch::Memory => {
-            mount("tmpfs", MEMORY, "tmpfs", PLAIN, Some(memory_options(order.memory_scratch).as_c_str()))
-                .step("mount the action's memory")?;
-            MEMORY.to_owned()
-        }
-        Scratch::Disk => format!("{SCRATCH}/{directory}/{DISK_DIRECTORY}"),
-    };
-    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("tmp", 0o1777)] {
-        rustix::fs::mkdir(format!("{scratch}/{name}"), Mode::from_raw_mode(mode))
-            .step("make a directory for the action")?;
+    if let Some(options) = &plan.memory {
+        mount("tmpfs", MEMORY, "tmpfs", PLAIN, Some(options.as_c_str())).step("mount the action's memory")?;
     }
-    let (stdout, stderr) = (output(&format!("{scratch}/stdout"))?, output(&format!("{scratch}/stderr"))?);
-    mount_all(&scratch, layers)?;
+    for (path, mode) in &plan.directories {
+        rustix::fs::mkdir(path, *mode).step("make a directory for the action")?;
+    }
+    let (stdout, stderr) = (output(&plan.stdout)?, output(&plan.stderr)?);
+    mount_all(plan)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
     Ok(Left { view, stdout, stderr })
 }
 
-fn memory_options(size_bytes: Option<u64>) -> CString {
-    let size = size_bytes.map_or_else(|| SCRATCH_SIZE.to_owned(), |bytes| bytes.to_string());
-    CString::new(format!("mode=0755,size={size}")).expect("a number has no NUL")
-}
-
 /// Makes a file for what the command prints. Appending, so that a descriptor that the command opens again through
 /// `/dev/stdout` overwrites nothing.
-fn output(path: &str) -> Result<OwnedFd, Fault> {
+fn output(path: &CStr) -> Result<OwnedFd, Fault> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).step("make a file for what the command prints")
 }
 
-fn mount_all(scratch: &str, layers: &[String]) -> Result<(), Fault> {
-    let layers: Vec<String> = layers.iter().map(|layer| format!("{LOWER}/{layer}")).collect();
-    let layers = layers.join(":");
-    // volatile: unmounting would sync the whole file system below, for files that are thrown away.
-    let options =
-        format!("lowerdir={layers},upperdir={scratch}/upper,workdir={scratch}/work,userxattr,volatile");
-    let options = CString::new(options).expect("the farm's own names have no NUL");
-    mount("overlay", EXEC_ROOT, "overlay", PLAIN, Some(options.as_c_str())).step(
+fn mount_all(plan: &Plan) -> Result<(), Fault> {
+    mount("overlay", EXEC_ROOT, "overlay", PLAIN, Some(plan.overlay.as_c_str())).step(
         "mount the overlay of inputs and outputs; the worker's directory must be on a file system that can be part of an \
          overlay (ext4, XFS, Btrfs or tmpfs; not an overlay and not NFS)",
     )?;
-    mount_bind(format!("{scratch}/tmp"), "/tmp").step("mount /tmp")?;
+    mount_bind(&plan.temporary, "/tmp").step("mount /tmp")?;
     mount("proc", "/proc", "proc", PLAIN | MountFlags::NOEXEC, None)
         .step("mount /proc; in a container, the outer /proc must not be masked")?;
     mount("tmpfs", "/dev/shm", "tmpfs", PLAIN, Some(SHM_OPTIONS)).step("mount /dev/shm")?;

@@ -16,10 +16,10 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
-use super::init;
+use super::init::{self, Order, Plan};
 use super::seccomp::Filter;
 use super::skeleton;
-use super::sys::{self, Side};
+use super::sys::{self, Side, Stack};
 use super::wire;
 
 /// The id of user and group inside the sandbox: the same on every host, and not root's.
@@ -235,7 +235,8 @@ fn drop_bounding_set() -> Result<(), Errno> {
 
 /// Forks an init for every request until the farm closes its end.
 fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filter) {
-    let mut buffer = [0; 16];
+    let mut buffer = vec![0; wire::PIECE_BYTES];
+    let mut stack = Stack::new();
     loop {
         let Ok((length, fds)) = wire::receive(socket, &mut buffer) else { return };
         if length == 0 {
@@ -243,14 +244,25 @@ fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filt
         }
         let mut fds = fds.into_iter();
         let Some(channel) = fds.next() else { continue };
-        match sys::fork(libc::CLONE_NEWPID) {
-            Ok(Side::Child) => {
-                init::main(&init::Init { channel, group: fds.next(), networks, scratch, filter })
+        let group = fds.next();
+        let started = plan(&buffer[..length], &channel, scratch).and_then(|plan| {
+            Ok((plan, sys::fork(libc::CLONE_NEWPID).step("start a process for the action")?))
+        });
+        match started {
+            Ok((plan, Side::Child)) => {
+                init::main(init::Init { channel, group, networks, filter, plan, stack: &mut stack })
             }
-            Ok(Side::Parent(_)) => {}
-            Err(error) => {
-                let _ = wire::send_fault(&channel, &format!("start a process for the action: {error}"));
+            Ok((_, Side::Parent(_))) => {}
+            Err(fault) => {
+                // A farm that has given up the action waits for no sentence.
+                let _ = wire::send_fault(&channel, &fault);
             }
         }
     }
+}
+
+/// What an order asks for, whose first datagram is `first`. A farm that does not send the rest closes the channel.
+fn plan(first: &[u8], channel: &OwnedFd, scratch: Scratch) -> Result<Plan, Fault> {
+    let order = wire::receive_rest::<Order>(first, channel).step("read the command")?;
+    Plan::new(order.ok_or("read the command: it is cut short")?, scratch)
 }

@@ -15,7 +15,7 @@ mod wire;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -64,7 +64,7 @@ pub struct Config {
 }
 
 /// A command to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Spec {
     /// The action's directory below [`Config::directory`]; for [`Scratch::Disk`] it holds an empty directory `scratch` that
     /// belongs to the actions' user.
@@ -189,14 +189,18 @@ impl Launcher {
         };
         order.check()?;
         let pieces = wire::datagrams(&order).context(|| "write the command for the sandbox")?;
+        let (first, rest) = pieces.split_first().expect("a value has at least one datagram");
         let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox")?;
         let group = self.group(spec.limits).await?;
-        self.request(&theirs, group.as_ref()).await?;
+        let fds: Vec<_> =
+            std::iter::once(theirs.as_fd()).chain(group.as_ref().map(|group| group.fd().as_fd())).collect();
+        self.request(first, &fds).await?;
+        drop(fds);
         drop(theirs);
         let channel = nonblocking(ours)?;
-        for datagram in pieces {
-            // An init that has already stopped has left a message that says why.
-            if send(&channel, &datagram, &[]).await.is_err() {
+        for datagram in rest {
+            // A launcher that could make nothing of it has left a message that says why.
+            if send(&channel, datagram, &[]).await.is_err() {
                 break;
             }
         }
@@ -228,17 +232,15 @@ impl Launcher {
         Ok(Network { index, inner: self.inner.clone(), _permit: permit })
     }
 
-    /// Asks the launcher for an init; starts the launcher anew if it is gone.
-    async fn request(&self, channel: &OwnedFd, group: Option<&Group>) -> Result<()> {
-        let fds: Vec<_> =
-            std::iter::once(channel.as_fd()).chain(group.map(|group| group.fd().as_fd())).collect();
+    /// Asks the launcher for an init by the first datagram of an order; starts the launcher anew if it is gone.
+    async fn request(&self, order: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let process = lock(&self.inner.process).clone();
-        if send(&process.socket, b"+", &fds).await.is_ok() {
+        if send(&process.socket, order, fds).await.is_ok() {
             return Ok(());
         }
         tracing::warn!("the sandbox's launcher is gone and is started again");
         let process = self.restart(&process).await?;
-        send(&process.socket, b"+", &fds).await.map_err(|errno| {
+        send(&process.socket, order, fds).await.map_err(|errno| {
             Error::new(Kind::Unavailable, "the sandbox's launcher does not take commands").with_source(errno)
         })
     }
@@ -378,11 +380,7 @@ fn nonblocking(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     sys::watch(socket).context(|| "watch a channel to the sandbox")
 }
 
-async fn send(
-    socket: &AsyncFd<OwnedFd>,
-    bytes: &[u8],
-    fds: &[std::os::fd::BorrowedFd<'_>],
-) -> Result<(), io::Error> {
+async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), io::Error> {
     socket.async_io(Interest::WRITABLE, |socket| Ok(wire::send(socket, bytes, fds)?)).await
 }
 

@@ -10,7 +10,8 @@ use seccompiler::SeccompCmpArgLen::Dword;
 use seccompiler::SeccompCmpOp::{self, Eq, MaskedEq, Ne};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, sock_filter};
 
-use super::launcher::{Fault, Step};
+use super::launcher::Fault;
+use super::sys;
 
 /// `listns` of Linux 6.19. From 424 on, a call has the same number on every architecture; those of x32 are far above.
 const FIRST_UNKNOWN: u32 = 470;
@@ -29,7 +30,7 @@ const ABSENT: &[libc::c_long] = &[
 /// kernel would give them.
 const REFUSED: &[&[libc::c_long]] = &[NAMESPACES, MOUNTS, KEYS, PROGRAMS, HOST, FORGOTTEN, ARCHITECTURE];
 
-/// Entering other namespaces; making them is a matter of flags, see [`rules`].
+/// Entering other namespaces; making them is a matter of flags, see [`conditional`].
 const NAMESPACES: &[libc::c_long] = &[libc::SYS_setns];
 
 const MOUNTS: &[libc::c_long] = &[
@@ -126,22 +127,24 @@ pub(super) struct Filter(BpfProgram);
 impl Filter {
     /// Compiles it, and finds out whether the kernel has filters at all.
     pub(super) fn compile() -> Result<Self, Fault> {
-        rustix::thread::secure_computing_mode()
-            .step("ask for filters of system calls; the kernel must have CONFIG_SECCOMP")?;
-        let mut program = absent();
+        if !sys::has_filters() {
+            return Err(
+                "filter system calls: the kernel cannot; it must be built with CONFIG_SECCOMP_FILTER"
+                    .to_owned(),
+            );
+        }
         let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
         let architecture = std::env::consts::ARCH.try_into().map_err(|_| no_table())?;
-        let filter = SeccompFilter::new(rules(), SeccompAction::Allow, refused, architecture);
-        let compiled: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
-        program.extend(compiled.map_err(|error| format!("compile the filter of system calls: {error}"))?);
+        let filter = SeccompFilter::new(conditional(), SeccompAction::Allow, refused, architecture);
+        let judge: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
+        let mut program = numbers();
+        program.extend(judge.map_err(|error| format!("compile the filter of system calls: {error}"))?);
         Ok(Self(program))
     }
 
     /// Puts this thread, and what it executes, under the filter.
     pub(super) fn install(&self) -> Result<(), Fault> {
-        seccompiler::apply_filter(&self.0).map_err(|error| {
-            format!("filter system calls: {error}; the kernel must have CONFIG_SECCOMP_FILTER")
-        })
+        seccompiler::apply_filter(&self.0).map_err(|error| format!("filter system calls: {error}"))
     }
 }
 
@@ -149,32 +152,100 @@ fn no_table() -> Fault {
     format!("filter system calls: there is no table for the architecture {}", std::env::consts::ARCH)
 }
 
-/// The beginning of the program. It does not ask for the architecture: a foreign number gets ENOSYS here or the process is killed
-/// by what follows.
-fn absent() -> BpfProgram {
-    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    let number = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).expect("codes have 16 bits");
-    let at_least = u16::try_from(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K).expect("codes have 16 bits");
-    let equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).expect("codes have 16 bits");
-    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).expect("codes have 16 bits");
-    let no_such_call = || instruction(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
+/// What the number of a call says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Allowed,
+    Refused,
+    Absent,
+    /// Its arguments are looked at.
+    Judged,
+}
+
+impl Verdict {
+    fn of(call: u32, judged: &BTreeMap<i64, Vec<SeccompRule>>) -> Self {
+        let is_among = |calls: &[libc::c_long]| calls.contains(&libc::c_long::from(call));
+        match call {
+            // A tracer that skips a call sets its number to -1 and answers itself.
+            u32::MAX => Self::Allowed,
+            FIRST_UNKNOWN.. => Self::Absent,
+            _ if is_among(ABSENT) => Self::Absent,
+            _ if REFUSED.iter().any(|calls| is_among(calls)) => Self::Refused,
+            _ if judged.contains_key(&i64::from(call)) => Self::Judged,
+            _ => Self::Allowed,
+        }
+    }
+
+    fn instruction(self) -> sock_filter {
+        let answer = libc::BPF_RET | libc::BPF_K;
+        match self {
+            Self::Allowed => instruction(answer, 0, libc::SECCOMP_RET_ALLOW),
+            Self::Refused => instruction(answer, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
+            Self::Absent => instruction(answer, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()),
+            // To the end of this part; `numbers` knows where that is.
+            Self::Judged => instruction(JUMP, 0, 0),
+        }
+    }
+}
+
+const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
+/// Of `struct seccomp_data`.
+const NUMBER_OFFSET: u32 = 0;
+const ARCHITECTURE_OFFSET: u32 = 4;
+
+/// The filter's own architecture, from linux/audit.h.
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCHITECTURE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCHITECTURE: u32 = 0xC000_00B7;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const AUDIT_ARCHITECTURE: u32 = 0xC000_00F3;
+
+fn instruction(code: u32, jt: usize, k: u32) -> sock_filter {
+    let code = u16::try_from(code).expect("codes have 16 bits");
+    sock_filter { code, jt: u8::try_from(jt).expect("half of the ranges have few instructions"), jf: 0, k }
+}
+
+/// The beginning of the program: what the numbers alone decide, in a few comparisons. The kernel runs every number through a new filter,
+/// so a list would cost each action more than any mount. What needs a look at its arguments goes on behind the end.
+fn numbers() -> BpfProgram {
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let mut program = vec![
-        instruction(number, 0, 0, 0),
-        instruction(at_least, 0, 2, FIRST_UNKNOWN),
-        // A tracer that skips a call sets its number to -1 and answers itself.
-        instruction(equal, 1, 0, u32::MAX),
-        no_such_call(),
+        instruction(load, 0, ARCHITECTURE_OFFSET),
+        instruction(equal, 1, AUDIT_ARCHITECTURE),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        instruction(load, 0, NUMBER_OFFSET),
     ];
-    for call in ABSENT {
-        let call = u32::try_from(*call).expect("numbers of calls are small");
-        program.extend([instruction(equal, 0, 1, call), no_such_call()]);
+    let calls = (0..=FIRST_UNKNOWN).chain([u32::MAX]);
+    let judged = conditional();
+    let mut ranges: Vec<(u32, Verdict)> = calls.map(|call| (call, Verdict::of(call, &judged))).collect();
+    ranges.dedup_by_key(|(_, verdict)| *verdict);
+    decide(&ranges, &mut program);
+    let length = program.len();
+    for (at, jump) in program.iter_mut().enumerate().filter(|(_, one)| u32::from(one.code) == JUMP) {
+        jump.k = u32::try_from(length - at - 1).expect("programs have at most 4096 instructions");
     }
     program
 }
 
-/// For each call: the arguments with which it is refused; none means all.
-fn rules() -> BTreeMap<i64, Vec<SeccompRule>> {
-    let always = REFUSED.iter().copied().flatten().map(|call| (*call, Vec::new()));
+/// Finds by halves the range that a number is in. Each is given by its first number.
+fn decide(ranges: &[(u32, Verdict)], program: &mut BpfProgram) {
+    if let [(_, verdict)] = ranges {
+        program.push(verdict.instruction());
+        return;
+    }
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let branch = program.len();
+    program.push(instruction(0, 0, 0));
+    decide(lower, program);
+    let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    program[branch] = instruction(at_least, program.len() - branch - 1, upper[0].0);
+    decide(upper, program);
+}
+
+/// For each call that is refused with some arguments: those.
+fn conditional() -> BTreeMap<i64, Vec<SeccompRule>> {
     let namespace = |flag: &libc::c_int| {
         let flag = u64::from(flag.cast_unsigned());
         rule([argument(0, MaskedEq(flag), flag)])
@@ -182,15 +253,14 @@ fn rules() -> BTreeMap<i64, Vec<SeccompRule>> {
     let on_terminals = TERMINAL_INPUT.iter().map(|request| rule([argument(1, Eq, *request)]));
     let personality = PERSONALITIES.iter().map(|value| argument(0, Ne, *value));
     let unshare = NEW_NAMESPACES.iter().chain(&[CLONE_NEWTIME]);
-    let some = [
+    BTreeMap::from([
         (libc::SYS_clone, NEW_NAMESPACES.iter().map(namespace).collect()),
         (libc::SYS_unshare, unshare.map(namespace).collect()),
         (libc::SYS_socket, sockets()),
         (libc::SYS_socketpair, vec![rule([argument(0, Ne, family(libc::AF_UNIX))])]),
         (libc::SYS_ioctl, on_terminals.collect()),
         (libc::SYS_personality, vec![rule(personality)]),
-    ];
-    always.chain(some).collect()
+    ])
 }
 
 /// With which arguments a socket is refused.
@@ -228,7 +298,6 @@ mod tests {
     const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
     const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 
-    /// What the kernel would answer: a machine for the few instructions that filters consist of.
     fn verdict(call: u32, arguments: &[u32]) -> u32 {
         let program = Filter::compile().expect("a filter").0;
         let architecture = match std::env::consts::ARCH {
@@ -238,6 +307,11 @@ mod tests {
         };
         let mut data = [call, architecture, 0, 0].to_vec();
         data.extend((0..6).flat_map(|index| [arguments.get(index).copied().unwrap_or(0), 0]));
+        run(&program, &data)
+    }
+
+    /// What the kernel would answer: a machine for the few instructions that filters consist of.
+    fn run(program: &[sock_filter], data: &[u32]) -> u32 {
         let (mut at, mut register) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = program[at].clone();
@@ -321,6 +395,14 @@ mod tests {
         assert_eq!(on(libc::SYS_personality, &[0x40_0000]), DENIED, "READ_IMPLIES_EXEC");
         for call in REFUSED.iter().copied().flatten() {
             assert_eq!(on(*call, &[]), DENIED, "{call}");
+        }
+    }
+
+    #[test]
+    fn every_call_of_another_architecture_kills() {
+        let program = Filter::compile().expect("a filter").0;
+        for call in [0, 1, FIRST_UNKNOWN, u32::MAX] {
+            assert_eq!(run(&program, &[call, 0x4000_0003, 0, 0]), libc::SECCOMP_RET_KILL_PROCESS, "{call}");
         }
     }
 }

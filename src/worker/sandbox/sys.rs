@@ -1,9 +1,9 @@
 //! The system calls that neither std nor rustix offers safely. All `unsafe` code of the crate is in this file.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -70,12 +70,6 @@ pub(super) fn fork(flags: libc::c_int) -> io::Result<Side> {
     clone(CloneArgs { flags: u64::from(flags.cast_unsigned()), ..CloneArgs::default() })
 }
 
-/// Forks into a control group, given by its directory. The same holds as for [`fork`].
-pub(super) fn fork_into(group: impl AsFd) -> io::Result<Side> {
-    let cgroup = u64::from(group.as_fd().as_raw_fd().cast_unsigned());
-    clone(CloneArgs { flags: CLONE_INTO_CGROUP, cgroup, ..CloneArgs::default() })
-}
-
 fn clone(arguments: CloneArgs) -> io::Result<Side> {
     let arguments = CloneArgs { exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()), ..arguments };
     // SAFETY: without CLONE_VM the child gets a copy of the whole address space, so both sides go on with valid memory; no
@@ -84,6 +78,104 @@ fn clone(arguments: CloneArgs) -> io::Result<Side> {
     match check(result)? {
         0 => Ok(Side::Child),
         pid => Ok(Side::Parent(libc::pid_t::try_from(pid).expect("the kernel returns a pid"))),
+    }
+}
+
+/// The stack of a process that shares its parent's memory. Nothing guards its end: what runs on it calls little and does not recurse.
+pub(super) struct Stack(Vec<u128>);
+
+impl Stack {
+    /// Bytes: what comes before an `execve` takes about 4 KiB in an optimised build, and 30 in one that is not.
+    const BYTES: usize = 256 * 1024;
+
+    pub(super) fn new() -> Self {
+        Self(vec![0; Self::BYTES / size_of::<u128>()])
+    }
+}
+
+/// What a process that shares its parent's memory begins with.
+struct Start<'a, T> {
+    run: fn(&T) -> !,
+    argument: &'a T,
+}
+
+/// Starts a process in the control group `group` that shares this one's memory until it executes a program or ends; this one stands
+/// still until then. Copying the memory, and the faults on each page of the copy, would be much of what an action costs.
+pub(super) fn fork_sharing<T>(
+    group: Option<BorrowedFd<'_>>,
+    stack: &mut Stack,
+    run: fn(&T) -> !,
+    argument: &T,
+) -> io::Result<libc::pid_t> {
+    let into_group = group.map_or(0, |_| CLONE_INTO_CGROUP);
+    let arguments = CloneArgs {
+        flags: SHARING | into_group,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        cgroup: group.map_or(0, |group| u64::from(group.as_raw_fd().cast_unsigned())),
+        ..CloneArgs::default()
+    };
+    let pid = clone_and_call(arguments, stack, &Start { run, argument })?;
+    Ok(libc::pid_t::try_from(pid).expect("the kernel returns a pid"))
+}
+
+#[cfg(target_arch = "x86_64")]
+const SHARING: u64 = (libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned() as u64;
+#[cfg(not(target_arch = "x86_64"))]
+const SHARING: u64 = 0;
+
+/// `clone3` whose child calls `start` on `stack`. By hand because the C library's wrapper knows no control groups, and because its
+/// plain system call would return twice on one stack.
+#[cfg(target_arch = "x86_64")]
+fn clone_and_call<T>(
+    arguments: CloneArgs,
+    stack: &mut Stack,
+    start: &Start<'_, T>,
+) -> io::Result<libc::c_long> {
+    extern "C" fn begin<T>(start: &Start<'_, T>) -> ! {
+        (start.run)(start.argument)
+    }
+    let arguments =
+        CloneArgs { stack: stack.0.as_mut_ptr() as u64, stack_size: Stack::BYTES as u64, ..arguments };
+    let begin: extern "C" fn(&Start<'_, T>) -> ! = begin::<T>;
+    let result: libc::c_long;
+    // SAFETY: the child begins behind the instruction on its own stack, which is aligned and exclusively borrowed, and never leaves
+    // `begin`; this side goes on only when the child has given up the memory (CLONE_VFORK), so nothing that it reads changes under
+    // it, and the registers are as they were but for those named here.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") &raw const arguments,
+            in("rsi") size_of::<CloneArgs>(),
+            in("r12") std::ptr::from_ref(start),
+            in("r13") begin,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    match i32::try_from(-result) {
+        Ok(errno) if errno > 0 => Err(io::Error::from_raw_os_error(errno)),
+        _ => Ok(result),
+    }
+}
+
+/// Elsewhere the child has a copy of the memory, stack included.
+#[cfg(not(target_arch = "x86_64"))]
+fn clone_and_call<T>(
+    arguments: CloneArgs,
+    _stack: &mut Stack,
+    start: &Start<'_, T>,
+) -> io::Result<libc::c_long> {
+    match clone(arguments)? {
+        Side::Child => (start.run)(start.argument),
+        Side::Parent(pid) => Ok(pid.into()),
     }
 }
 
@@ -222,19 +314,27 @@ pub(super) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
 }
 
 /// Replaces the program of this process; returns only on failure. Both lists end with a null pointer.
-pub(super) fn execute(path: &CStr, arguments: &Strings<'_>, environment: &Strings<'_>) -> io::Error {
+pub(super) fn execute(path: &CStr, arguments: &Strings, environment: &Strings) -> io::Error {
     // SAFETY: the path is a C string; `Strings` guarantees lists of C strings that end with a null pointer.
-    unsafe { libc::execve(path.as_ptr(), arguments.0.as_ptr(), environment.0.as_ptr()) };
+    unsafe { libc::execve(path.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
     io::Error::last_os_error()
 }
 
 /// A list of C strings as `execve` wants it.
-pub(super) struct Strings<'a>(Vec<*const libc::c_char>, std::marker::PhantomData<&'a CStr>);
+pub(super) struct Strings {
+    strings: Vec<CString>,
+    /// To each of them, which stay where they are, and a null one.
+    pointers: Vec<*const libc::c_char>,
+}
 
-impl<'a> Strings<'a> {
-    pub(super) fn new(strings: impl IntoIterator<Item = &'a CStr>) -> Self {
-        let pointers = strings.into_iter().map(CStr::as_ptr);
-        Self(pointers.chain([std::ptr::null()]).collect(), std::marker::PhantomData)
+impl Strings {
+    pub(super) fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { strings, pointers }
+    }
+
+    pub(super) fn list(&self) -> &[CString] {
+        &self.strings
     }
 }
 
@@ -245,6 +345,15 @@ pub(super) fn leave_keyring() -> io::Result<()> {
         unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
     let is_absent = || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
     if joined < 0 && !is_absent() { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether the kernel can filter system calls by programs: then it misses the program that this does not give it.
+pub(super) fn has_filters() -> bool {
+    // SAFETY: the call reads no memory but at the null pointer, which the kernel answers with an error.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, std::ptr::null::<libc::sock_fprog>())
+    };
+    result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
 }
 
 /// What the children that were waited for have used, and theirs.

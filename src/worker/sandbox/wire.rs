@@ -1,6 +1,6 @@
 //! What farm, launcher and init say to each other: datagrams over sequenced-packet sockets, some with descriptors.
 //!
-//! What is more than a word is JSON, cut into datagrams where it may be long.
+//! What the farm says is JSON, cut into datagrams where it may be long.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,13 +12,16 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::sys::Usage;
 
 /// Bytes of text in one datagram: well below the smallest default of a socket's buffer (208 KiB).
 const DATAGRAM_BYTES: usize = 32 * 1024;
+
+/// A datagram with a piece of a value, and the mark that says whether more follow.
+pub(super) const PIECE_BYTES: usize = DATAGRAM_BYTES + 1;
 
 /// The most descriptors that ride on one message: those of [`Left`].
 const FDS_MAX: usize = 3;
@@ -42,7 +45,7 @@ pub(super) enum Event {
 }
 
 /// What an init knows of a command that has ended.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) end: End,
     pub(super) usage: Usage,
@@ -58,7 +61,7 @@ pub(super) struct Left {
 }
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// It returned this code; 126 and 127 when it could not be executed or found, as a shell's.
     Exited(i32),
@@ -86,15 +89,28 @@ pub(super) fn datagrams(value: &impl Serialize) -> io::Result<Vec<Vec<u8>>> {
 
 /// Receives a value whose sender used [`datagrams`]; `None` when the other end is closed. Blocks.
 pub(super) fn receive_value<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<T>> {
+    let mut buffer = vec![0; PIECE_BYTES];
+    let (length, _) = receive(socket.as_fd(), &mut buffer)?;
+    receive_rest(&buffer[..length], socket)
+}
+
+/// Receives what follows `first`, the first datagram of a value; `None` when the other end is closed. Blocks.
+pub(super) fn receive_rest<T: DeserializeOwned>(first: &[u8], socket: impl AsFd) -> io::Result<Option<T>> {
     let mut text = Vec::new();
-    let mut buffer = vec![0; DATAGRAM_BYTES + 1];
+    let mut next = Vec::new();
+    let mut datagram = first;
     loop {
-        let (length, _) = receive(socket.as_fd(), &mut buffer)?;
-        let Some((mark, piece)) = buffer[..length].split_first() else { return Ok(None) };
+        let Some((mark, piece)) = datagram.split_first() else { return Ok(None) };
+        if *mark == LAST && text.is_empty() {
+            return Ok(Some(serde_json::from_slice(piece)?));
+        }
         text.extend_from_slice(piece);
         if *mark == LAST {
             return Ok(Some(serde_json::from_slice(&text)?));
         }
+        next.resize(PIECE_BYTES, 0);
+        let (length, _) = receive(socket.as_fd(), &mut next)?;
+        datagram = &next[..length];
     }
 }
 
@@ -144,25 +160,64 @@ pub(super) fn send_begun(socket: impl AsFd, left: &Left) -> Result<(), Errno> {
 }
 
 /// Tells the farm how the command ended and hands over what it left.
-pub(super) fn send_end(socket: impl AsFd, account: &Account, left: &Left) -> io::Result<()> {
-    let mut bytes = b"E".to_vec();
-    serde_json::to_writer(&mut bytes, account)?;
-    Ok(send(socket, &bytes, &[left.view.as_fd(), left.stdout.as_fd(), left.stderr.as_fd()])?)
+pub(super) fn send_end(socket: impl AsFd, account: &Account, left: &Left) -> Result<(), Errno> {
+    let fds = [left.view.as_fd(), left.stdout.as_fd(), left.stderr.as_fd()];
+    send(socket, &account.to_bytes(), &fds)
 }
 
 /// Reads a message of an init; `None` for bytes that no init sends.
 pub(super) fn parse_event(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Event> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    if let Some(sentence) = text.strip_prefix('F') {
-        return Some(Event::Fault(sentence.to_owned()));
+    match bytes {
+        [b'F', sentence @ ..] => Some(Event::Fault(std::str::from_utf8(sentence).ok()?.to_owned())),
+        b"B" => {
+            let [stdout, stderr] = fds.try_into().ok()?;
+            Some(Event::Begun { stdout, stderr })
+        }
+        bytes => {
+            let account = Account::from_bytes(bytes.try_into().ok()?)?;
+            let [view, stdout, stderr] = fds.try_into().ok()?;
+            Some(Event::Ended { account, left: Left { view, stdout, stderr } })
+        }
     }
-    if text == "B" {
-        let [stdout, stderr] = fds.try_into().ok()?;
-        return Some(Event::Begun { stdout, stderr });
+}
+
+/// Bytes of an [`Account`]: a letter for all, one for the end, its number, and three amounts.
+const ACCOUNT_BYTES: usize = 2 + 4 + 3 * 8;
+
+impl Account {
+    /// Not JSON: an init has cold memory, and a serializer would be much of what it touches.
+    fn to_bytes(self) -> [u8; ACCOUNT_BYTES] {
+        let (end, number) = match self.end {
+            End::Exited(code) => (b'e', code),
+            End::Signaled(signal) => (b's', signal),
+            End::Killed => (b'k', 0),
+        };
+        let mut bytes = [0; ACCOUNT_BYTES];
+        bytes[..2].copy_from_slice(&[b'E', end]);
+        bytes[2..6].copy_from_slice(&number.to_le_bytes());
+        let Usage { user_us, system_us, resident_bytes } = self.usage;
+        for (to, amount) in bytes[6..].chunks_exact_mut(8).zip([user_us, system_us, resident_bytes]) {
+            to.copy_from_slice(&amount.to_le_bytes());
+        }
+        bytes
     }
-    let account = serde_json::from_str(text.strip_prefix('E')?).ok()?;
-    let [view, stdout, stderr] = fds.try_into().ok()?;
-    Some(Event::Ended { account, left: Left { view, stdout, stderr } })
+
+    fn from_bytes(bytes: &[u8; ACCOUNT_BYTES]) -> Option<Self> {
+        let number = i32::from_le_bytes(bytes[2..6].try_into().ok()?);
+        let end = match &bytes[..2] {
+            b"Ee" => End::Exited(number),
+            b"Es" => End::Signaled(number),
+            b"Ek" => End::Killed,
+            _ => return None,
+        };
+        let mut amounts =
+            bytes[6..].chunks_exact(8).map(|amount| Some(u64::from_le_bytes(amount.try_into().ok()?)));
+        let mut amount = || amounts.next().flatten();
+        Some(Self {
+            end,
+            usage: Usage { user_us: amount()?, system_us: amount()?, resident_bytes: amount()? },
+        })
+    }
 }
 
 #[cfg(test)]
