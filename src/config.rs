@@ -358,7 +358,12 @@ mod tests {
             readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert!(!snippets.is_empty());
         for snippet in snippets {
-            assert_eq!(load(snippet).unwrap().check(), Vec::<String>::new(), "{snippet}");
+            let mut problems = load(snippet).unwrap().check();
+            // What roots consist of is on the operator's machine.
+            problems.retain(|problem| {
+                !problem.starts_with("worker.root: ") && !problem.starts_with("worker.images: ")
+            });
+            assert_eq!(problems, Vec::<String>::new(), "{snippet}");
         }
     }
 

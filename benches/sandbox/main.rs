@@ -21,7 +21,7 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use croft::worker::sandbox::{Config, End, Launcher, Limits, Ownership, Scratch, Spec, claim};
+use croft::worker::sandbox::{Config, End, Launcher, Limits, Ownership, Scratch, Spec, System, claim};
 use futures_util::StreamExt;
 use traces::Held;
 
@@ -146,7 +146,7 @@ fn start(directory: &Path, at_once: usize) -> (Launcher, Option<PathBuf>) {
     let place = groups.as_ref().map(|groups| groups.directory().to_owned());
     let config = Config {
         directory: directory.to_owned(),
-        root: "/".into(),
+        roots: vec![System::Directories("/".into())],
         uid: 65534,
         gid: 65534,
         networks: u32::try_from(at_once).unwrap(),
@@ -172,5 +172,6 @@ fn spec(launcher: &Launcher, directory: &Path, round: usize, number: usize) -> S
         arguments: vec![PROGRAM.to_owned()],
         environment: vec!["PATH=/usr/bin:/bin".to_owned()],
         working_directory: String::new(),
+        root: 0,
     }
 }

@@ -20,7 +20,7 @@ use croft::digest::{Digest, Function};
 use croft::proto::rev2::{Directory, DirectoryNode, FileNode};
 use croft::store::{Cas, Disk, DiskOptions};
 use croft::worker::inputs::{Inputs, Staged};
-use croft::worker::sandbox::{Config, End, Launcher, Limits, Scratch, Spec, claim};
+use croft::worker::sandbox::{Config, End, Launcher, Limits, Scratch, Spec, System, claim};
 use prost::Message;
 
 const FILES: usize = 10_000;
@@ -65,7 +65,7 @@ impl Bench {
         let disk = Disk::open(&directory.path().join("cas"), DiskOptions::new(STORE_BYTES)).unwrap();
         let config = Config {
             directory: directory.path().to_owned(),
-            root: "/".into(),
+            roots: vec![System::Directories("/".into())],
             uid: 65534,
             gid: 65534,
             networks: 1,
@@ -126,6 +126,7 @@ impl Bench {
             arguments: vec!["/bin/true".to_owned()],
             environment: Vec::new(),
             working_directory: String::new(),
+            root: 0,
             limits: Limits::AMPLE,
         };
         let begin = Instant::now();

@@ -64,6 +64,8 @@ pub mod worker {
     /// The platform properties by which an action says how much it needs: cores, and bytes of memory.
     pub const CORES: &str = "cores";
     pub const MEMORY: &str = "memory";
+    /// The platform property that says in which image an action runs.
+    pub const IMAGE: &str = "container-image";
 
     /// How many leases a worker of so many slots may hold that run, and how many that are answered and not acknowledged: a slot is
     /// given again as soon as its lease is answered, which is some time before the answer is safe.

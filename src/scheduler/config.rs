@@ -131,6 +131,7 @@ impl Default for Config {
 /// * `Pool`: a set of workers by name.
 /// * `cores`, `memory`: a share of the worker, the latter in bytes.
 /// * `cache-silo-key`: only there to make the action's digest differ.
+/// * `persistentWorkerKey`, `persistentWorkerProtocol`: what Bazel says of tools that can stay running; the command is a whole one all the same.
 fn default_properties() -> BTreeMap<String, PropertyKind> {
     let properties = [
         ("OSFamily", PropertyKind::Exact),
@@ -140,6 +141,8 @@ fn default_properties() -> BTreeMap<String, PropertyKind> {
         ("cores", PropertyKind::Minimum),
         ("memory", PropertyKind::Minimum),
         ("cache-silo-key", PropertyKind::Any),
+        ("persistentWorkerKey", PropertyKind::Any),
+        ("persistentWorkerProtocol", PropertyKind::Any),
     ];
     properties.map(|(name, kind)| (name.to_owned(), kind)).into()
 }

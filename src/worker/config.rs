@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -12,9 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
 use super::machine::Machine;
-use super::sandbox::Scratch;
+use super::root::Root;
+use super::sandbox::{Scratch, System};
+use crate::error::{Error, Result};
 use crate::proto::rev2::platform::Property;
-use crate::proto::worker::{CORES, MEMORY};
+use crate::proto::worker::{CORES, IMAGE, MEMORY};
 use crate::tls;
 
 /// Slots that one worker may have: each holds some descriptors and a network namespace.
@@ -23,6 +24,8 @@ const SLOTS_MAX: u32 = 1024;
 const INPUT_CACHE_SIZE: ByteSize = ByteSize::gib(20);
 /// A cache that holds less than a small project's sources is a mistake.
 const INPUT_CACHE_MIN: ByteSize = ByteSize::mib(16);
+/// The scheduler takes a hundred properties of a worker, and each image is one.
+const IMAGES_MAX: usize = 64;
 /// `nobody`: on every Linux system, and nothing of importance belongs to it.
 const NOBODY: u32 = 65534;
 
@@ -34,9 +37,12 @@ pub struct Config {
     pub name: Option<String>,
     /// How many actions run at a time. By default one for each core.
     pub slots: Option<NonZeroU32>,
-    /// What actions see of a system: `"host"` for the machine's own `/usr` (read-only), or the absolute path of an
-    /// unpacked root file system.
+    /// What actions see of a system: `"host"` for the machine's own `/usr` (read-only), the absolute path of an unpacked root file
+    /// system, or `{ closure = "/path/of/a/list", links = { "/bin/sh" = "/nix/store/…" } }` for nothing but listed paths.
     pub root: Root,
+    /// The images that actions may ask for by the platform property `container-image`, and the root that each stands for. Nothing is
+    /// fetched; the worker offers these images.
+    pub images: BTreeMap<String, Root>,
     /// The user on the host that actions run under, when the worker runs as root. Inside, they are always user 1000.
     pub uid: u32,
     /// The group on the host that actions run under, when the worker runs as root.
@@ -63,35 +69,6 @@ pub struct Config {
     pub tls: Option<tls::Client>,
 }
 
-/// Whose system directories the actions see.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub enum Root {
-    /// The machine's own.
-    #[default]
-    Host,
-    /// Those of an unpacked root file system at this path.
-    Unpacked(PathBuf),
-}
-
-/// How [`Root::Host`] is written.
-const HOST: &str = "host";
-
-impl From<String> for Root {
-    fn from(text: String) -> Self {
-        if text == HOST { Self::Host } else { Self::Unpacked(text.into()) }
-    }
-}
-
-impl From<Root> for String {
-    fn from(root: Root) -> Self {
-        match root {
-            Root::Host => HOST.to_owned(),
-            Root::Unpacked(path) => path.to_string_lossy().into_owned(),
-        }
-    }
-}
-
 impl Default for Config {
     fn default() -> Self {
         let property = |name: &str, value: &str| (name.to_owned(), vec![value.to_owned()]);
@@ -100,6 +77,7 @@ impl Default for Config {
             name: None,
             slots: None,
             root: Root::Host,
+            images: BTreeMap::new(),
             uid: NOBODY,
             gid: NOBODY,
             scratch: Scratch::default(),
@@ -137,14 +115,8 @@ impl Config {
         if self.input_cache_size < INPUT_CACHE_MIN {
             problems.push(format!("worker.input_cache_size: at least {INPUT_CACHE_MIN} are needed"));
         }
-        if let Root::Unpacked(path) = &self.root
-            && !(path.is_absolute() && path.join("usr").is_dir())
-        {
-            let path = path.display();
-            problems.push(format!(
-                "worker.root: `{path}` is neither `{HOST}` nor an absolute path with a directory usr"
-            ));
-        }
+        problems.extend(self.systems().into_iter().filter_map(std::result::Result::err));
+        problems.extend(self.image_problems());
         problems.extend(self.limits.check());
         problems.extend(self.scheduler_problem());
         problems.extend(self.tls.iter().flat_map(|tls| tls.check("worker.tls")));
@@ -216,18 +188,55 @@ impl Config {
         self.name.clone().unwrap_or_else(host)
     }
 
-    pub(super) fn root_path(&self) -> PathBuf {
-        match &self.root {
-            Root::Host => "/".into(),
-            Root::Unpacked(path) => path.clone(),
+    /// What actions see by default, then for each image, in the order of [`Config::root_of`]; a sentence for each that cannot be had.
+    /// Blocks.
+    pub(super) fn systems(&self) -> Vec<std::result::Result<System, String>> {
+        let default = self.root.system().map_err(|why| format!("worker.root: {why}"));
+        let images = self.images.iter().map(|(image, root)| {
+            root.system().map_err(|why| format!("worker.images: image `{}`: {why}", image.escape_default()))
+        });
+        std::iter::once(default).chain(images).collect()
+    }
+
+    /// Which of [`Config::systems`] an action gets that demands `properties`. An image that is no key of `images` decides nothing: the
+    /// worker got the action because `properties` offers the image or the scheduler takes any.
+    ///
+    /// # Errors
+    /// `Invalid` for more than one image.
+    pub(super) fn root_of(&self, properties: &[Property]) -> Result<usize> {
+        let mut demanded = properties.iter().filter(|property| property.name == IMAGE);
+        let Some(first) = demanded.next() else { return Ok(0) };
+        if demanded.any(|property| property.value != first.value) {
+            return Err(Error::invalid(format!("the action demands more than one {IMAGE}")));
         }
+        let position = self.images.keys().position(|image| *image == first.value);
+        Ok(position.map_or(0, |position| position + 1))
+    }
+
+    fn image_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.images.len() > IMAGES_MAX {
+            problems.push(format!("worker.images: at most {IMAGES_MAX} are possible"));
+        }
+        let offered = self.properties.get(IMAGE).into_iter().flatten();
+        for image in offered.filter(|image| self.images.contains_key(*image)) {
+            let image = image.escape_default();
+            problems.push(format!("worker.properties: image `{image}` is in worker.images, too"));
+        }
+        problems
     }
 
     /// The properties as the scheduler gets them: one entry for each value.
     pub(super) fn offers(&self) -> Vec<Property> {
-        let pairs =
-            self.properties.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        pairs.map(|(name, value)| Property { name: name.clone(), value: value.clone() }).collect()
+        let pairs = self
+            .properties
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| (name.as_str(), value)));
+        let images = self.images.keys().map(|image| (IMAGE, image));
+        pairs
+            .chain(images)
+            .map(|(name, value)| Property { name: name.to_owned(), value: value.clone() })
+            .collect()
     }
 }
 
@@ -250,18 +259,55 @@ mod tests {
     }
 
     #[test]
-    fn a_root_is_the_hosts_or_a_path() {
+    fn a_root_is_the_hosts_or_a_path_or_a_closure() {
         assert_eq!(read("root = \"host\"").expect("readable").root, Root::Host);
         let root = read("root = \"/srv/x\"").expect("readable").root;
         assert_eq!(root, Root::Unpacked("/srv/x".into()));
         assert_eq!(read("root = \"guest\"").expect("readable").check().len(), 1);
         assert!(read("rot = \"host\"").is_err());
+        let text = "root = { closure = \"/x/store-paths\", links = { \"/bin/sh\" = \"/x/sh\" } }";
+        assert!(matches!(read(text).expect("readable").root, Root::Closure(_)));
+        for bad in ["root = { closures = \"/x\" }", "root = { links = {} }", "root = 5"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn roots_come_back_from_what_is_printed() {
+        let text = "root = { closure = \"/x/store-paths\", links = { \"/bin/sh\" = \"/x/sh\" } }
+            [images]
+            \"docker://x@sha256:0\" = \"/srv/x\"
+            y = { closure = \"/y\" }
+            z = \"host\"";
+        let config = read(text).expect("readable");
+        let printed = toml::to_string(&config).expect("printable");
+        assert_eq!(read(&printed).expect("readable"), config, "{printed}");
+    }
+
+    #[test]
+    fn an_image_is_offered_and_stands_for_its_root() {
+        let mut config = read("[images]\na = \"host\"\nb = \"host\"").expect("readable");
+        let image = |value: &str| Property { name: IMAGE.to_owned(), value: value.to_owned() };
+        let offers = config.offers();
+        assert!(
+            offers.contains(&image("a")) && offers.contains(&image("b")) && !offers.contains(&image("c"))
+        );
+        let of = |images: &[&str]| config.root_of(&images.iter().map(|name| image(name)).collect::<Vec<_>>());
+        assert_eq!(of(&[]).expect("the default"), 0);
+        assert_eq!((of(&["a"]).expect("an image"), of(&["b", "b"]).expect("an image")), (1, 2));
+        assert_eq!(of(&["c"]).expect("another worker's, or any"), 0);
+        assert!(of(&["a", "b"]).is_err());
+        assert!(config.check().is_empty() && config.systems().len() == 3);
+        config.properties.insert(IMAGE.to_owned(), vec!["b".to_owned()]);
+        assert_eq!(config.check().len(), 1, "{:?}", config.check());
     }
 
     #[test]
     fn every_problem_is_told() {
-        let config =
-            read("slots = 5000\nuid = 0\nroot = \"/nowhere\"\n[properties]\nx = []").expect("readable");
-        assert_eq!(config.check().len(), 4, "{:?}", config.check());
+        let config = read(
+            "slots = 5000\nuid = 0\nroot = \"/nowhere\"\n[properties]\nx = []\n[images]\ny = \"/nowhere\"",
+        )
+        .expect("readable");
+        assert_eq!(config.check().len(), 5, "{:?}", config.check());
     }
 }

@@ -13,6 +13,7 @@ mod machine;
 mod outcome;
 mod outputs;
 mod quota;
+mod root;
 mod run;
 pub mod sandbox;
 #[cfg(test)]
@@ -25,9 +26,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub use config::{Config, Root};
+pub use config::Config;
 pub use limits::Limits;
 pub use machine::Machine;
+pub use root::Root;
 pub use sandbox::Scratch;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -40,7 +42,7 @@ use directory::Directory;
 use inputs::Inputs;
 use link::Reports;
 use run::Attempt;
-use sandbox::{End, Launcher, Ownership, Spec};
+use sandbox::{End, Launcher, Ownership, Spec, System};
 
 /// Directories that may wait for their deletion while all slots are in use. Deleting one takes a few times as long as
 /// a command that does nothing, so without a bound a burst of those would fill the disk.
@@ -91,7 +93,7 @@ impl Worker {
         let groups = limits::claim(&config, &machine).await?;
         let sandbox = sandbox::Config {
             directory: directory.to_owned(),
-            root: config.root_path(),
+            roots: systems(&config).await?,
             uid: config.uid,
             gid: config.gid,
             networks: slots,
@@ -173,24 +175,38 @@ impl Worker {
         self.shared.config.limits.of_action(&self.shared.machine, properties)
     }
 
+    /// Which root an action sees that demands `properties`.
+    fn root(&self, properties: &[Property]) -> Result<usize> {
+        self.shared.config.root_of(properties)
+    }
+
     fn ownership(&self) -> Ownership {
         self.shared.launcher.ownership()
     }
 
-    /// Tries the whole sandbox once, so that a machine that lacks something refuses to start instead of failing every action.
+    /// Tries the whole sandbox once with each root, so that a machine that lacks something refuses to start instead of failing every
+    /// action.
     async fn probe(&self) -> Result<()> {
-        let counted = self.make_directory(PROBE.to_owned()).await?;
+        for root in 0..=self.shared.config.images.len() {
+            self.probe_root(root).await.context(|| "the sandbox cannot be set up")?;
+        }
+        Ok(())
+    }
+
+    async fn probe_root(&self, root: usize) -> Result<()> {
+        let counted = self.make_directory(format!("{PROBE}-{root}")).await?;
         let spec = Spec {
             directory: counted.directory.name.clone(),
             layers: vec![counted.directory.layer()],
             arguments: vec![format!("/{PROBE}")],
             environment: Vec::new(),
             working_directory: String::new(),
+            root,
             limits: self.limits(&[]),
         };
         let exit = self.launcher().run(spec).await?.wait().await;
         self.discard(counted);
-        match exit.context(|| "the sandbox cannot be set up")?.end {
+        match exit?.end {
             // The program does not exist; that nothing but this went wrong is what we want to know.
             End::Exited(127) => Ok(()),
             end @ (End::Exited(_) | End::Signaled(_) | End::Killed) => {
@@ -224,4 +240,13 @@ impl Worker {
         let all = u32::try_from(all).expect("slots are bounded");
         let _all = self.shared.directories.acquire_many(all).await.expect("nothing closes the semaphore");
     }
+}
+
+/// What the actions may see of a system, for the sandbox.
+async fn systems(config: &Config) -> Result<Vec<System>> {
+    let config = config.clone();
+    tasks::blocking(move || {
+        config.systems().into_iter().map(|system| system.map_err(Error::invalid)).collect()
+    })
+    .await
 }

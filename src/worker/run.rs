@@ -65,6 +65,7 @@ struct Job {
     command: Digest,
     input_root: Digest,
     timeout: Duration,
+    root: usize,
     limits: Limits,
 }
 
@@ -100,7 +101,7 @@ impl Attempt {
     }
 
     async fn execute(&mut self, start: Start, directory: &Directory) -> Result<Outcome> {
-        let job = Job::check(&start, self.worker.limits(&start.properties))?;
+        let job = Job::check(&start, &self.worker)?;
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
         // Held to the end: outputs that are inputs, too, are read from these layers.
@@ -165,6 +166,7 @@ impl Attempt {
             arguments: command.arguments.clone(),
             environment: command.environment.clone(),
             working_directory: command.working_directory.clone(),
+            root: job.root,
             limits: job.limits,
         };
         let running =
@@ -265,7 +267,7 @@ fn merge(printed: ActionResult, found: ActionResult) -> ActionResult {
 }
 
 impl Job {
-    fn check(start: &Start, limits: Limits) -> Result<Self> {
+    fn check(start: &Start, worker: &Worker) -> Result<Self> {
         let function = Function::from_proto(start.digest_function)?
             .ok_or_else(|| Error::bug("the scheduler named no digest function"))?;
         let limit = start.timeout.as_ref().ok_or_else(|| Error::bug("the scheduler sent no timeout"))?;
@@ -275,7 +277,8 @@ impl Job {
             input_root: digest(function, start.input_root_digest.as_ref(), "input root digest")?,
             timeout: proto::read_duration(limit)
                 .ok_or_else(|| Error::invalid("the timeout is negative or malformed"))?,
-            limits,
+            root: worker.root(&start.properties)?,
+            limits: worker.limits(&start.properties),
         })
     }
 }

@@ -298,6 +298,33 @@ async fn an_unknown_or_unsatisfiable_property_is_answered_not_queued_for_ever() 
     assert!(message(&response).contains("OSFamily") && !message(&response).contains("linux"), "{response:?}");
 }
 
+/// As Bazel asks with `--experimental_remote_mark_tool_inputs`; the command is a whole one all the same.
+#[tokio::test]
+async fn an_action_that_may_run_in_a_persistent_worker_runs_the_ordinary_way() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let tool = client.put("#!/bin/sh\nread argument < \"${1#@}\"; echo $# $argument\n").await;
+    let mark = rev2::NodeProperty { name: "bazel_tool_input".into(), value: String::new() };
+    let tool = rev2::FileNode {
+        name: "tool".into(),
+        digest: Some(tool.to_proto()),
+        is_executable: true,
+        node_properties: Some(rev2::NodeProperties { properties: vec![mark], ..Default::default() }),
+    };
+    let bin = client.put_message(&rev2::Directory { files: vec![tool], ..Default::default() }).await;
+    let bin = rev2::DirectoryNode { name: "bin".into(), digest: Some(bin.to_proto()) };
+    let mut inputs = Inputs::default().file("flags", "from the file\n");
+    inputs.root.directories.push(bin);
+    let command = rev2::Command { arguments: vec!["bin/tool".into(), "@flags".into()], ..shell("", &[]) };
+    let properties = [("persistentWorkerKey", "b22d48cd"), ("persistentWorkerProtocol", "json")];
+    let properties =
+        properties.map(|(name, value)| rev2::platform::Property { name: name.into(), value: value.into() });
+    let platform = rev2::Platform { properties: properties.into() };
+    let action = client.action(&command, &inputs, |action| action.platform = Some(platform)).await;
+    let response = client.execute(client.request(&action)).await.unwrap();
+    assert_eq!(stdout(&response), "1 from the file\n", "{response:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_lost_its_stream_waits_for_the_same_operation() {
     let farm = Farm::start();

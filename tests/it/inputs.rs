@@ -76,6 +76,7 @@ impl Bench {
             arguments: ["/bin/sh", "-c", script].map(str::to_owned).into(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned()],
             working_directory: String::new(),
+            root: 0,
             limits: Limits::AMPLE,
         };
         let running = self.launcher.run(spec).await.expect("started");

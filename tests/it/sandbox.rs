@@ -1,6 +1,7 @@
 //! What an action can and cannot do, tried in the real sandbox by the real binary.
 
 mod groups;
+mod roots;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use croft::worker::sandbox::{
-    Claim, Config, End, Exit, Groups, Launcher, Limits, Ownership, Running, Scratch, Spec, claim,
+    Claim, Config, End, Exit, Groups, Launcher, Limits, Ownership, Running, Scratch, Spec, System, claim,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -66,6 +67,7 @@ impl Bench {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             environment: vec!["PATH=/usr/bin:/bin".to_owned(), "COLOUR=grün".to_owned()],
             working_directory: String::new(),
+            root: 0,
             limits: self.limits,
         }
     }
@@ -95,7 +97,15 @@ pub(crate) fn config(directory: &Path, networks: u32, scratch: Scratch) -> Confi
     let ids = rustix::process::geteuid().is_root().then_some((65534, 65534));
     let Claim { groups, .. } = claim(ids, 1 << 40);
     let (uid, gid) = (65534, 65534);
-    Config { directory: directory.to_owned(), root: "/".into(), uid, gid, networks, scratch, groups }
+    Config {
+        directory: directory.to_owned(),
+        roots: vec![System::Directories("/".into())],
+        uid,
+        gid,
+        networks,
+        scratch,
+        groups,
+    }
 }
 
 impl Outcome {
@@ -357,6 +367,8 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     for (from, to) in [(test.as_path(), "it"), (Path::new(env!("CARGO_BIN_EXE_croft")), "croft")] {
         fs::copy(from, directory.path().join(to)).expect("copy");
     }
+    let stores = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    fs::set_permissions(stores.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
     let delegated = groups::Delegated::new();
     // The shell moves itself to the control group, as a service manager would.
     let script = "[ -z \"$GROUP\" ] || echo $$ > \"$GROUP/cgroup.procs\"; exec setpriv --reuid=65534 --regid=65534 \
@@ -368,6 +380,7 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
         .env("GROUP", delegated.as_ref().map_or(Path::new(""), |delegated| delegated.path()))
         .env("CROFT_UNDER_TEST", directory.path().join("croft"))
         .env("TMPDIR", directory.path())
+        .env(crate::toolchain::STORES, stores.path())
         .current_dir("/")
         .output();
     let Ok(output) = output else {

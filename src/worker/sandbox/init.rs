@@ -12,10 +12,10 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use serde::{Deserialize, Serialize};
 
 use super::exec::{self, Beginning, Program};
-use super::launcher::{Fault, Scratch, Step};
+use super::launcher::{Fault, Rooms, Scratch, Step};
 use super::limits::Ceilings;
 use super::seccomp::Filter;
-use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH};
+use super::skeleton::{HIDDEN, LOWER, MEMORY, SCRATCH, enter_namespace};
 use super::sys::{self, Stack};
 use super::wire::{self, Account, End, Left};
 use crate::error::Error;
@@ -37,7 +37,7 @@ pub(super) struct Init<'a> {
     pub(super) channel: OwnedFd,
     /// The control group that the command is started in.
     pub(super) group: Option<OwnedFd>,
-    pub(super) networks: &'a [OwnedFd],
+    pub(super) rooms: &'a Rooms,
     pub(super) filter: &'a Filter,
     pub(super) plan: Plan,
     /// Where the command is until it is executed.
@@ -48,6 +48,7 @@ pub(super) struct Init<'a> {
 /// first, a page at a time.
 pub(super) struct Plan {
     network: usize,
+    root: usize,
     /// The options of the memory that it writes into, unless that is on disk.
     memory: Option<CString>,
     /// To be made, with their modes.
@@ -67,6 +68,7 @@ pub(super) struct Plan {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) network: usize,
+    pub(super) root: usize,
     /// The action's directory, below the one that the launcher serves.
     pub(super) directory: String,
     /// The lower layers, below the same one, the uppermost first.
@@ -108,6 +110,7 @@ impl Plan {
         let layers: Vec<String> = order.layers.iter().map(|layer| format!("{LOWER}/{layer}")).collect();
         Ok(Self {
             network: order.network,
+            root: order.root,
             memory: (scratch == Scratch::Memory).then(memory).transpose()?,
             directories: [
                 (below("upper")?, mode(0o755)),
@@ -143,12 +146,17 @@ pub(super) fn main(mut init: Init<'_>) -> ! {
 }
 
 fn run(init: &mut Init<'_>) -> Result<(), Fault> {
-    let Init { channel, group, networks, filter, plan, stack } = init;
+    let Init { channel, group, rooms, filter, plan, stack } = init;
     // Dies with the launcher, and with it (as pid 1 of its namespace) everything that the action started.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("bind the init to the launcher")?;
     let children = sys::watch_children().step("watch the children")?;
-    let network = networks.get(plan.network).ok_or("the command names no network of the launcher's")?;
+    let network = rooms.networks.get(plan.network).ok_or("the command names no network of the launcher's")?;
+    let root = rooms.roots.get(plan.root).ok_or("the command names no root of the launcher's")?;
+    // The launcher is in the first, and with it all that it forks.
+    if plan.root > 0 {
+        enter_namespace(root)?;
+    }
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
     let left = prepare(plan)?;
     // A send fails only when the farm is gone.

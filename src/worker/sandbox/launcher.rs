@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::init::{self, Order, Plan};
 use super::seccomp::Filter;
-use super::skeleton;
+use super::skeleton::{self, System};
 use super::sys::{self, Side, Stack};
 use super::wire;
 
@@ -53,8 +53,8 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 pub(super) struct Setting {
     /// Where the actions' directories are.
     pub(super) directory: PathBuf,
-    /// Whose system directories the actions see.
-    pub(super) root: PathBuf,
+    /// What actions may see of a system.
+    pub(super) roots: Vec<System>,
     /// The ids on the host that actions run under, if the farm is root.
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -92,14 +92,14 @@ pub fn main() -> ExitCode {
     let Ok(socket) = take_socket() else { return ExitCode::FAILURE };
     let Ok(Some(setting)) = wire::receive_value::<Setting>(&socket) else { return ExitCode::FAILURE };
     match enter(&setting).and_then(|entered| Ok((entered, Filter::compile()?))) {
-        Ok(((ownership, networks), filter)) => {
+        Ok(((ownership, rooms), filter)) => {
             let name = match ownership {
                 Ownership::Same => "Rsame",
                 Ownership::Mapped { .. } => "Rmapped",
                 Ownership::Foreign { .. } => "Rforeign",
             };
             if wire::send(&socket, name.as_bytes(), &[]).is_ok() {
-                serve(&socket, &networks, setting.scratch, &filter);
+                serve(&socket, &rooms, setting.scratch, &filter);
             }
             ExitCode::SUCCESS
         }
@@ -120,8 +120,15 @@ fn take_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Enters the shared namespaces and the shared root; makes the networks.
-fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
+/// The namespaces that inits enter: what is made once and used by one action after the other.
+pub(super) struct Rooms {
+    /// Mount namespaces, one for each of [`Setting::roots`].
+    pub(super) roots: Vec<OwnedFd>,
+    pub(super) networks: Vec<OwnedFd>,
+}
+
+/// Enters the shared namespaces; makes the roots and the networks.
+fn enter(setting: &Setting) -> Result<(Ownership, Rooms), Fault> {
     // A session of its own: Ctrl-C at the terminal is for the farm, which then ends the actions in order.
     let _ = rustix::process::setsid();
     // One for all actions: the filter of system calls lets none of them use it.
@@ -142,20 +149,20 @@ fn enter(setting: &Setting) -> Result<(Ownership, Vec<OwnedFd>), Fault> {
         Some(parts) => parts,
         None => skeleton::collect(setting, None)?,
     };
-    parts.enter()?;
+    let roots = skeleton::enter(parts)?;
     // Not dumpable means that no action can look at an init through /proc or trace it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the launcher")?;
     drop_bounding_set().step("drop the bounding set of capabilities")?;
     // Once for all inits, which inherit both: dozens of calls that would be most of an action's.
     sys::reset_signals().step("reset the signals")?;
     sys::ignore_children();
-    Ok((ownership, networks))
+    Ok((ownership, Rooms { roots, networks }))
 }
 
 type Ids = (u32, u32);
 
 /// As root: collects the mounts while root's rights last, then becomes the unprivileged user.
-fn enter_as_root(setting: &Setting) -> Result<(Ids, Ownership, Option<skeleton::Parts>), Fault> {
+fn enter_as_root(setting: &Setting) -> Result<(Ids, Ownership, Option<Vec<skeleton::Parts>>), Fault> {
     let (uid, gid) = (setting.uid, setting.gid);
     let mapped = id_map(uid, gid).and_then(|map| skeleton::collect(setting, Some(&map)));
     let (ownership, parts) = match mapped {
@@ -234,7 +241,7 @@ fn drop_bounding_set() -> Result<(), Errno> {
 }
 
 /// Forks an init for every request until the farm closes its end.
-fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filter) {
+fn serve(socket: &OwnedFd, rooms: &Rooms, scratch: Scratch, filter: &Filter) {
     let mut buffer = vec![0; wire::PIECE_BYTES];
     let mut stack = Stack::new();
     loop {
@@ -250,7 +257,7 @@ fn serve(socket: &OwnedFd, networks: &[OwnedFd], scratch: Scratch, filter: &Filt
         });
         match started {
             Ok((plan, Side::Child)) => {
-                init::main(init::Init { channel, group, networks, filter, plan, stack: &mut stack })
+                init::main(init::Init { channel, group, rooms, filter, plan, stack: &mut stack })
             }
             Ok((_, Side::Parent(_))) => {}
             Err(fault) => {

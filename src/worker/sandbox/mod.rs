@@ -30,6 +30,8 @@ pub use cgroup::{Claim, Controller, Groups, claim};
 pub(super) use init::DISK_DIRECTORY;
 pub use launcher::{Ownership, Scratch};
 pub use limits::{Limits, Spent};
+pub use skeleton::System;
+pub(super) use skeleton::is_taken;
 pub use sys::Usage;
 pub use wire::End;
 
@@ -51,8 +53,8 @@ const EVENT_BYTES: usize = 64 * 1024;
 pub struct Config {
     /// Where the actions' directories and their inputs are.
     pub directory: PathBuf,
-    /// The root file system whose system directories the actions see; `/` is the host's.
-    pub root: PathBuf,
+    /// What actions may see of a system; not empty.
+    pub roots: Vec<System>,
     /// The ids on the host that actions run under, if the farm is root.
     pub uid: u32,
     pub gid: u32,
@@ -77,6 +79,8 @@ pub struct Spec {
     pub environment: Vec<String>,
     /// Relative to the input root; it exists.
     pub working_directory: String,
+    /// Which of [`Config::roots`] it sees.
+    pub root: usize,
     pub limits: Limits,
 }
 
@@ -179,6 +183,7 @@ impl Launcher {
         let network = self.network().await?;
         let order = Order {
             network: network.index,
+            root: spec.root,
             directory: spec.directory,
             layers: spec.layers,
             working_directory: spec.working_directory,
@@ -349,8 +354,8 @@ impl Drop for Process {
 /// Tells a new launcher what it needs and waits until it is ready.
 fn greet(socket: &OwnedFd, config: &Config) -> Result<Ownership> {
     let (uid, gid) = (config.uid, config.gid);
-    let Config { directory, root, networks, scratch, .. } = config.clone();
-    let setting = Setting { directory, root, uid, gid, networks, scratch };
+    let Config { directory, roots, networks, scratch, .. } = config.clone();
+    let setting = Setting { directory, roots, uid, gid, networks, scratch };
     let pieces = wire::datagrams(&setting).map_err(|error| {
         Error::invalid("the worker's directory or root cannot be used").with_source(error)
     })?;
