@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::worker::Machine;
-use crate::{audit, rpc, scheduler, store, telemetry, tls, worker};
+use crate::{access, audit, rpc, scheduler, store, telemetry, tls, worker};
 
 /// The whole configuration. Every part belongs to the component of its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct Config {
     /// Actions that are run again to see whether they give the same outputs.
     pub audit: audit::Config,
     pub log: telemetry::Config,
+    /// Who may do what. Unset: whoever is on this machine everything, and nobody else is listened for.
+    pub access: Option<access::Config>,
 }
 
 /// A part of a farm that a process can be.
@@ -95,6 +97,7 @@ impl Default for Config {
             worker: worker::Config::default(),
             audit: audit::Config::default(),
             log: telemetry::Config::default(),
+            access: None,
         }
     }
 }
@@ -158,6 +161,7 @@ impl Config {
         problems.extend(self.worker.check());
         problems.extend(self.audit.check());
         problems.extend(self.log.check());
+        problems.extend(self.access.iter().flat_map(access::Config::check));
         problems
     }
 
@@ -167,6 +171,10 @@ impl Config {
         let mut problems: Vec<String> =
             listeners.iter().flat_map(|(name, listener)| listener.problems(name)).collect();
         for (number, (name, address)) in open.iter().enumerate() {
+            if !address.ip().is_loopback() && self.access.is_none() {
+                let reason = "without a section [access] only this machine may do anything, so only loopback addresses are of use";
+                problems.push(format!("{name}: listen on {address}: {reason}"));
+            }
             for (other, _) in open[..number].iter().filter(|(_, other)| other == address && other.port() != 0)
             {
                 problems.push(format!("{other} and {name} both listen on {address}"));
@@ -183,6 +191,19 @@ impl Config {
             ("admin", Some(self.admin.clone())),
         ];
         all.into_iter().filter_map(|(name, listener)| Some((name, listener?))).collect()
+    }
+
+    /// What is allowed and yet dangerous, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let listeners = self.listeners();
+        let exposure = |(name, listener): &(&'static str, Listener)| access::Exposure {
+            name,
+            is_loopback: listener.listen.ip().is_loopback(),
+            has_tls: listener.tls.is_some(),
+            takes_certificates: listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some()),
+        };
+        let exposures: Vec<_> = listeners.iter().map(exposure).collect();
+        self.access.iter().flat_map(|access| access.warnings(&exposures, &self.instances)).collect()
     }
 
     /// What is wrong with the files that the configuration names: certificates, keys, revocation lists. One sentence each.
@@ -303,7 +324,7 @@ impl Config {
 }
 
 /// What the defaults leave unset, so that it is not among their keys.
-const UNSET: [&str; 2] = ["data", "workers"];
+const UNSET: [&str; 3] = ["access", "data", "workers"];
 
 /// Only variables of our own sections: service managers and clusters put others with the same prefix into the environment.
 fn environment() -> Env {
@@ -396,7 +417,7 @@ mod tests {
             ("roles = [\"scheduler\"]".to_owned(), "storage.tier"),
             (format!("roles = [\"scheduler\"]\n[storage]\nwrite = \"back\"\n{farm}"), "storage.write"),
             (
-                format!("roles = [\"scheduler\"]\n[workers]\nlisten = \"0.0.0.0:1\"\n{farm}"),
+                format!("roles = [\"scheduler\"]\n[access]\n[workers]\nlisten = \"0.0.0.0:1\"\n{farm}"),
                 "workers.insecure",
             ),
             (

@@ -1,8 +1,9 @@
 //! Croft, a reproducible build farm: a cache, a scheduler and hermetic workers that speak the Remote Execution API v2.
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
-//! commands → server, config → rpc, worker, web → audit, listen, store, scheduler → status, digest, error, index, proto, metrics, tasks, tls.
+//! commands → server, config → rpc, worker, web → access, audit → listen, store, scheduler → status, digest, error, index, proto, metrics, tasks, tls.
 
+pub mod access;
 pub mod audit;
 pub mod commands;
 pub mod config;

@@ -121,6 +121,12 @@ pub static STORE_CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register(IntCounterVec::new(options, &["store", "operation", "outcome"]))
 });
 
+/// Calls that were refused, by why: nobody said who calls, the proof was wrong, the right was lacking, a worker spoke for another.
+pub static ACCESS_REFUSALS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("croft_access_refusals_total", "calls that were refused");
+    register(IntCounterVec::new(options, &["reason"]))
+});
+
 /// Bytes of blobs that went through a store, by store and direction (`read`, `written`).
 pub static STORE_BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let options = opts!("croft_store_bytes_total", "bytes of blobs read and written");

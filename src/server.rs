@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures_util::future::OptionFuture;
 use tokio::sync::watch;
 
+use crate::access::Access;
 use crate::audit::Auditor;
 use crate::config::{self, Config, Role};
 use crate::error::{Context, Error, Result};
 use crate::listen::Listener;
-use crate::rpc::{Assets, Farm, Instances, Logs, Offered, Settler, Stored, Uploads};
+use crate::rpc::{Assets, Farm, Instances, Logs, Offered, Owners, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
@@ -48,6 +49,7 @@ pub struct Server {
     pages_stop: Shutdown,
     readiness: Readiness,
     stop: Stop,
+    access: Arc<Access>,
 }
 
 /// The sockets, bound and not served yet.
@@ -73,6 +75,7 @@ impl Server {
     pub async fn start(config: &Config, stop: Stop) -> Result<Self> {
         let data = config.data_directory()?;
         store::make_private_directory(&data)?;
+        let access = Access::new(config.access.as_ref())?;
         let stack = Stack::open(&config.storage, &data).await?;
         let listeners = Listeners::bind(config).await?;
         let mut server = Self {
@@ -86,6 +89,7 @@ impl Server {
             pages_stop: Shutdown::new(),
             readiness: Readiness::default(),
             stop,
+            access,
         };
         server.begin(config, listeners).await?;
         Ok(server)
@@ -111,6 +115,7 @@ impl Server {
             storage: Arc::new(storage(&faces.action_cache, &self.stack)),
             scheduler: scheduling.map(|farm| farm.scheduler.clone()),
             auditor: scheduling.map(|_| Arc::clone(&faces.auditor)),
+            access: Arc::clone(&self.access),
         };
         self.parts.spawn("certificates", tls::watch(self.stop.now.clone()));
         self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
@@ -122,11 +127,12 @@ impl Server {
             self.parts.spawn("worker", link.run());
         }
         if let (Some(farm), Some(public)) = (&farm, listeners.public) {
-            let routes = rpc::client_routes(farm).await?;
+            let routes = self.access.guarded(rpc::client_routes(farm).await?);
             self.parts.spawn("public listener", listen::serve(public, routes, self.stop.now.clone()));
         }
         if let (Some(farm), Some(workers)) = (&farm, listeners.workers) {
-            let serving = listen::serve_workers(workers, rpc::worker_routes(farm), self.stop.now.clone());
+            let routes = self.access.guarded(rpc::worker_routes(farm));
+            let serving = listen::serve_workers(workers, routes, self.stop.now.clone());
             self.parts.spawn("workers' listener", serving);
         }
         self.tell_readiness(connected);
@@ -155,6 +161,7 @@ impl Server {
             http: config.http,
             uploads: Uploads::default(),
             logs: Logs::default(),
+            owners: Owners::default(),
         })
     }
 
@@ -185,7 +192,7 @@ impl Server {
         let connect: link::Connect = match (&config.worker.scheduler, farm) {
             (None, Some(farm)) => {
                 let (pipe, connections) = listen::pipe();
-                let routes = rpc::worker_routes(farm);
+                let routes = self.access.guarded(rpc::worker_routes(farm));
                 let serving = listen::serve_pipe(connections, routes, self.stop.now.clone());
                 self.parts.spawn("worker's pipe", serving);
                 Arc::new(move || {

@@ -49,7 +49,8 @@ pub fn ok() -> proto::Status {
     proto::Status::default()
 }
 
-fn code_of(kind: Kind) -> Code {
+/// The gRPC code of a kind of error.
+pub fn code_of(kind: Kind) -> Code {
     match kind {
         Kind::Invalid => Code::InvalidArgument,
         Kind::Precondition | Kind::MissingInput => Code::FailedPrecondition,

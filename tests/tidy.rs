@@ -11,12 +11,27 @@ use std::path::{Path, PathBuf};
 
 /// Folder or file of `src`, and what it may import with `crate::` beside itself and [`BASE`].
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("commands", &["server", "config", "telemetry", "worker", "web", "audit", "store", "scheduler"]),
-    ("server", &["config", "rpc", "worker", "web", "audit", "listen", "store", "scheduler"]),
-    ("config", &["rpc", "worker", "web", "audit", "listen", "store", "scheduler", "telemetry"]),
-    ("rpc", &["audit", "listen", "store", "scheduler"]),
+    (
+        "commands",
+        &[
+            "server",
+            "config",
+            "telemetry",
+            "worker",
+            "web",
+            "access",
+            "access",
+            "audit",
+            "store",
+            "scheduler",
+        ],
+    ),
+    ("server", &["config", "rpc", "worker", "web", "access", "audit", "listen", "store", "scheduler"]),
+    ("config", &["rpc", "worker", "web", "access", "audit", "listen", "store", "scheduler", "telemetry"]),
+    ("rpc", &["access", "audit", "listen", "store", "scheduler"]),
     ("worker", &["listen", "store"]),
-    ("web", &["audit", "listen", "store", "scheduler"]),
+    ("web", &["access", "audit", "listen", "store", "scheduler"]),
+    ("access", &["listen"]),
     ("audit", &["store"]),
     ("listen", &[]),
     ("fuzz", &["rpc", "worker", "store", "scheduler"]),
@@ -67,6 +82,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("bazel_remote_apis", &["src/proto/", "build.rs"]),
     ("tonic_reflection", &["src/rpc/routes.rs"]),
     ("tonic_health", &["src/rpc/routes.rs"]),
+    ("jsonwebtoken", &["src/access/"]),
+    ("bcrypt", &["src/access/basic.rs"]),
+    ("getrandom", &["src/access/token.rs"]),
+    ("subtle", &["src/access/token.rs"]),
     ("seccompiler", &["src/worker/sandbox/seccomp.rs"]),
 ];
 

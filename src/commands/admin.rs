@@ -1,8 +1,10 @@
 //! How commands speak to a running farm: over its admin listener.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 
@@ -27,7 +29,7 @@ impl Admin {
     /// # Errors
     /// `Invalid` when the address is not one of http, or the files for TLS are wrong.
     pub(super) fn new(farm: &RunningFarm) -> Result<Self> {
-        let RunningFarm { address, ca, certificate, key } = farm;
+        let RunningFarm { address, ca, certificate, key, token } = farm;
         let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let invalid =
             || Error::invalid(format!("`{address}` is no address of a farm; one looks like {ADDRESS}"));
@@ -44,6 +46,9 @@ impl Admin {
             client = client.tls_backend_preconfigured(tls::preconfigured("command line", &tls)?);
         } else if ca.is_some() || certificate.is_some() {
             return Err(Error::invalid("the files for TLS are for a farm at https://"));
+        }
+        if let Some(file) = token {
+            client = client.default_headers(bearer(file)?);
         }
         let client = client
             .build()
@@ -106,6 +111,15 @@ impl Admin {
         );
         Error::new(Kind::Unavailable, message).with_source(error.without_url())
     }
+}
+
+/// The header with the token in `file`. It comes from a file, since everybody on the machine can read the arguments of a process.
+fn bearer(file: &Path) -> Result<HeaderMap> {
+    let text = std::fs::read_to_string(file).context(|| format!("read the token in {}", file.display()))?;
+    let value = HeaderValue::try_from(format!("Bearer {}", text.trim()));
+    let mut value = value.map_err(|error| Error::invalid("the file holds no token").with_source(error))?;
+    value.set_sensitive(true);
+    Ok(HeaderMap::from_iter([(AUTHORIZATION, value)]))
 }
 
 async fn read(response: Response) -> Result<String> {

@@ -21,6 +21,7 @@ mod scheduler;
 mod scrub;
 mod status;
 mod table;
+mod token;
 mod why;
 
 /// A reproducible build farm: Remote Execution API v2 cache, scheduler and workers in one binary.
@@ -150,6 +151,8 @@ enum Command {
         #[arg(long)]
         tier: Option<String>,
     },
+    /// Print a token that nobody has yet, and its hash for the configuration
+    Token,
     /// Run actions for the farm that started this process (not for people)
     #[command(hide = true)]
     Launcher,
@@ -170,6 +173,9 @@ struct RunningFarm {
     /// The file of that certificate's private key
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// The file with the token to show to the farm
+    #[arg(long, value_name = "FILE")]
+    token: Option<PathBuf>,
 }
 
 /// Which worker a command is about.
@@ -225,6 +231,7 @@ impl Arguments {
                 forget::run(&farm, &action)?;
             }
             Some(Command::Lifecycle { config, tier }) => lifecycle::run(&config, tier.as_deref())?,
+            Some(Command::Token) => token::run()?,
             Some(Command::Launcher) => return Ok(launcher::run()),
         }
         Ok(ExitCode::SUCCESS)

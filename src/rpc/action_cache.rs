@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::access::{Demand, Right};
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
 use crate::proto::rev2::action_cache_server::ActionCache;
@@ -17,12 +18,10 @@ impl ActionCache for Farm {
         &self,
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let request = request.into_inner();
-        let function = self.function_of(
-            &request.instance_name,
-            request.digest_function,
-            request.action_digest.as_ref(),
-        )?;
+        let named = (request.digest_function, request.action_digest.as_ref());
+        let function = self.function_of(&demand, &request.instance_name, named)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let key = ActionKey { instance: request.instance_name.into(), digest };
         let Some(mut result) = self.action_cache.get(&key).await? else {
@@ -41,12 +40,10 @@ impl ActionCache for Farm {
         &self,
         request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
+        let demand = Demand::of(request.extensions(), Right::CacheWrite);
         let request = request.into_inner();
-        let function = self.function_of(
-            &request.instance_name,
-            request.digest_function,
-            request.action_digest.as_ref(),
-        )?;
+        let named = (request.digest_function, request.action_digest.as_ref());
+        let function = self.function_of(&demand, &request.instance_name, named)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let result = request.action_result.ok_or_else(|| Error::invalid("the action result is not set"))?;
         let key = ActionKey { instance: request.instance_name.into(), digest };

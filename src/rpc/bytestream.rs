@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::{Demand, Right};
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::byte_stream_server::ByteStream;
 use crate::proto::bytestream::{
@@ -23,9 +24,10 @@ impl ByteStream for Farm {
     type ReadStream = BoxStream<'static, Result<ReadResponse, Status>>;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let chunks = match logs::parse(&request.get_ref().resource_name) {
-            Some(name) => self.follow_log(name, request.get_ref()).await?,
-            None => self.open(request.get_ref()).await?,
+            Some(name) => self.follow_log(&demand, name, request.get_ref()).await?,
+            None => self.open(&demand, request.get_ref()).await?,
         };
         Ok(Response::new(chunks.map(|chunk| Ok(ReadResponse { data: chunk? })).boxed()))
     }
@@ -34,7 +36,8 @@ impl ByteStream for Farm {
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let committed_size = self.receive(request.into_inner()).await?;
+        let demand = Demand::of(request.extensions(), Right::Write);
+        let committed_size = self.receive(&demand, request.into_inner()).await?;
         Ok(Response::new(WriteResponse { committed_size }))
     }
 
@@ -42,8 +45,9 @@ impl ByteStream for Farm {
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Write);
         let name = resource::Write::parse(&request.get_ref().resource_name)?;
-        self.instances.check(&name.instance)?;
+        self.instances.admit(&demand, &name.instance)?;
         if self.cas.missing(&[name.digest]).await?.is_empty() {
             let committed_size = uploads::to_wire(name.digest.size());
             return Ok(Response::new(QueryWriteStatusResponse { committed_size, complete: true }));
@@ -55,9 +59,9 @@ impl ByteStream for Farm {
 }
 
 impl Farm {
-    async fn open(&self, request: &ReadRequest) -> Result<Chunks> {
+    async fn open(&self, demand: &Demand, request: &ReadRequest) -> Result<Chunks> {
         let name = resource::Read::parse(&request.resource_name)?;
-        self.instances.check(&name.instance)?;
+        self.instances.admit(demand, &name.instance)?;
         let size = name.digest.size();
         let offset = u64::try_from(request.read_offset)
             .ok()
@@ -76,10 +80,10 @@ impl Farm {
     }
 
     /// Takes a blob and returns what the client is told: the size of what it sent, unless it stopped early and may resume.
-    async fn receive(&self, mut messages: Streaming<WriteRequest>) -> Result<i64> {
+    async fn receive(&self, demand: &Demand, mut messages: Streaming<WriteRequest>) -> Result<i64> {
         let first = next(&mut messages).await?.ok_or_else(|| Error::invalid("the write has no message"))?;
         let name = resource::Write::parse(&first.resource_name)?;
-        self.instances.check(&name.instance)?;
+        self.instances.admit(demand, &name.instance)?;
         if first.finish_write && first.write_offset == 0 && name.digest.size() <= WHOLE_BYTES_MAX {
             return self.receive_whole(&name, first).await;
         }

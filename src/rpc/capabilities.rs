@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::access::{Demand, Right, Rights};
 use crate::digest::Function;
 use crate::proto::SemVer;
 use crate::proto::rev2::capabilities_server::Capabilities;
@@ -32,10 +33,14 @@ impl Capabilities for Farm {
         &self,
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
-        self.instances.check(&request.get_ref().instance_name)?;
+        // Whoever may do anything here may know what; it is told what it may do itself.
+        let demand = Demand::of(request.extensions(), Rights::all());
+        let instance = &request.get_ref().instance_name;
+        self.instances.admit(&demand, instance)?;
+        let rights = demand.caller.within(instance);
         Ok(Response::new(ServerCapabilities {
-            cache_capabilities: self.offered.cache.then(cache),
-            execution_capabilities: self.offered.execution.then(execution),
+            cache_capabilities: self.offered.cache.then(|| cache(rights)),
+            execution_capabilities: self.offered.execution.then(|| execution(rights)),
             deprecated_api_version: None,
             low_api_version: Some(LOW),
             high_api_version: Some(HIGH),
@@ -43,10 +48,12 @@ impl Capabilities for Farm {
     }
 }
 
-fn cache() -> CacheCapabilities {
+fn cache(rights: Rights) -> CacheCapabilities {
     CacheCapabilities {
         digest_functions: digest_functions(),
-        action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+        action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities {
+            update_enabled: rights.has(Right::CacheWrite),
+        }),
         max_batch_total_size_bytes: BATCH_BYTES_ANNOUNCED,
         symlink_absolute_path_strategy: SymlinkStrategy::Allowed.into(),
         supported_compressors: vec![Compressor::Zstd.into()],
@@ -61,11 +68,11 @@ fn cache() -> CacheCapabilities {
     }
 }
 
-fn execution() -> ExecutionCapabilities {
+fn execution(rights: Rights) -> ExecutionCapabilities {
     let priorities = vec![PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX }];
     ExecutionCapabilities {
         digest_function: Function::Sha256.to_proto().into(),
-        exec_enabled: true,
+        exec_enabled: rights.has(Right::Execute),
         execution_priority_capabilities: Some(PriorityCapabilities { priorities }),
         supported_node_properties: Vec::new(),
         digest_functions: digest_functions(),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tonic::{Request, Response, Status};
 
+use crate::access::{Demand, Right};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::batch_read_blobs_response::Response as ReadOne;
@@ -43,9 +44,10 @@ impl ContentAddressableStorage for Farm {
         &self,
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let request = request.into_inner();
-        let function =
-            self.function_of(&request.instance_name, request.digest_function, request.blob_digests.first())?;
+        let named = (request.digest_function, request.blob_digests.first());
+        let function = self.function_of(&demand, &request.instance_name, named)?;
         let digests = parse_all(function, &request.blob_digests)?;
         let missing = self.cas.missing(&digests).await?;
         let missing_blob_digests = missing.iter().map(Digest::to_proto).collect();
@@ -56,9 +58,10 @@ impl ContentAddressableStorage for Farm {
         &self,
         request: Request<BatchUpdateBlobsRequest>,
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Write);
         let request = request.into_inner();
         let first = request.requests.first().and_then(|one| one.digest.as_ref());
-        let function = self.function_of(&request.instance_name, request.digest_function, first)?;
+        let function = self.function_of(&demand, &request.instance_name, (request.digest_function, first))?;
         check_count(request.requests.len())?;
         check_batch(request.requests.iter().map(bytes_of).fold(0, u64::saturating_add))?;
         let responses = self.update(function, request.requests).await?;
@@ -69,9 +72,10 @@ impl ContentAddressableStorage for Farm {
         &self,
         request: Request<BatchReadBlobsRequest>,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let request = request.into_inner();
-        let function =
-            self.function_of(&request.instance_name, request.digest_function, request.digests.first())?;
+        let named = (request.digest_function, request.digests.first());
+        let function = self.function_of(&demand, &request.instance_name, named)?;
         check_count(request.digests.len())?;
         let digests = parse_all(function, &request.digests)?;
         check_batch(digests.iter().fold(0, |sum, digest| sum.saturating_add(digest.size())))?;
@@ -87,14 +91,17 @@ impl ContentAddressableStorage for Farm {
         &self,
         request: Request<SplitBlobRequest>,
     ) -> Result<Response<SplitBlobResponse>, Status> {
-        Ok(Response::new(self.split(request.get_ref()).await?))
+        // The chunks hold nothing that a reader could not read.
+        let demand = Demand::of(request.extensions(), Right::Read);
+        Ok(Response::new(self.split(&demand, request.get_ref()).await?))
     }
 
     async fn splice_blob(
         &self,
         request: Request<SpliceBlobRequest>,
     ) -> Result<Response<SpliceBlobResponse>, Status> {
-        Ok(Response::new(self.splice(request.get_ref()).await?))
+        let demand = Demand::of(request.extensions(), Right::Write);
+        Ok(Response::new(self.splice(&demand, request.get_ref()).await?))
     }
 
     type GetTreeStream = BoxStream<'static, Result<GetTreeResponse, Status>>;
@@ -103,9 +110,10 @@ impl ContentAddressableStorage for Farm {
         &self,
         request: Request<GetTreeRequest>,
     ) -> Result<Response<Self::GetTreeStream>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let request = request.into_inner();
-        let function =
-            self.function_of(&request.instance_name, request.digest_function, request.root_digest.as_ref())?;
+        let named = (request.digest_function, request.root_digest.as_ref());
+        let function = self.function_of(&demand, &request.instance_name, named)?;
         let root = Digest::from_proto(function, request.root_digest.as_ref()).map_err(Error::from)?;
         let start = parse_token(&request.page_token)?;
         let page = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_DEFAULT);

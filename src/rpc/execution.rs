@@ -8,9 +8,9 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::access::{Demand, Right};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
-use crate::listen::Peer;
 use crate::proto::longrunning::{Operation, operation};
 use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
@@ -53,13 +53,11 @@ impl Execution for Farm {
     type WaitExecutionStream = Operations;
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Operations>, Status> {
-        let asker = Asker { invocation: invocation(request.metadata()), identity: identity(&request) };
+        let demand = Demand::of(request.extensions(), Right::Execute);
+        let asker = Asker { invocation: invocation(request.metadata()), identity: demand.caller.account() };
         let request = request.into_inner();
-        let function = self.function_of(
-            &request.instance_name,
-            request.digest_function,
-            request.action_digest.as_ref(),
-        )?;
+        let named = (request.digest_function, request.action_digest.as_ref());
+        let function = self.function_of(&demand, &request.instance_name, named)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let hints = Hints::of(&request);
         check_size("action", &digest, ACTION_BYTES_MAX)?;
@@ -81,16 +79,17 @@ impl Execution for Farm {
         &self,
         request: Request<WaitExecutionRequest>,
     ) -> Result<Response<Operations>, Status> {
-        let watch = self.watch(&request.get_ref().name).await?;
+        let demand = Demand::of(request.extensions(), Right::Execute);
+        let watch = self.watch(&demand, &request.get_ref().name).await?;
         Ok(Response::new(self.clone().follow(watch, Hints::default())))
     }
 }
 
 impl Farm {
-    /// The operation of that name, if it belongs to the instance that the name says.
-    pub(super) async fn watch(&self, name: &str) -> Result<Watch> {
+    /// The operation of that name, if it belongs to the instance that the name says and the caller has a right there.
+    pub(super) async fn watch(&self, demand: &Demand, name: &str) -> Result<Watch> {
         let (instance, id) = names::parse(name)?;
-        self.instances.check(&instance)?;
+        self.instances.admit(demand, &instance)?;
         let mut watch = self.scheduler.watch(id).await?.ok_or_else(|| names::unknown(name))?;
         if *watch.current().task.instance != *instance {
             return Err(names::unknown(name));
@@ -239,14 +238,14 @@ impl Farm {
         Ok(finished(name, &metadata, &response))
     }
 
-    /// The digest function of a request, after the check of its instance name: the one that it names, else that of `example`.
+    /// The digest function of a request, after the check of its caller and its instance: the one that it names, else that of `example`.
     pub(super) fn function_of(
         &self,
+        demand: &Demand,
         instance: &str,
-        function: i32,
-        example: Option<&rev2::Digest>,
+        (function, example): (i32, Option<&rev2::Digest>),
     ) -> Result<Function> {
-        self.instances.check(instance)?;
+        self.instances.admit(demand, instance)?;
         Ok(Function::of_request(function, example)?)
     }
 }
@@ -285,7 +284,7 @@ async fn changed(watch: &mut Watch, repeat_after: Duration) -> Result<Arc<Update
 /// Who asks for an execution.
 pub(super) struct Asker {
     pub(super) invocation: String,
-    /// The address of a client that came over the network; empty for one in this process.
+    /// Whose requests are counted together, as [`crate::access::Caller::account`] has it.
     pub(super) identity: String,
 }
 
@@ -300,11 +299,6 @@ fn invocation(metadata: &MetadataMap) -> String {
     let bytes = metadata.get_bin(REQUEST_METADATA).and_then(|value| value.to_bytes().ok());
     let metadata = bytes.and_then(|bytes| RequestMetadata::decode(bytes).ok());
     metadata.map(|metadata| metadata.tool_invocation_id).unwrap_or_default()
-}
-
-fn identity<T>(request: &Request<T>) -> String {
-    let machine = request.extensions().get().and_then(Peer::machine);
-    machine.map(|address| address.to_string()).unwrap_or_default()
 }
 
 /// Enough of a digest to tell trees apart when nothing but speed depends on it.
@@ -369,7 +363,6 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::listen::Socket;
     use crate::scheduler::{Config, Handle, Settle};
     use crate::tasks::Shutdown;
 
@@ -400,17 +393,6 @@ mod tests {
         assert_eq!(changed(&mut watch, Duration::MAX).await.unwrap().stage, Stage::Completed);
         shutdown.cancel();
         assert_eq!(changed(&mut watch, Duration::MAX).await.unwrap_err().kind(), Kind::Unavailable);
-    }
-
-    #[test]
-    fn a_client_of_the_network_is_known_by_its_machine() {
-        let mut request = Request::new(());
-        assert_eq!(identity(&request), "");
-        let address = "10.0.0.7:4711".parse().unwrap();
-        request.extensions_mut().insert(Peer::Socket(Socket { address, certificate: None }));
-        assert_eq!(identity(&request), "10.0.0.7");
-        request.extensions_mut().insert(Peer::Process);
-        assert_eq!(identity(&request), "");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which instance names are served.
 
+use crate::access::Demand;
 use crate::error::{Error, Kind, Result};
 use crate::proto;
 
@@ -17,9 +18,19 @@ impl Instances {
         Self { names }
     }
 
+    /// Lets a caller into an instance who has one of the rights there. There is no way to check a name without naming a right.
+    ///
     /// # Errors
-    /// `Invalid` for a name that REv2 forbids, `NotFound` for one that is not served; the message lists those that are.
-    pub fn check(&self, name: &str) -> Result<()> {
+    /// `Invalid` for a name that REv2 forbids, `Unauthenticated` or `Denied` when no right is there, `NotFound` for a name that is not
+    /// served; the message lists those that are and that the caller has rights in.
+    pub fn admit(&self, demand: &Demand, name: &str) -> Result<()> {
+        if is_valid(name) {
+            demand.caller.demand(name, demand.rights)?;
+        }
+        self.check(name, |served| !demand.caller.within(served).is_empty())
+    }
+
+    fn check(&self, name: &str, may_know: impl Fn(&str) -> bool) -> Result<()> {
         if !is_valid(name) {
             let shown: String = name.chars().take(LENGTH_MAX).collect();
             return Err(Error::invalid(format!(
@@ -29,7 +40,8 @@ impl Instances {
         if self.names.is_empty() || self.names.iter().any(|served| served == name) {
             return Ok(());
         }
-        let served: Vec<String> = self.names.iter().map(|served| format!("`{served}`")).collect();
+        let known = self.names.iter().filter(|served| may_know(served));
+        let served: Vec<String> = known.map(|served| format!("`{served}`")).collect();
         let message = format!("instance `{name}` is not served here; these are: {}", served.join(", "));
         Err(Error::new(Kind::NotFound, message))
     }
@@ -52,18 +64,20 @@ mod tests {
     #[test]
     fn an_unknown_instance_is_answered_with_those_that_are_served() {
         let instances = Instances::new(vec!["main".into(), "a/b".into()]);
-        assert!(instances.check("a/b").is_ok());
-        let error = instances.check("other").unwrap_err();
+        assert!(instances.check("a/b", |_| true).is_ok());
+        let error = instances.check("other", |_| true).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         assert_eq!(error.to_string(), "instance `other` is not served here; these are: `main`, `a/b`");
+        let error = instances.check("other", |name| name == "main").unwrap_err();
+        assert_eq!(error.to_string(), "instance `other` is not served here; these are: `main`");
     }
 
     #[test]
     fn reserved_segments_are_refused() {
         let instances = Instances::default();
-        assert!(instances.check("").is_ok() && instances.check("team/project").is_ok());
+        assert!(instances.check("", |_| true).is_ok() && instances.check("team/project", |_| true).is_ok());
         for name in ["blobs", "a/uploads", "a//b", "/a", "a/"] {
-            assert_eq!(instances.check(name).unwrap_err().kind(), Kind::Invalid, "{name}");
+            assert_eq!(instances.check(name, |_| true).unwrap_err().kind(), Kind::Invalid, "{name}");
         }
     }
 }

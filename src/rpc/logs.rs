@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
+use crate::access::Demand;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::ReadRequest;
@@ -181,13 +182,18 @@ impl Shelf {
 
 impl Farm {
     /// What an operation prints, from the request's offset on, until the operation ends.
-    pub(super) async fn follow_log(&self, name: (&str, Stream), request: &ReadRequest) -> Result<Chunks> {
+    pub(super) async fn follow_log(
+        &self,
+        demand: &Demand,
+        name: (&str, Stream),
+        request: &ReadRequest,
+    ) -> Result<Chunks> {
         let (operation, stream) = name;
         let position = u64::try_from(request.read_offset).map_err(|_| {
             Error::new(Kind::OutOfRange, format!("read offset {} is negative", request.read_offset))
         })?;
         let limit = limit_of(request)?;
-        let watch = self.watch(operation).await?;
+        let watch = self.watch(demand, operation).await?;
         let follower = Follower { farm: self.clone(), watch, stream, position, attempt: None };
         let chunks = stream::try_unfold(Some(follower), |follower| async move {
             match follower {

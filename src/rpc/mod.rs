@@ -23,6 +23,7 @@ mod inline;
 mod logs;
 mod names;
 mod operations;
+mod owners;
 mod rerun;
 mod routes;
 mod scaler;
@@ -35,6 +36,7 @@ pub use assets::{Assets, Stored};
 pub use config::{Config, Http};
 pub use instance::Instances;
 pub use logs::Logs;
+pub use owners::Owners;
 pub use routes::{client_routes, worker_routes};
 pub use settle::Settler;
 pub use uploads::Uploads;
@@ -60,5 +62,6 @@ pub struct Farm {
     pub http: Http,
     pub uploads: Uploads,
     pub logs: Logs,
+    pub owners: Owners,
     pub assets: Assets,
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use crate::access::{Demand, Right};
 use crate::error::Error;
 use crate::proto::longrunning::operations_server::Operations;
 use crate::proto::longrunning::{
@@ -27,7 +28,8 @@ impl Operations for Farm {
         &self,
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let mut watch = self.watch(&request.get_ref().name).await?;
+        let demand = Demand::of(request.extensions(), Right::Read);
+        let mut watch = self.watch(&demand, &request.get_ref().name).await?;
         Ok(Response::new(self.current(&mut watch).await?))
     }
 
@@ -35,10 +37,11 @@ impl Operations for Farm {
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let request = request.into_inner();
         let instance = names::parse_collection(&request.name)
             .ok_or_else(|| Error::invalid("the name to list is `{instance}/operations`"))?;
-        self.instances.check(&instance)?;
+        self.instances.admit(&demand, &instance)?;
         let after = parse_token(&request.page_token)?;
         let wanted = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_MAX);
         let found = self.scheduler.list(after, wanted.min(PAGE_MAX)).await?;
@@ -58,8 +61,9 @@ impl Operations for Farm {
         &self,
         request: Request<DeleteOperationRequest>,
     ) -> Result<Response<()>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Execute | Right::Admin);
         let name = request.into_inner().name;
-        let id = self.watch(&name).await?.id();
+        let id = self.watch(&demand, &name).await?.id();
         self.found(self.scheduler.delete(id).await?, &name)
     }
 
@@ -67,8 +71,9 @@ impl Operations for Farm {
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<()>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Execute | Right::Admin);
         let name = request.into_inner().name;
-        let id = self.watch(&name).await?.id();
+        let id = self.watch(&demand, &name).await?.id();
         self.found(self.scheduler.cancel(id).await?, &name)
     }
 
@@ -76,8 +81,9 @@ impl Operations for Farm {
         &self,
         request: Request<WaitOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
+        let demand = Demand::of(request.extensions(), Right::Read);
         let request = request.into_inner();
-        let mut watch = self.watch(&request.name).await?;
+        let mut watch = self.watch(&demand, &request.name).await?;
         let seconds = request.timeout.and_then(|timeout| u64::try_from(timeout.seconds).ok());
         let wait = seconds.map_or(WAIT_DEFAULT, Duration::from_secs);
         // Running out of time is no error: REv2's clients get the operation as it stands.

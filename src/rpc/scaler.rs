@@ -10,6 +10,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
+use crate::access::{Caller, Right};
 use crate::error::{Error, Kind, Result, shown};
 use crate::proto::keda::external_scaler_server::ExternalScaler;
 use crate::proto::keda::{
@@ -56,6 +57,7 @@ impl ExternalScaler for Scaler {
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<IsActiveResponse>, Status> {
+        admit(&request)?;
         let kind = self.kind(Some(request.get_ref()))?;
         Ok(Response::new(IsActiveResponse { result: self.wanted(&kind).await? > 0 }))
     }
@@ -64,6 +66,7 @@ impl ExternalScaler for Scaler {
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<Self::StreamIsActiveStream>, Status> {
+        admit(&request)?;
         let kind = self.kind(Some(request.get_ref()))?;
         let permit = Arc::clone(&self.streams).try_acquire_owned();
         let full =
@@ -76,6 +79,7 @@ impl ExternalScaler for Scaler {
         &self,
         request: Request<ScaledObjectRef>,
     ) -> Result<Response<GetMetricSpecResponse>, Status> {
+        admit(&request)?;
         self.kind(Some(request.get_ref()))?;
         let spec = MetricSpec { metric_name: METRIC.to_owned(), target_size: 1, target_size_float: 1.0 };
         Ok(Response::new(GetMetricSpecResponse { metric_specs: vec![spec] }))
@@ -85,6 +89,7 @@ impl ExternalScaler for Scaler {
         &self,
         request: Request<GetMetricsRequest>,
     ) -> Result<Response<GetMetricsResponse>, Status> {
+        admit(&request)?;
         let request = request.into_inner();
         if request.metric_name != METRIC {
             let shown = shown(&request.metric_name);
@@ -99,6 +104,11 @@ impl ExternalScaler for Scaler {
         };
         Ok(Response::new(GetMetricsResponse { metric_values: vec![value] }))
     }
+}
+
+/// How much is queued is told to whoever works, operates, or may read everything: an autoscaler needs no more than that.
+fn admit<T>(request: &Request<T>) -> Result<()> {
+    Caller::of(request.extensions()).demand_everywhere(Right::Read | Right::Work | Right::Admin)
 }
 
 impl Scaler {
@@ -144,6 +154,7 @@ mod tests {
     use tonic::transport::{Channel, Server};
 
     use super::*;
+    use crate::access::{Access, Grants, Identity};
     use crate::proto::keda::external_scaler_client::ExternalScalerClient;
     use crate::proto::keda::external_scaler_server::ExternalScalerServer;
     use crate::proto::rev2::ExecuteResponse;
@@ -177,7 +188,12 @@ mod tests {
         let scheduler = Handle::start(Config::default(), Arc::new(Never), shutdown.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = ExternalScalerServer::new(Scaler::new(scheduler.clone()));
+        let everything = |mut request: Request<()>| {
+            let caller = Caller::with(Access::of_this_machine(), Identity::process(), Grants::everything());
+            request.extensions_mut().insert(caller);
+            Ok(request)
+        };
+        let service = ExternalScalerServer::with_interceptor(Scaler::new(scheduler.clone()), everything);
         let serving = Server::builder().add_service(service).serve_with_incoming_shutdown(
             TcpListenerStream::new(listener),
             shutdown.clone().cancelled_owned(),

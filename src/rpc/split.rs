@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::access::Demand;
 use crate::digest::{Digest, Function, ParseError};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::chunking_function::Value as Chunking;
@@ -41,9 +42,13 @@ impl Farm {
     ///
     /// # Errors
     /// `NotFound` when the blob is absent, `Exhausted` when there is no room for the chunks.
-    pub(super) async fn split(&self, request: &SplitBlobRequest) -> Result<SplitBlobResponse> {
+    pub(super) async fn split(
+        &self,
+        demand: &Demand,
+        request: &SplitBlobRequest,
+    ) -> Result<SplitBlobResponse> {
         let blob = request.blob_digest.as_ref();
-        let function = self.function_of(&request.instance_name, request.digest_function, blob)?;
+        let function = self.function_of(demand, &request.instance_name, (request.digest_function, blob))?;
         let digest = Digest::from_proto(function, blob)?;
         check_size(&digest)?;
         let chunks = if digest.size() < chunking::MAX_BYTES {
@@ -82,9 +87,13 @@ impl Farm {
     ///
     /// # Errors
     /// `NotFound` with the chunks that are absent, `Invalid` when the chunks do not give the blob.
-    pub(super) async fn splice(&self, request: &SpliceBlobRequest) -> Result<SpliceBlobResponse> {
+    pub(super) async fn splice(
+        &self,
+        demand: &Demand,
+        request: &SpliceBlobRequest,
+    ) -> Result<SpliceBlobResponse> {
         let blob = request.blob_digest.as_ref();
-        let function = self.function_of(&request.instance_name, request.digest_function, blob)?;
+        let function = self.function_of(demand, &request.instance_name, (request.digest_function, blob))?;
         let digest = Digest::from_proto(function, blob)
             .map_err(|error: ParseError| Error::invalid(format!("blob_digest: {error}")))?;
         check_size(&digest)?;

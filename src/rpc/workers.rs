@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::{Caller, Right};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::platform::Property;
 use crate::proto::worker::scheduler_message::Message as ToWorker;
@@ -20,6 +21,7 @@ use crate::scheduler::{
 };
 use crate::tasks;
 
+use super::owners::Tenure;
 use super::{Farm, Logs};
 
 /// How long a connection may take to say who it is.
@@ -49,16 +51,20 @@ impl Workers for Farm {
         &self,
         request: Request<Streaming<wire::WorkerMessage>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
+        let caller = Caller::of(request.extensions());
+        caller.demand_everywhere(Right::Work)?;
         let mut incoming = request.into_inner();
         let offer = greet(&mut incoming).await?;
+        let kept_for = self.scheduler.config().reconnect_within;
+        let tenure = self.owners.begin(&caller, &offer, kept_for)?;
         let session = self.scheduler.join(offer).await?;
         let heartbeat_interval = Some(proto::duration(self.scheduler.config().heartbeat_interval));
         let welcome = wire::Welcome { heartbeat_interval };
         let (outgoing, messages) = mpsc::channel(OUTBOX_MAX);
         send(&outgoing, ToWorker::Welcome(welcome)).await?;
-        let logs = self.logs.clone();
+        let post = Post { session, tenure, logs: self.logs.clone() };
         tasks::spawn("worker session", async move {
-            let end = converse((session, logs), incoming, &outgoing).await;
+            let end = converse(post, incoming, &outgoing).await;
             if let Err(error) = end {
                 // The worker may be gone already; then nobody reads the reason.
                 let _ = outgoing.send(Err(error.into())).await;
@@ -114,21 +120,31 @@ fn check(hello: &wire::Hello) -> Result<()> {
 
 type Outgoing = mpsc::Sender<Result<wire::SchedulerMessage, Status>>;
 
+/// One connection of a worker, with what it may speak of.
+struct Post {
+    session: WorkerSession,
+    tenure: Tenure,
+    logs: Logs,
+}
+
 /// Carries messages both ways until one end closes. Dropping the session tells the scheduler that the connection is gone.
 async fn converse(
-    (mut session, logs): (WorkerSession, Logs),
+    mut post: Post,
     mut incoming: Streaming<wire::WorkerMessage>,
     outgoing: &Outgoing,
 ) -> Result<()> {
     loop {
         tokio::select! {
-            command = session.next() => match command {
-                Some(command) => send(outgoing, translate(command)).await?,
+            command = post.session.next() => match command {
+                Some(command) => {
+                    post.keep_books(&command);
+                    send(outgoing, translate(command)).await?;
+                }
                 None => return Err(Error::new(Kind::Unavailable, "the scheduler let the worker go")),
             },
             message = incoming.message() => match message.map_err(broken)?.and_then(|message| message.message) {
-                Some(FromWorker::Goodbye(_)) => return session.leave().await,
-                Some(message) => apply(&session, &logs, message).await?,
+                Some(FromWorker::Goodbye(_)) => return post.session.leave().await,
+                Some(message) => post.apply(message).await?,
                 None => return Ok(()),
             },
         }
@@ -170,27 +186,46 @@ fn property((name, value): &(String, String)) -> Property {
     Property { name: name.clone(), value: value.clone() }
 }
 
-async fn apply(session: &WorkerSession, logs: &Logs, message: FromWorker) -> Result<()> {
-    match message {
-        FromWorker::Draining(draining) => {
-            session.mark(Availability::Draining { reason: draining.reason }).await
+impl Post {
+    /// Notes what the worker is given, and what it need not speak of any more.
+    fn keep_books(&self, command: &Command) {
+        match command {
+            Command::Start { lease, .. } => self.tenure.give(*lease),
+            Command::Acknowledge { lease } => self.tenure.close(*lease),
+            Command::Kill { .. } => {}
         }
-        FromWorker::Output(output) => {
-            let stream = output.stream();
-            logs.append(from_wire(output.lease)?, stream, (output.offset, &output.data));
-            Ok(())
-        }
-        FromWorker::Goodbye(_) => Ok(()),
-        FromWorker::Hello(_) => Err(Error::invalid("a worker says hello once")),
-        FromWorker::Heartbeat(_) => session.heartbeat().await,
-        FromWorker::Progress(progress) => {
-            let lease = from_wire(progress.lease)?;
-            session.progress(lease, progress.metadata.unwrap_or_default()).await
-        }
-        FromWorker::Finished(finished) => {
-            let lease = from_wire(finished.lease)?;
-            logs.end(lease);
-            session.finished(lease, outcome(finished.outcome)).await
+    }
+
+    async fn apply(&self, message: FromWorker) -> Result<()> {
+        let session = &self.session;
+        match message {
+            FromWorker::Draining(draining) => {
+                session.mark(Availability::Draining { reason: draining.reason }).await
+            }
+            FromWorker::Output(output) => {
+                let stream = output.stream();
+                let lease = from_wire(output.lease)?;
+                if self.tenure.holds(lease)? {
+                    self.logs.append(lease, stream, (output.offset, &output.data));
+                }
+                Ok(())
+            }
+            FromWorker::Goodbye(_) => Ok(()),
+            FromWorker::Hello(_) => Err(Error::invalid("a worker says hello once")),
+            FromWorker::Heartbeat(_) => session.heartbeat().await,
+            FromWorker::Progress(progress) => {
+                let lease = from_wire(progress.lease)?;
+                self.tenure.holds(lease)?;
+                session.progress(lease, progress.metadata.unwrap_or_default()).await
+            }
+            FromWorker::Finished(finished) => {
+                let lease = from_wire(finished.lease)?;
+                // Of a lease that it does not hold the scheduler takes no word either, but it says that the word has come.
+                if self.tenure.holds(lease)? {
+                    self.logs.end(lease);
+                }
+                session.finished(lease, outcome(finished.outcome)).await
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct ClientCertificate {
 }
 
 /// The SHA-256 of a certificate's bytes; shown in hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Fingerprint([u8; 32]);
 
 impl ClientCertificate {

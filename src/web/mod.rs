@@ -19,6 +19,7 @@ use tonic::service::Routes;
 pub use self::audit::{AuditNumbers, AuditRequest};
 pub use self::scheduler::MarkRequest;
 pub use self::storage::{ScrubPass, ScrubReport, Storage, StorageStatus, Tier, TierStatus};
+use crate::access::{Access, Caller, Right};
 use crate::audit::Auditor;
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
@@ -31,6 +32,9 @@ use crate::tasks::Shutdown;
 /// The header that a request must have that changes something. A page of another origin cannot send it without our consent, which
 /// we never give; so no web page that an operator looks at can make the browser do what only the operator may.
 pub const ADMIN_HEADER: &str = "croft-admin";
+
+/// What anybody may ask, since supervisors have no credentials.
+const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
 /// Whether the farm takes requests; shared by the one who knows and the page that says so.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +55,8 @@ pub struct Pages {
     pub scheduler: Option<Handle>,
     /// None there, too.
     pub auditor: Option<Arc<Auditor>>,
+    /// Who may look and who may change something.
+    pub access: Arc<Access>,
 }
 
 /// The page `/status.json`.
@@ -76,15 +82,37 @@ pub async fn serve(listener: Listener, pages: Pages, shutdown: Shutdown) -> Resu
         .route("/ac/{*name}", delete(forget))
         .merge(scheduler::routes())
         .merge(audit::routes())
+        .layer(middleware::from_fn(admit))
         .layer(middleware::from_fn(refuse_other_origins))
+        .layer(pages.access.guard())
         .with_state(pages);
     listen::serve_pages(listener, Routes::from(routes), shutdown).await
 }
 
+/// Pages tell of all instances: whoever may read everything may look at them. To change something is for operators.
+async fn admit(request: Request, next: Next) -> Response {
+    let caller = Caller::of(request.extensions());
+    let admitted = if OPEN.contains(&request.uri().path()) {
+        Ok(())
+    } else if is_only_read(&request) {
+        caller.demand_everywhere(Right::Read | Right::Admin)
+    } else {
+        caller.demand_everywhere(Right::Admin).inspect(|()| caller.record_administration(""))
+    };
+    match admitted {
+        Ok(()) => next.run(request).await,
+        Err(error) => failed(&error),
+    }
+}
+
+fn is_only_read(request: &Request) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
 async fn refuse_other_origins(request: Request, next: Next) -> Response {
-    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let headers = request.headers();
-    if only_reads || (headers.contains_key(ADMIN_HEADER) && !headers.contains_key(header::ORIGIN)) {
+    if is_only_read(&request) || (headers.contains_key(ADMIN_HEADER) && !headers.contains_key(header::ORIGIN))
+    {
         return next.run(request).await;
     }
     let message = format!("this needs the header `{ADMIN_HEADER}: 1` and is not for web pages\n");

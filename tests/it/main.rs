@@ -9,6 +9,7 @@
               panics are its own"
 )]
 
+mod access;
 mod assets;
 mod audit;
 #[path = "../../src/tls/authority.rs"]

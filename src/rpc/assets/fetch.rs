@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::flights::Since;
 use super::{Assets, Failure, Qualifiers, Wanted, archive, check_uris, times};
+use crate::access::{Demand, Right};
 use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 use crate::proto;
@@ -16,6 +17,9 @@ use crate::proto::asset::{
 };
 use crate::status;
 use crate::store::{Asset, AssetKind};
+
+/// Who may have something fetched: the farm goes out and stores what it finds, so it is not for those who only read.
+const FETCHING: [Right; 2] = [Right::Write, Right::Execute];
 
 /// A request of either method, parsed.
 struct Query {
@@ -48,8 +52,9 @@ impl Fetch for Assets {
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<FetchBlobResponse>, Status> {
+        let demand = Demand::of(request.extensions(), FETCHING);
         let request = request.into_inner();
-        let function = self.function(&request.instance_name, request.digest_function)?;
+        let function = self.function(&demand, &request.instance_name, request.digest_function)?;
         let terms = Terms {
             uris: request.uris,
             qualifiers: request.qualifiers,
@@ -72,8 +77,9 @@ impl Fetch for Assets {
         &self,
         request: Request<FetchDirectoryRequest>,
     ) -> Result<Response<FetchDirectoryResponse>, Status> {
+        let demand = Demand::of(request.extensions(), FETCHING);
         let request = request.into_inner();
-        let function = self.function(&request.instance_name, request.digest_function)?;
+        let function = self.function(&demand, &request.instance_name, request.digest_function)?;
         let terms = Terms {
             uris: request.uris,
             qualifiers: request.qualifiers,

@@ -26,6 +26,7 @@ use self::origin::Origin;
 use self::qualifiers::Qualifiers;
 use self::spool::Spools;
 use super::Instances;
+use crate::access::Demand;
 use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 use crate::store::{AssetIndex, AssetKind, AssetName, Cas};
@@ -86,8 +87,8 @@ impl Assets {
         Ok(Self { parts: Arc::new(parts) })
     }
 
-    fn function(&self, instance: &str, function: i32) -> Result<Function> {
-        self.parts.instances.check(instance)?;
+    fn function(&self, demand: &Demand, instance: &str, function: i32) -> Result<Function> {
+        self.parts.instances.admit(demand, instance)?;
         Ok(Function::of_request(function, None)?)
     }
 }

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::integrity::Integrity;
 use super::{Assets, Qualifiers, check_uris, times};
+use crate::access::{Demand, Right};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Result};
 use crate::proto;
@@ -21,6 +22,9 @@ use crate::store::{Asset, AssetKind, AssetName};
 
 /// Blobs and directories beside the asset that a push may refer to; each is looked for in the CAS.
 const REFERENCES_MAX: usize = 10_000;
+
+/// Who may say what a URI stands for: whoever may, decides what others build with, as with action results.
+const PUSHING: Right = Right::CacheWrite;
 
 /// A request of either method.
 struct Pushed {
@@ -41,6 +45,7 @@ impl Push for Assets {
         &self,
         request: Request<PushBlobRequest>,
     ) -> Result<Response<PushBlobResponse>, Status> {
+        let demand = Demand::of(request.extensions(), PUSHING);
         let request = request.into_inner();
         let pushed = Pushed {
             instance: request.instance_name,
@@ -53,7 +58,7 @@ impl Push for Assets {
             blobs: request.references_blobs,
             directories: request.references_directories,
         };
-        self.push(pushed).await?;
+        self.push(&demand, pushed).await?;
         Ok(Response::new(PushBlobResponse {}))
     }
 
@@ -61,6 +66,7 @@ impl Push for Assets {
         &self,
         request: Request<PushDirectoryRequest>,
     ) -> Result<Response<PushDirectoryResponse>, Status> {
+        let demand = Demand::of(request.extensions(), PUSHING);
         let request = request.into_inner();
         let pushed = Pushed {
             instance: request.instance_name,
@@ -73,19 +79,14 @@ impl Push for Assets {
             blobs: request.references_blobs,
             directories: request.references_directories,
         };
-        self.push(pushed).await?;
+        self.push(&demand, pushed).await?;
         Ok(Response::new(PushDirectoryResponse {}))
     }
 }
 
 impl Assets {
-    /// Whether the client may say what a URI stands for: whoever may, decides what others build with, as with action results.
-    fn check_may_push(&self, instance: &str) -> Result<()> {
-        self.parts.instances.check(instance)
-    }
-
-    async fn push(&self, pushed: Pushed) -> Result<()> {
-        self.check_may_push(&pushed.instance)?;
+    async fn push(&self, demand: &Demand, pushed: Pushed) -> Result<()> {
+        self.parts.instances.admit(demand, &pushed.instance)?;
         check_uris(&pushed.uris)?;
         let function = Function::of_request(pushed.function, pushed.digest.as_ref())?;
         let digest = Digest::from_proto(function, pushed.digest.as_ref())?;

@@ -19,6 +19,7 @@ use http_body::Body;
 use prost::Message;
 use tonic::service::Routes;
 
+use crate::access::{Demand, Right};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::listen;
@@ -88,6 +89,15 @@ impl Name {
         Some(Self { instance: instance.to_owned(), cache, hash: hash.to_owned() })
     }
 
+    /// What a method needs; one that is not served, what it takes to be told so.
+    fn right(&self, method: &Method) -> Right {
+        match (&self.cache, method == Method::PUT) {
+            (Cache::Blobs | Cache::Results, false) => Right::Read,
+            (Cache::Blobs, true) => Right::Write,
+            (Cache::Results, true) => Right::CacheWrite,
+        }
+    }
+
     fn function(&self) -> Function {
         Function::of_length(self.hash.len())
     }
@@ -105,8 +115,9 @@ impl Name {
 impl Farm {
     async fn handle(&self, request: Request) -> Result<Response, Refusal> {
         let name = Name::parse(request.uri().path()).ok_or(Refusal::NoSuchPath)?;
-        self.instances.check(&name.instance)?;
         let method = request.method().clone();
+        let demand = Demand::of(request.extensions(), name.right(&method));
+        self.instances.admit(&demand, &name.instance)?;
         match (&name.cache, method) {
             (Cache::Blobs, Method::GET) => self.get_blob(&name, request.headers()).await,
             (Cache::Blobs, Method::HEAD) => self.head_blob(&name).await,

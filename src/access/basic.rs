@@ -1,0 +1,217 @@
+//! Users with passwords, for simple clients of the HTTP cache: `htpasswd -B` makes the file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio::sync::Semaphore;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::tasks;
+
+use super::budget::Budget;
+use super::config::{BasicConfig, is_name};
+use super::identity::{Identity, Proof};
+use super::remembered::Remembered;
+
+/// Bytes of the file: some 10,000 users.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Verifications at a time. bcrypt keeps a core busy for a tenth of a second on purpose; the rest of the machine has work to do.
+const VERIFICATIONS_MAX: usize = 2;
+
+/// How long a client waits for its turn to be verified.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// How long a verified password is taken without a look.
+const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// Wrong passwords from one address: so many at once, and one more after each pause.
+const FAILURES_MAX: u32 = 10;
+const FAILURE_PAUSE: Duration = Duration::from_secs(6);
+
+/// Addresses whose failures are counted; when there are more, those without a recent failure make room.
+const ADDRESSES_MAX: usize = 4096;
+
+/// The users of a file.
+#[derive(Debug)]
+pub(super) struct Passwords {
+    users: HashMap<String, (String, Arc<Identity>)>,
+    remembered: Remembered,
+    turns: Semaphore,
+    failures: Mutex<HashMap<Option<IpAddr>, Budget>>,
+}
+
+impl Passwords {
+    /// # Errors
+    /// `Invalid` when the file cannot be read or a line is not a name and a bcrypt hash.
+    pub(super) fn open(config: &BasicConfig) -> Result<Self> {
+        let shown = config.file.display();
+        let unreadable =
+            |error| Error::invalid(format!("access.basic.file: {shown} cannot be read")).with_source(error);
+        let mut text = String::new();
+        let file = File::open(&config.file).map_err(unreadable)?;
+        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+        let users = parse(&text, config).context(|| format!("access.basic.file: {shown}"))?;
+        Ok(Self {
+            users,
+            remembered: Remembered::new()?,
+            turns: Semaphore::new(VERIFICATIONS_MAX),
+            failures: Mutex::default(),
+        })
+    }
+
+    /// Whose name and password `encoded` (in Base64) has.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when they are wrong, `Exhausted` when too many from that address were.
+    pub(super) async fn verify(&self, encoded: &str, address: Option<IpAddr>) -> Result<Arc<Identity>> {
+        let decoded = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let credential = decoded.ok_or_else(wrong)?;
+        let (name, password) = credential.split_once(':').ok_or_else(wrong)?;
+        if let Some(identity) = self.remembered.find(credential.as_bytes(), Instant::now()) {
+            return Ok(identity);
+        }
+        self.check_failures(address)?;
+        let busy = |_| Error::new(Kind::Exhausted, "too many passwords are being verified");
+        let turn = tokio::time::timeout(TURN_MAX, self.turns.acquire()).await.map_err(busy)?;
+        let _turn = turn.expect("nobody closes it");
+        let user = self.users.get(name);
+        // A name that nobody has takes as long as one that somebody has.
+        let Some((hash, _)) = user.or_else(|| self.users.values().next()) else { return Err(wrong()) };
+        let (hash, password) = (hash.clone(), password.to_owned());
+        let is_right = tasks::blocking(move || Ok(bcrypt::verify(password, &hash).unwrap_or(false))).await?;
+        match user {
+            Some((_, identity)) if is_right => {
+                let until = Instant::now() + REMEMBERED_FOR;
+                self.remembered.insert(credential.as_bytes(), Arc::clone(identity), until);
+                Ok(Arc::clone(identity))
+            }
+            Some(_) | None => {
+                self.count_failure(address);
+                Err(wrong())
+            }
+        }
+    }
+
+    fn check_failures(&self, address: Option<IpAddr>) -> Result<()> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let wait = |message| Err(Error::new(Kind::Exhausted, message));
+        if let Some(budget) = failures.get_mut(&address) {
+            let sentence = "too many wrong passwords came from this address; wait a minute";
+            return if budget.is_left(now) { Ok(()) } else { wait(sentence) };
+        }
+        if failures.len() >= ADDRESSES_MAX {
+            failures.retain(|_, budget| !budget.is_full(now));
+        }
+        if failures.len() < ADDRESSES_MAX {
+            Ok(())
+        } else {
+            wait("too many wrong passwords came; wait a minute")
+        }
+    }
+
+    fn count_failure(&self, address: Option<IpAddr>) {
+        let now = Instant::now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.entry(address).or_insert_with(|| Budget::new(FAILURES_MAX, FAILURE_PAUSE, now)).take(now);
+    }
+}
+
+fn parse(text: &str, config: &BasicConfig) -> Result<HashMap<String, (String, Arc<Identity>)>> {
+    let mut users = HashMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let number = number + 1;
+        let malformed = || Error::invalid(format!("line {number} is not a name, a colon and a hash"));
+        let (name, hash) = line.split_once(':').filter(|(name, _)| is_name(name)).ok_or_else(malformed)?;
+        if hash.parse::<bcrypt::HashParts>().is_err() {
+            return Err(Error::invalid(format!(
+                "line {number}: only bcrypt is taken; `htpasswd -B` makes it"
+            )));
+        }
+        let groups = config.groups.get(name).cloned().unwrap_or_default();
+        let identity = Arc::new(Identity::new(Proof::Basic, name, groups));
+        users.insert(name.to_owned(), (hash.to_owned(), identity));
+    }
+    Ok(users)
+}
+
+fn wrong() -> Error {
+    Error::new(Kind::Unauthenticated, "the user or the password is wrong")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// The least cost that there is, so that the tests are quick.
+    const COST: u32 = 4;
+
+    fn passwords(text: &str) -> Result<Passwords> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let groups = [("ann".to_owned(), vec!["developers".to_owned()])].into();
+        Passwords::open(&BasicConfig { file: file.path().to_owned(), groups })
+    }
+
+    fn user(name: &str, password: &str) -> String {
+        format!("{name}:{}\n", bcrypt::hash(password, COST).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_right_password_is_taken_and_nothing_else() {
+        let text = format!("# users\n\n{}{}", user("ann", "se:cret"), user("ben", "other"));
+        let passwords = passwords(&text).unwrap();
+        for _ in 0..2 {
+            let identity = passwords.verify(&STANDARD.encode("ann:se:cret"), None).await.unwrap();
+            assert_eq!(
+                (identity.to_string().as_str(), &identity.groups[..]),
+                ("basic:ann", &["developers".to_owned()][..])
+            );
+        }
+        for wrong in ["ann:other", "ben:se:cret", "eve:se:cret", "ann", ":", ""] {
+            let error = passwords.verify(&STANDARD.encode(wrong), None).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Unauthenticated, "{wrong}");
+        }
+        assert_eq!(passwords.verify("%%%", None).await.unwrap_err().kind(), Kind::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_guesses_is_told_to_wait_and_others_are_not() {
+        let passwords = passwords(&user("ann", "secret")).unwrap();
+        let (guesser, other) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([10, 0, 0, 2])));
+        let right = STANDARD.encode("ann:secret");
+        passwords.verify(&right, other).await.unwrap();
+        let mut kinds = Vec::new();
+        for guess in 0..=FAILURES_MAX {
+            let guess = STANDARD.encode(format!("ann:{guess}"));
+            kinds.push(passwords.verify(&guess, guesser).await.unwrap_err().kind());
+        }
+        assert_eq!(kinds.pop(), Some(Kind::Exhausted));
+        assert!(kinds.iter().all(|kind| *kind == Kind::Unauthenticated));
+        let still_in = passwords.verify(&right, guesser).await;
+        assert!(still_in.is_ok(), "who is known is not shut out by a guesser behind the same address");
+        let guess = STANDARD.encode("ann:again");
+        assert_eq!(passwords.verify(&guess, other).await.unwrap_err().kind(), Kind::Unauthenticated);
+    }
+
+    #[test]
+    fn a_file_that_is_not_of_bcrypt_is_refused_with_the_line() {
+        for text in ["ann\n", ":x\n", "ann:{SHA}abc\n", "ann:$apr1$abc$def\n"] {
+            let error = passwords(&format!("{}{text}", user("ben", "b"))).unwrap_err();
+            assert!(error.kind() == Kind::Invalid && error.chain().contains("line 2"), "{}", error.chain());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The layer around all services of a listener: it finds out who calls before anybody else looks at the request.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use tonic::Status;
+use tower::{Layer, Service};
+
+use crate::error::{Error, Kind};
+use crate::listen::Peer;
+
+use super::Access;
+use super::caller::Head;
+
+/// What anybody may ask: whether the farm lives. Balancers and supervisors have no credentials.
+const OPEN: [&str; 3] = ["/grpc.health.v1.Health/", "/livez", "/readyz"];
+
+/// What tells of the services. It has no instance, so any right will do.
+const REFLECTION: &str = "/grpc.reflection.";
+
+/// Puts a [`super::Caller`] among the extensions of every request, or answers itself when a credential is wrong.
+#[derive(Debug, Clone)]
+pub struct Guard(pub(super) Arc<Access>);
+
+impl<S> Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { inner, access: Arc::clone(&self.0) }
+    }
+}
+
+/// A service behind a [`Guard`].
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    inner: S,
+    access: Arc<Access>,
+}
+
+impl<S, B, R> Service<Request<B>> for Guarded<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Default + From<String>,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let access = Arc::clone(&self.access);
+        // The one that is ready serves this request; its clone has to become ready for the next.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        Box::pin(async move {
+            if OPEN.iter().any(|open| request.uri().path().starts_with(open)) {
+                return inner.call(request).await;
+            }
+            let head = take_head(&mut request);
+            let is_reflection = request.uri().path().starts_with(REFLECTION);
+            let identified = access.identify(head).await;
+            let admitted = identified.and_then(|caller| {
+                if is_reflection { caller.demand_anything().map(|()| caller) } else { Ok(caller) }
+            });
+            let mut answer = match admitted {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    inner.call(request).await?
+                }
+                Err(error) => refusal(request.headers(), &error),
+            };
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                answer.headers_mut().insert(WWW_AUTHENTICATE, access.challenge());
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// The credential is taken out of the request, so that nobody behind the guard can log it or pass it on.
+fn take_head<B>(request: &mut Request<B>) -> Head {
+    let values: Vec<HeaderValue> = request.headers().get_all(AUTHORIZATION).iter().cloned().collect();
+    request.headers_mut().remove(AUTHORIZATION);
+    let authorization = match &values[..] {
+        [] => None,
+        [one] => Some(one.to_str().map(str::to_owned).map_err(|_| ())),
+        _ => Some(Err(())),
+    };
+    let peer = request.extensions().get::<Peer>().cloned();
+    Head { peer, uri: request.uri().clone(), authorization }
+}
+
+fn refusal<R: Default + From<String>>(headers: &HeaderMap, error: &Error) -> Response<R> {
+    let kind = headers.get(CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return Status::new(crate::status::code_of(error.kind()), error.public_message()).into_http();
+    }
+    let mut response = Response::new(R::from(error.public_message() + "\n"));
+    *response.status_mut() = status_of(error.kind());
+    response
+}
+
+/// What a credential can fail with; all else is our fault.
+fn status_of(kind: Kind) -> StatusCode {
+    if kind == Kind::Unauthenticated {
+        StatusCode::UNAUTHORIZED
+    } else if kind == Kind::Denied {
+        StatusCode::FORBIDDEN
+    } else if kind == Kind::Exhausted {
+        StatusCode::TOO_MANY_REQUESTS
+    } else if kind == Kind::Unavailable {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+}
