@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection, as far as the connection itself tells.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::tls::ClientCertificate;
@@ -20,14 +20,4 @@ pub struct Socket {
     pub address: SocketAddr,
     /// What the client showed and TLS verified; it may have expired since. None without TLS, or when the client showed none.
     pub certificate: Option<Arc<ClientCertificate>>,
-}
-
-impl Peer {
-    /// The address of its machine; none for a part of this process.
-    pub fn machine(&self) -> Option<IpAddr> {
-        match self {
-            Self::Socket(socket) => Some(socket.address.ip()),
-            Self::Process => None,
-        }
-    }
 }
