@@ -91,15 +91,18 @@ pub fn main() -> ExitCode {
     sys::assert_single_threaded();
     let Ok(socket) = take_socket() else { return ExitCode::FAILURE };
     let Ok(Some(setting)) = wire::receive_value::<Setting>(&socket) else { return ExitCode::FAILURE };
-    match enter(&setting).and_then(|entered| Ok((entered, Filter::compile()?))) {
-        Ok(((ownership, rooms), filter)) => {
+    let ready = enter(&setting).and_then(|entered| {
+        Ok((entered, Filter::compile()?, Stack::new().step("make room for the start of commands")?))
+    });
+    match ready {
+        Ok(((ownership, rooms), filter, stack)) => {
             let name = match ownership {
                 Ownership::Same => "Rsame",
                 Ownership::Mapped { .. } => "Rmapped",
                 Ownership::Foreign { .. } => "Rforeign",
             };
             if wire::send(&socket, name.as_bytes(), &[]).is_ok() {
-                serve(&socket, &rooms, setting.scratch, &filter);
+                serve(&socket, &rooms, setting.scratch, (&filter, stack));
             }
             ExitCode::SUCCESS
         }
@@ -241,9 +244,8 @@ fn drop_bounding_set() -> Result<(), Errno> {
 }
 
 /// Forks an init for every request until the farm closes its end.
-fn serve(socket: &OwnedFd, rooms: &Rooms, scratch: Scratch, filter: &Filter) {
+fn serve(socket: &OwnedFd, rooms: &Rooms, scratch: Scratch, (filter, mut stack): (&Filter, Stack)) {
     let mut buffer = vec![0; wire::PIECE_BYTES];
-    let mut stack = Stack::new();
     loop {
         let Ok((length, fds)) = wire::receive(socket, &mut buffer) else { return };
         if length == 0 {

@@ -81,15 +81,36 @@ fn clone(arguments: CloneArgs) -> io::Result<Side> {
     }
 }
 
-/// The stack of a process that shares its parent's memory. Nothing guards its end: what runs on it calls little and does not recurse.
-pub(super) struct Stack(Vec<u128>);
+/// The stack of a process that shares its parent's memory, above memory that nobody may touch: one that grows too far is killed.
+/// It is never given back, since the launcher needs it as long as it lives.
+pub(super) struct Stack {
+    guard: *mut libc::c_void,
+}
 
 impl Stack {
-    /// Bytes: what comes before an `execve` takes about 4 KiB in an optimised build, and 30 in one that is not.
+    /// Far more than what comes before an `execve` takes, which calls little and does not recurse.
     const BYTES: usize = 256 * 1024;
+    /// A page on every machine that we build for.
+    const GUARD_BYTES: usize = 64 * 1024;
 
-    pub(super) fn new() -> Self {
-        Self(vec![0; Self::BYTES / size_of::<u128>()])
+    /// # Errors
+    /// When there is no memory.
+    pub(super) fn new() -> io::Result<Self> {
+        let (length, protection) = (Self::GUARD_BYTES + Self::BYTES, libc::PROT_READ | libc::PROT_WRITE);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: the kernel chooses a place where nothing is.
+        let guard = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+        if guard == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: these are the first bytes of what was just mapped, which nobody uses.
+        check(unsafe { libc::mprotect(guard, Self::GUARD_BYTES, libc::PROT_NONE) }.into())?;
+        Ok(Self { guard })
+    }
+
+    /// Where it ends: the kernel begins at the other end.
+    fn lowest(&self) -> u64 {
+        self.guard as u64 + Self::GUARD_BYTES as u64
     }
 }
 
@@ -134,8 +155,7 @@ fn clone_and_call<T>(
     extern "C" fn begin<T>(start: &Start<'_, T>) -> ! {
         (start.run)(start.argument)
     }
-    let arguments =
-        CloneArgs { stack: stack.0.as_mut_ptr() as u64, stack_size: Stack::BYTES as u64, ..arguments };
+    let arguments = CloneArgs { stack: stack.lowest(), stack_size: Stack::BYTES as u64, ..arguments };
     let begin: extern "C" fn(&Start<'_, T>) -> ! = begin::<T>;
     let result: libc::c_long;
     // SAFETY: the child begins behind the instruction on its own stack, which is aligned and exclusively borrowed, and never leaves
