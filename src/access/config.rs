@@ -73,6 +73,9 @@ pub struct JwtConfig {
     /// The algorithms that are taken; only those with a public key are possible.
     #[serde(default = "algorithms")]
     pub algorithms: Vec<Algorithm>,
+    /// What comes before the names and groups of its tokens here, so that two issuers cannot name the same one.
+    #[serde(default)]
+    pub prefix: String,
     /// The claim that names somebody.
     #[serde(default = "subject")]
     pub name_claim: String,
@@ -121,6 +124,22 @@ impl Config {
         let mut problems = Rules::new(&self.rules).err().unwrap_or_default();
         problems.extend(self.token_problems());
         problems.extend(self.jwt.iter().flat_map(JwtConfig::problems));
+        problems.extend(self.issuer_problems());
+        problems
+    }
+
+    /// What two issuers say of themselves must not be the same: the weaker one could name whoever the other trusts.
+    fn issuer_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let (mut issuers, mut prefixes) = (BTreeSet::new(), BTreeSet::new());
+        for JwtConfig { issuer, prefix, .. } in &self.jwt {
+            if !issuers.insert(issuer) {
+                problems.push(format!("access.jwt `{issuer}`: the issuer is there twice"));
+            } else if !prefixes.insert(prefix) {
+                let why = "another issuer has the same, so each could name the other's users and groups";
+                problems.push(format!("access.jwt `{issuer}`: prefix: {why}"));
+            }
+        }
         problems
     }
 
@@ -230,6 +249,13 @@ mod tests {
                 "same hash",
             ),
             ("[[jwt]]\nissuer = \"https://i\"\naudiences = []".to_owned(), "audience"),
+            ("[[jwt]]\nissuer = \"https://i\"\naudiences = [\"a\"]\n".repeat(2), "there twice"),
+            (
+                ["i", "j"]
+                    .map(|issuer| format!("[[jwt]]\nissuer = \"https://{issuer}\"\naudiences = [\"a\"]\n"))
+                    .concat(),
+                "prefix",
+            ),
             (
                 "[[jwt]]\nissuer = \"https://i\"\naudiences = [\"a\"]\nalgorithms = [\"HS256\"]".to_owned(),
                 "no public key",

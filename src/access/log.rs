@@ -29,6 +29,9 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    /// In their order.
+    const ALL: [Self; 4] = [Self::Unauthenticated, Self::Credential, Self::Right, Self::Worker];
+
     fn name(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
@@ -48,9 +51,9 @@ pub(super) struct Line<'a> {
     pub(super) peer: &'a str,
 }
 
-/// The log of one process.
+/// The log of one process. Each reason has a budget of its own, so that a flood of strangers hides nobody else.
 #[derive(Debug)]
-pub(super) struct Log(Mutex<State>);
+pub(super) struct Log([Mutex<State>; Reason::ALL.len()]);
 
 #[derive(Debug)]
 struct State {
@@ -60,12 +63,13 @@ struct State {
 
 impl Log {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State { budget: Budget::new(LINES_MAX, LINE_PAUSE, Instant::now()), left_out: 0 }))
+        let budget = || Budget::new(LINES_MAX, LINE_PAUSE, Instant::now());
+        Self(Reason::ALL.map(|_| Mutex::new(State { budget: budget(), left_out: 0 })))
     }
 
     pub(super) fn refused(&self, line: &Line<'_>, reason: Reason, message: &str) {
         metrics::ACCESS_REFUSALS.with_label_values(&[reason.name()]).inc();
-        let Some(left_out) = self.turn(Instant::now()) else { return };
+        let Some(left_out) = self.turn(reason, Instant::now()) else { return };
         tracing::warn!(
             target: TARGET,
             reason = reason.name(),
@@ -91,8 +95,8 @@ impl Log {
     }
 
     /// How many lines were left out before this one; none when this one is left out, too.
-    fn turn(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn turn(&self, reason: Reason, now: Instant) -> Option<u64> {
+        let mut state = self.0[reason as usize].lock().unwrap_or_else(PoisonError::into_inner);
         if state.budget.take(now) {
             return Some(std::mem::take(&mut state.left_out));
         }
@@ -108,9 +112,11 @@ mod tests {
     #[test]
     fn a_flood_is_counted_and_not_written() {
         let (log, now) = (Log::new(), Instant::now());
-        let written = (0..10 * LINES_MAX).filter(|_| log.turn(now).is_some()).count();
+        let stranger = Reason::Unauthenticated;
+        let written = (0..10 * LINES_MAX).filter(|_| log.turn(stranger, now).is_some()).count();
         assert_eq!(written, LINES_MAX as usize);
-        assert_eq!(log.turn(now + LINE_PAUSE), Some(u64::from(9 * LINES_MAX)));
-        assert_eq!(log.turn(now + LINE_PAUSE), None);
+        assert_eq!(log.turn(stranger, now + LINE_PAUSE), Some(u64::from(9 * LINES_MAX)));
+        assert_eq!(log.turn(stranger, now + LINE_PAUSE), None);
+        assert_eq!(log.turn(Reason::Right, now), Some(0), "who is known is not hidden by strangers");
     }
 }

@@ -28,7 +28,7 @@ impl Config {
         let mut warnings = Vec::new();
         let rules = Rules::new(&self.rules).unwrap_or_default();
         let anonymous = rules.grants(&Identity::anonymous(), false);
-        for right in [Right::Work, Right::CacheWrite, Right::Admin] {
+        for right in [Right::Execute, Right::Write, Right::Work, Right::CacheWrite, Right::Admin] {
             if anonymous.anywhere().has(right) {
                 warnings.push(format!(
                     "access: `{}` for anonymous: whoever reaches the farm {}",
@@ -99,7 +99,9 @@ fn consequence(right: Right) -> &'static str {
         Right::Work => "gets the sources of others and hands in results for them",
         Right::CacheWrite => "decides what others build with",
         Right::Admin => "operates it",
-        Right::Read | Right::Write | Right::Execute => "may do that",
+        Right::Execute => "runs what it likes on the workers",
+        Right::Write => "fills the storage",
+        Right::Read => "reads all that is stored",
     }
 }
 

@@ -20,8 +20,8 @@ use super::{Listener, Peer, Socket};
 use crate::tls::{Acceptor, Refusal};
 use crate::{metrics, tasks};
 
-/// How long a client may take for its first byte. All protocols that are served begin with the client.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(30);
+/// How long a client may take to begin. All protocols that are served begin with the client.
+const BEGINNING_MAX: Duration = Duration::from_secs(30);
 
 /// The pause after a connection could not be accepted, which is for want of files or memory: until some are free, to try again at
 /// once would only keep a core busy.
@@ -39,9 +39,47 @@ const HANDSHAKEN_MAX: usize = 64;
 pub(super) struct Accepted {
     stream: Transport,
     peer: Socket,
-    /// The end of the wait for the first byte; none when it has come.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// None when the client has begun.
+    beginning: Option<Beginning>,
     _place: OwnedSemaphorePermit,
+}
+
+/// The wait for what a client begins with: the preface of HTTP/2, or the headers of a request. Nobody else times these.
+struct Beginning {
+    end: Pin<Box<Sleep>>,
+    /// Bytes that have come.
+    length: usize,
+    /// How many of the last bytes are the beginning of an empty line.
+    matched: usize,
+    has_empty_line: bool,
+}
+
+/// The end of the headers of HTTP/1.1; the preface of HTTP/2 has it, too.
+const EMPTY_LINE: &[u8] = b"\r\n\r\n";
+
+/// Bytes of the preface of HTTP/2 (RFC 9113, section 3.4); the shortest request of HTTP/1.1 with a host has more.
+const PREFACE_BYTES: usize = 24;
+
+impl Beginning {
+    fn new(time: Duration) -> Self {
+        Self { end: Box::pin(tokio::time::sleep(time)), length: 0, matched: 0, has_empty_line: false }
+    }
+
+    /// Looks at the next bytes; whether the client has begun with them.
+    fn is_over(&mut self, bytes: &[u8]) -> bool {
+        self.length += bytes.len();
+        for byte in bytes {
+            if self.has_empty_line {
+                break;
+            }
+            self.matched = match *byte == EMPTY_LINE[self.matched] {
+                true => self.matched + 1,
+                false => usize::from(*byte == EMPTY_LINE[0]),
+            };
+            self.has_empty_line = self.matched == EMPTY_LINE.len();
+        }
+        self.has_empty_line && self.length >= PREFACE_BYTES
+    }
 }
 
 /// What carries the bytes.
@@ -155,8 +193,7 @@ fn unpace(connection: &TcpStream) {
 
 impl Accepted {
     fn new(stream: Transport, peer: Socket, place: OwnedSemaphorePermit) -> Self {
-        let silence = Some(Box::pin(tokio::time::sleep(FIRST_BYTE_MAX)));
-        Self { stream, peer, silence, _place: place }
+        Self { stream, peer, beginning: Some(Beginning::new(BEGINNING_MAX)), _place: place }
     }
 
     fn plain(Arrived { stream, address, place }: Arrived) -> Self {
@@ -178,15 +215,15 @@ impl AsyncRead for Accepted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = match &mut self.stream {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
-        if read.is_ready() {
-            self.silence = None;
-        } else if let Some(silence) = &mut self.silence
-            && silence.as_mut().poll(context).is_ready()
-        {
+        let Some(beginning) = &mut self.beginning else { return read };
+        if read.is_ready() && beginning.is_over(&buffer.filled()[before..]) {
+            self.beginning = None;
+        } else if read.is_pending() && beginning.end.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -254,17 +291,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_says_nothing_is_let_go_and_one_that_spoke_is_not() {
-        let (mut client, mut accepted) = connected().await;
-        accepted.silence = Some(Box::pin(tokio::time::sleep(Duration::ZERO)));
-        let silent = accepted.read_u8().await.unwrap_err();
-        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
-        drop(client);
-        (client, accepted) = connected().await;
-        client.write_all(b"x").await.unwrap();
-        assert_eq!(accepted.read_u8().await.unwrap(), b'x');
-        assert!(accepted.silence.is_none());
-        assert!(accepted.read_u8().now_or_never().is_none());
+    async fn a_client_that_does_not_begin_is_let_go_and_one_that_has_is_not() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let headers = b"PUT /cas/00 HTTP/1.1\r\nhost: farm\r\n\r\n";
+        let halves =
+            [&b""[..], b"P", &preface[..23], b"\r\n\r\n", b"GET /cas/00 HTTP/1.1\r\nx-slow: yes\r\n\r"];
+        for (said, has_begun) in
+            halves.map(|half| (half, false)).into_iter().chain([(&preface[..], true), (headers, true)])
+        {
+            let (mut client, mut accepted) = connected().await;
+            client.write_all(said).await.unwrap();
+            for byte in said {
+                assert_eq!(accepted.read_u8().await.unwrap(), *byte);
+            }
+            if let Some(beginning) = &mut accepted.beginning {
+                beginning.end = Box::pin(tokio::time::sleep(Duration::ZERO));
+            }
+            let next = tokio::time::timeout(Duration::from_millis(50), accepted.read_u8()).await;
+            match next {
+                Ok(read) => assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut),
+                Err(_) => assert!(has_begun, "{said:?}"),
+            }
+            assert_eq!(accepted.beginning.is_none(), has_begun, "{said:?}");
+        }
     }
 
     #[tokio::test]
@@ -299,7 +348,7 @@ mod tests {
         let (accepted, _client) = tokio::join!(handshakes.next(&listener.socket, &places), connecting);
         assert_eq!(places.available_permits(), 0, "the silent one has a place, too");
         drop((silent, accepted));
-        let all = tokio::time::timeout(FIRST_BYTE_MAX, places.acquire_many(2)).await;
+        let all = tokio::time::timeout(BEGINNING_MAX, places.acquire_many(2)).await;
         assert!(all.unwrap().is_ok(), "who is gone has none");
     }
 }

@@ -10,14 +10,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
-use http::Request;
+use http::{Method, Request};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::Sleep;
 use tonic::Status;
 use tower::{Layer, Service};
-
-use super::is_grpc;
 
 /// Bytes of messages of all requests together that are not whole yet: sixty of the largest, and a thousand times what small ones need.
 const INCOMPLETE_BYTES_MAX: usize = 1 << 30;
@@ -69,8 +67,8 @@ where
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> S::Future {
-        // Bodies of plain HTTP are stored as they come, and time themselves.
-        let request = match is_grpc(request.headers()) {
+        // Who says otherwise in a header is decoded all the same. Uploads of plain HTTP are stored as they come, and time themselves.
+        let request = match request.method() == Method::POST {
             true => request.map(|body| tonic::body::Body::new(Incoming::new(body, &INCOMPLETE, TIMES))),
             false => request,
         };

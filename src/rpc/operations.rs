@@ -64,6 +64,7 @@ impl Operations for Farm {
         let demand = Demand::of(request.extensions(), Right::Execute | Right::Admin);
         let name = request.into_inner().name;
         let id = self.watch(&demand, &name).await?.id();
+        demand.caller.record_administration(names::parse(&name)?.0.as_str());
         self.found(self.scheduler.delete(id).await?, &name)
     }
 
@@ -74,6 +75,7 @@ impl Operations for Farm {
         let demand = Demand::of(request.extensions(), Right::Execute | Right::Admin);
         let name = request.into_inner().name;
         let id = self.watch(&demand, &name).await?.id();
+        demand.caller.record_administration(names::parse(&name)?.0.as_str());
         self.found(self.scheduler.cancel(id).await?, &name)
     }
 

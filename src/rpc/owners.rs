@@ -14,6 +14,9 @@ use crate::scheduler::{Lease, Offer, WorkerId};
 /// Workers that are known; more than any farm has.
 const WORKERS_MAX: usize = 1 << 16;
 
+/// Workers of one identity, which all workers of a farm may share. The rest is for the others.
+const WORKERS_OF_ONE_MAX: usize = WORKERS_MAX / 2;
+
 /// The workers of one farm. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Owners {
@@ -57,7 +60,7 @@ impl Owners {
             drop(shelf);
             return Err(caller.refuse_worker(problem));
         }
-        if shelf.workers.len() >= WORKERS_MAX {
+        if !shelf.has_room(caller.identity(), offer.worker) {
             return Err(Error::new(Kind::Exhausted, "there are too many workers"));
         }
         shelf.begin(caller.identity(), offer, Instant::now() + kept_for);
@@ -85,6 +88,15 @@ impl Shelf {
         offer.leases.iter().any(is_anothers).then_some("the worker claims a lease that another was given")
     }
 
+    /// Whether one more worker can be known, or this one is.
+    fn has_room(&self, identity: &Identity, worker: WorkerId) -> bool {
+        if self.workers.contains_key(&worker) {
+            return true;
+        }
+        let of_one = self.workers.values().filter(|owned| is_same(&owned.owner, identity)).count();
+        self.workers.len() < WORKERS_MAX && of_one < WORKERS_OF_ONE_MAX
+    }
+
     fn begin(&mut self, identity: &Arc<Identity>, offer: &Offer, until: Instant) {
         let worker = offer.worker;
         let owned = self.workers.entry(worker).or_insert_with(|| Owned {
@@ -94,8 +106,13 @@ impl Shelf {
             until,
         });
         owned.connections += 1;
+        let name = std::mem::replace(&mut owned.name, offer.name.clone());
+        if self.names.get(&name) == Some(&worker) {
+            self.names.remove(&name);
+        }
         self.names.insert(offer.name.clone(), worker);
-        // After a restart of the farm only the worker knows what it was given.
+        // What it does not hold it need not answer for. After a restart of the farm only the worker knows what it was given.
+        self.leases.retain(|_, holder| *holder != worker);
         self.leases.extend(offer.leases.iter().map(|lease| (*lease, worker)));
     }
 
@@ -196,6 +213,11 @@ mod tests {
         assert_eq!(first.holds(lease(8)).unwrap_err().kind(), Kind::Denied);
         assert!(first.holds(lease(7)).unwrap() && second.holds(lease(8)).unwrap());
         assert!(!first.holds(lease(9)).unwrap(), "nobody has it");
+
+        drop(begin("a", offer(1, "renamed", &[lease(7)])).unwrap());
+        drop(begin("b", offer(3, "one", &[])).unwrap());
+        assert!(is_denied(begin("b", offer(2, "renamed", &[]))));
+        owners.lock().forget(Instant::now() + KEPT);
 
         drop(first);
         let again = begin("a", offer(1, "one", &[lease(7)])).unwrap();

@@ -71,7 +71,7 @@ async fn with_execution(services: Routes, farm: &Farm, reporter: &HealthReporter
     services.add_service(ExecutionServer::new(farm.clone())).add_service(OperationsServer::new(farm.clone()))
 }
 
-/// The services for workers, and for who adds and removes them. Whoever reaches it may hand in results, so it is never on the clients' listener.
+/// The services for workers, and for who adds and removes them. Whoever may work can hand in results, so it is never on the clients' listener.
 pub fn worker_routes(farm: &Farm) -> Routes {
     let workers = WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX);
     Routes::new(workers).add_service(ExternalScalerServer::new(Scaler::new(farm.scheduler.clone())))

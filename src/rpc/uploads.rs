@@ -117,7 +117,10 @@ impl Uploads {
     }
 
     /// A place for a new upload, if need be that of a parked one: its client may never come back.
-    fn place(&self) -> Result<OwnedSemaphorePermit> {
+    ///
+    /// # Errors
+    /// `Exhausted` when there is none.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit> {
         let take = || Arc::clone(&self.places).try_acquire_owned().ok();
         let place = take().or_else(|| {
             let mut parked = self.lock();

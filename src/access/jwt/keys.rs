@@ -91,6 +91,9 @@ impl Keys {
             let reading = tasks::spawn("keys of an issuer", async move { Self::read_again(&reading).await });
             let stopping = |error| Error::new(Kind::Cancelled, "the farm is stopping").with_source(error);
             reading.await.map_err(stopping)?;
+        } else {
+            // Somebody else may be reading them; then this request can have the outcome.
+            drop(keys.turn.acquire().await);
         }
         let state = keys.lock();
         let found = state.suitable(identifier, algorithm);
@@ -141,6 +144,9 @@ impl Keys {
 
 impl State {
     fn suitable(&self, identifier: Option<&str>, algorithm: Algorithm) -> Vec<Arc<DecodingKey>> {
+        if self.read.is_none_or(|read| read.elapsed() > KEPT_MAX) {
+            return Vec::new();
+        }
         let suits = |key: &&Arc<Key>| {
             let is_named = identifier.is_none_or(|identifier| key.identifier.as_deref() == Some(identifier));
             let is_for = key.algorithm.is_none_or(|known| known == algorithm);

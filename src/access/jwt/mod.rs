@@ -133,7 +133,9 @@ impl Issuer {
         let name = claims.get(&self.config.name_claim).and_then(Value::as_str).filter(|name| is_name(name));
         let nameless = || refused(format!("the token's claim `{}` names nobody", self.config.name_claim));
         let groups = claims.get(&self.config.groups_claim).map(texts).unwrap_or_default();
-        Ok(Identity::new(Proof::Jwt, name.ok_or_else(nameless)?, groups))
+        let named = |name: &str| format!("{}{name}", self.config.prefix);
+        let groups = groups.iter().map(|group| named(group)).collect();
+        Ok(Identity::new(Proof::Jwt, &named(name.ok_or_else(nameless)?), groups))
     }
 }
 

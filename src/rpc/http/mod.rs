@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use http_body::Body;
 use prost::Message;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::service::Routes;
 
 use crate::access::{Demand, Right};
@@ -32,6 +33,12 @@ use super::{Farm, bytestream, cas};
 
 /// The longest path: that of an instance's name and a hash is below.
 const PATH_BYTES_MAX: usize = 1024;
+
+/// Bytes of results that may come in at a time: eight of the largest, and thousands of usual ones.
+static INCOMING: Semaphore = Semaphore::const_new(8 * RESULT_MAX as usize);
+
+/// How long a result waits for its room.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long a body may pause.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -167,6 +174,7 @@ impl Farm {
             // Clients of HTTP/1.1 take an answer before the end of their body for a failure.
             while chunks.try_next().await?.is_some() {}
         } else {
+            let _place = self.uploads.place()?;
             self.cas.put(&digest, Blob::Stream { size: digest.size(), chunks }).await?;
         }
         Ok(answer::stored())
@@ -189,6 +197,7 @@ impl Farm {
         if size > RESULT_MAX {
             return Err(Refusal::TooLarge(RESULT_MAX));
         }
+        let _room = room(size).await?;
         let bytes = Blob::Stream { size, chunks: body(request) }.into_bytes(RESULT_MAX).await?;
         if self.http.validate_results {
             let result = ActionResult::decode(bytes)
@@ -204,6 +213,15 @@ impl Farm {
 /// The length must be known before the content comes: a digest has a size, and the store keeps room for it.
 fn content_length(request: &Request) -> Result<u64, Refusal> {
     request.body().size_hint().exact().ok_or(Refusal::LengthRequired)
+}
+
+/// Room for a result that comes in; dropping it frees it.
+async fn room(size: u64) -> Result<SemaphorePermit<'static>> {
+    let bytes = u32::try_from(size).expect("a result is small");
+    let room = tokio::time::timeout(ROOM_WAIT_MAX, INCOMING.acquire_many(bytes)).await;
+    let busy =
+        |_| Error::new(Kind::Exhausted, "as many results are coming in as the server takes; try again later");
+    Ok(room.map_err(busy)?.expect("nobody closes it"))
 }
 
 /// The content as it comes; a client that falls silent ends it.
