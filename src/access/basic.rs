@@ -32,10 +32,10 @@ const TURN_MAX: Duration = Duration::from_secs(10);
 const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// Wrong passwords from one address: so many at once, and one more after each pause.
-const FAILURES_MAX: u32 = 10;
-const FAILURE_PAUSE: Duration = Duration::from_secs(6);
+const GUESSES_MAX: u32 = 10;
+const GUESS_PAUSE: Duration = Duration::from_secs(6);
 
-/// Addresses whose failures are counted; when there are more, those without a recent failure make room.
+/// Addresses whose guesses are counted; when there are more, those without a recent wrong one make room.
 const ADDRESSES_MAX: usize = 4096;
 
 /// The users of a file.
@@ -43,8 +43,8 @@ const ADDRESSES_MAX: usize = 4096;
 pub(super) struct Passwords {
     users: HashMap<String, (String, Arc<Identity>)>,
     remembered: Remembered,
-    turns: Semaphore,
-    failures: Mutex<HashMap<Option<IpAddr>, Budget>>,
+    turns: Arc<Semaphore>,
+    guesses: Mutex<HashMap<Option<IpAddr>, Budget>>,
 }
 
 impl Passwords {
@@ -61,8 +61,8 @@ impl Passwords {
         Ok(Self {
             users,
             remembered: Remembered::new()?,
-            turns: Semaphore::new(VERIFICATIONS_MAX),
-            failures: Mutex::default(),
+            turns: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            guesses: Mutex::default(),
         })
     }
 
@@ -77,50 +77,54 @@ impl Passwords {
         if let Some(identity) = self.remembered.find(credential.as_bytes(), Instant::now()) {
             return Ok(identity);
         }
-        self.check_failures(address)?;
         let busy = |_| Error::new(Kind::Exhausted, "too many passwords are being verified");
-        let turn = tokio::time::timeout(TURN_MAX, self.turns.acquire()).await.map_err(busy)?;
-        let _turn = turn.expect("nobody closes it");
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let turn = tokio::time::timeout(TURN_MAX, turn).await.map_err(busy)?.expect("nobody closes it");
+        // Another request of the same client may have had its turn meanwhile.
+        if let Some(identity) = self.remembered.find(credential.as_bytes(), Instant::now()) {
+            return Ok(identity);
+        }
+        // Taken before the answer is known: a client that goes away has guessed all the same.
+        self.take_guess(address)?;
         let user = self.users.get(name);
         // A name that nobody has takes as long as one that somebody has.
         let Some((hash, _)) = user.or_else(|| self.users.values().next()) else { return Err(wrong()) };
         let (hash, password) = (hash.clone(), password.to_owned());
-        let is_right = tasks::blocking(move || Ok(bcrypt::verify(password, &hash).unwrap_or(false))).await?;
-        match user {
-            Some((_, identity)) if is_right => {
-                let until = Instant::now() + REMEMBERED_FOR;
-                self.remembered.insert(credential.as_bytes(), Arc::clone(identity), until);
-                Ok(Arc::clone(identity))
-            }
-            Some(_) | None => {
-                self.count_failure(address);
-                Err(wrong())
-            }
-        }
+        // The work goes on when nobody waits for it, so it has the turn.
+        let is_right = tasks::blocking(move || {
+            let _turn = turn;
+            Ok(bcrypt::verify(password, &hash).unwrap_or(false))
+        });
+        let is_right = is_right.await?;
+        let Some((_, identity)) = user.filter(|_| is_right) else { return Err(wrong()) };
+        let until = Instant::now() + REMEMBERED_FOR;
+        self.remembered.insert(credential.as_bytes(), Arc::clone(identity), until);
+        self.give_back_guess(address);
+        Ok(Arc::clone(identity))
     }
 
-    fn check_failures(&self, address: Option<IpAddr>) -> Result<()> {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take_guess(&self, address: Option<IpAddr>) -> Result<()> {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let wait = |message| Err(Error::new(Kind::Exhausted, message));
-        if let Some(budget) = failures.get_mut(&address) {
-            let sentence = "too many wrong passwords came from this address; wait a minute";
-            return if budget.is_left(now) { Ok(()) } else { wait(sentence) };
+        if guesses.len() >= ADDRESSES_MAX {
+            guesses.retain(|_, budget| !budget.is_full(now));
         }
-        if failures.len() >= ADDRESSES_MAX {
-            failures.retain(|_, budget| !budget.is_full(now));
+        if guesses.len() >= ADDRESSES_MAX && !guesses.contains_key(&address) {
+            return Err(Error::new(Kind::Exhausted, "too many wrong passwords came; wait a minute"));
         }
-        if failures.len() < ADDRESSES_MAX {
-            Ok(())
-        } else {
-            wait("too many wrong passwords came; wait a minute")
+        let full = || Budget::new(GUESSES_MAX, GUESS_PAUSE, now);
+        if guesses.entry(address).or_insert_with(full).take(now) {
+            return Ok(());
         }
+        let sentence = "too many wrong passwords came from this address; wait a minute";
+        Err(Error::new(Kind::Exhausted, sentence))
     }
 
-    fn count_failure(&self, address: Option<IpAddr>) {
-        let now = Instant::now();
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.entry(address).or_insert_with(|| Budget::new(FAILURES_MAX, FAILURE_PAUSE, now)).take(now);
+    fn give_back_guess(&self, address: Option<IpAddr>) {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = guesses.get_mut(&address) {
+            budget.give_back();
+        }
     }
 }
 
@@ -195,7 +199,7 @@ mod tests {
         let right = STANDARD.encode("ann:secret");
         passwords.verify(&right, other).await.unwrap();
         let mut kinds = Vec::new();
-        for guess in 0..=FAILURES_MAX {
+        for guess in 0..=GUESSES_MAX {
             let guess = STANDARD.encode(format!("ann:{guess}"));
             kinds.push(passwords.verify(&guess, guesser).await.unwrap_err().kind());
         }
@@ -205,6 +209,27 @@ mod tests {
         assert!(still_in.is_ok(), "who is known is not shut out by a guesser behind the same address");
         let guess = STANDARD.encode("ann:again");
         assert_eq!(passwords.verify(&guess, other).await.unwrap_err().kind(), Kind::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn a_guess_counts_when_nobody_waits_for_its_answer_and_a_crowd_of_right_ones_does_not() {
+        let passwords = passwords(&user("ann", "secret")).unwrap();
+        let right = STANDARD.encode("ann:secret");
+        let crowd = (0..5 * GUESSES_MAX).map(|_| passwords.verify(&right, None));
+        assert!(futures_util::future::join_all(crowd).await.iter().all(Result::is_ok));
+        let guesser = Some(IpAddr::from([10, 0, 0, 1]));
+        for guess in 0..GUESSES_MAX {
+            let guess = STANDARD.encode(format!("ann:{guess}"));
+            let mut waiting = Box::pin(passwords.verify(&guess, guesser));
+            // It has its turn at once, and is dropped as with its connection, most likely before the answer is known.
+            let _ = futures_util::poll!(&mut waiting);
+            drop(waiting);
+            while passwords.turns.available_permits() < VERIFICATIONS_MAX {
+                tokio::task::yield_now().await;
+            }
+        }
+        let late = passwords.verify(&STANDARD.encode("ann:late"), guesser).await.unwrap_err();
+        assert_eq!(late.kind(), Kind::Exhausted);
     }
 
     #[test]

@@ -26,10 +26,9 @@ impl Budget {
         is_left
     }
 
-    /// Whether there is a turn.
-    pub(super) fn is_left(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.turns > 0
+    /// A turn that was taken and is not counted after all.
+    pub(super) fn give_back(&mut self) {
+        self.turns = (self.turns + 1).min(self.turns_max);
     }
 
     /// Whether it is as good as new.
@@ -56,7 +55,7 @@ mod tests {
         let mut budget = Budget::new(2, Duration::from_secs(10), start);
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!([0, 0, 0].map(|second| budget.take(at(second))), [true, true, false]);
-        assert!(!budget.is_left(at(9)) && budget.is_left(at(10)) && !budget.is_full(at(10)));
+        assert!(!budget.is_full(at(10)));
         assert_eq!([10, 10, 19, 20].map(|second| budget.take(at(second))), [true, false, false, true]);
         assert!(budget.is_full(at(3600)));
         assert_eq!([3600, 3600, 3600].map(|second| budget.take(at(second))), [true, true, false]);

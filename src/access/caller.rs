@@ -1,8 +1,8 @@
 //! The one who calls: every request has it among its extensions, and every handler asks it.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, LazyLock};
 
 use http::uri::PathAndQuery;
 use http::{Extensions, Uri};
@@ -43,11 +43,12 @@ impl Caller {
 
     /// The caller of a request. One that has not gone through the [`super::Guard`] may nothing, so that a way around it opens nothing.
     pub fn of(extensions: &Extensions) -> Self {
-        let stranger = || {
+        // One for all, so that their refusals have one budget of lines.
+        static STRANGER: LazyLock<Caller> = LazyLock::new(|| {
             let nobody = (Arc::new(Identity::anonymous()), Grants::default());
-            Self::new(Access::of_this_machine(), nobody, Head::default())
-        };
-        extensions.get::<Self>().cloned().unwrap_or_else(stranger)
+            Caller::new(Access::of_this_machine(), nobody, Head::default())
+        });
+        extensions.get::<Self>().unwrap_or(&STRANGER).clone()
     }
 
     pub fn identity(&self) -> &Arc<Identity> {
@@ -180,12 +181,24 @@ pub(super) struct Head {
     pub(super) uri: Uri,
     /// The value of the one header `authorization`; an error when there are several or it is no text.
     pub(super) authorization: Option<Result<String, ()>>,
+    /// Whether a web page may have sent it, under a name of its own that leads here.
+    pub(super) is_rebound: bool,
 }
 
 pub(super) fn address_of(peer: Option<&Peer>) -> Option<IpAddr> {
     match peer? {
-        Peer::Socket(socket) => Some(socket.address.ip().to_canonical()),
+        Peer::Socket(socket) => Some(machine(socket.address.ip().to_canonical())),
         Peer::Process => None,
+    }
+}
+
+/// The address that a machine is counted by. In IPv6 it has a whole network (RFC 6177), and as many addresses as it likes.
+fn machine(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+        IpAddr::V6(_) | IpAddr::V4(_) => address,
     }
 }
 

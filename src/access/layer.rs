@@ -1,11 +1,13 @@
 //! The layer around all services of a listener: it finds out who calls before anybody else looks at the request.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tonic::Status;
 use tower::{Layer, Service};
 
@@ -15,11 +17,9 @@ use crate::listen::Peer;
 use super::Access;
 use super::caller::Head;
 
-/// What anybody may ask: whether the farm lives. Balancers and supervisors have no credentials.
-const OPEN: [&str; 3] = ["/grpc.health.v1.Health/", "/livez", "/readyz"];
-
-/// What tells of the services. It has no instance, so any right will do.
-const REFLECTION: &str = "/grpc.reflection.";
+/// What anybody may ask: whether the farm lives. Balancers and supervisors have no credentials. To watch it keeps a request open, so that is
+/// not for everybody.
+const OPEN: [&str; 3] = ["/grpc.health.v1.Health/Check", "/livez", "/readyz"];
 
 /// Puts a [`super::Caller`] among the extensions of every request, or answers itself when a credential is wrong.
 #[derive(Debug, Clone)]
@@ -61,15 +61,13 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
-            if OPEN.iter().any(|open| request.uri().path().starts_with(open)) {
+            if OPEN.contains(&request.uri().path()) {
                 return inner.call(request).await;
             }
             let head = take_head(&mut request);
-            let is_reflection = request.uri().path().starts_with(REFLECTION);
+            // Services demand their rights when they have read the request; nobody without any makes us read it.
             let identified = access.identify(head).await;
-            let admitted = identified.and_then(|caller| {
-                if is_reflection { caller.demand_anything().map(|()| caller) } else { Ok(caller) }
-            });
+            let admitted = identified.and_then(|caller| caller.demand_anything().map(|()| caller));
             let mut answer = match admitted {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
@@ -95,7 +93,21 @@ fn take_head<B>(request: &mut Request<B>) -> Head {
         _ => Some(Err(())),
     };
     let peer = request.extensions().get::<Peer>().cloned();
-    Head { peer, uri: request.uri().clone(), authorization }
+    Head { peer, uri: request.uri().clone(), authorization, is_rebound: is_rebound(request) }
+}
+
+/// Whether it may come from a web page whose own name leads here: then the address says nothing of who wrote it. What a page asks of its own
+/// origin has no header that tells so, unless it changes something; but it names the farm as the page is named.
+fn is_rebound<B>(request: &Request<B>) -> bool {
+    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let authority: Option<Authority> = host.and_then(|host| host.parse().ok());
+    let name = request.uri().host().or(authority.as_ref().map(Authority::host));
+    let is_of_this_machine = |name: &str| {
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
+    };
+    only_reads && name.is_some_and(|name| !is_of_this_machine(name))
 }
 
 fn refusal<R: Default + From<String>>(headers: &HeaderMap, error: &Error) -> Response<R> {

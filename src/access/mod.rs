@@ -102,7 +102,8 @@ impl Access {
         if let Some(Peer::Process) = head.peer {
             return Ok((Arc::new(Identity::process()), Grants::everything()));
         }
-        let is_loopback = address_of(head.peer.as_ref()).is_some_and(|address| address.is_loopback());
+        let address = address_of(head.peer.as_ref());
+        let is_loopback = address.is_some_and(|address| address.is_loopback()) && !head.is_rebound;
         match &self.known {
             Some(known) => {
                 let identity = known.prove(head).await?;

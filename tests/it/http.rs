@@ -196,8 +196,8 @@ async fn one_connection_serves_many_requests() {
     let mut connection = tokio::net::TcpStream::connect(&farm.public).await.unwrap();
     for _ in 0..3 {
         for request in [
-            format!("PUT /cas/{hash} HTTP/1.1\r\nHost: farm\r\nContent-Length: 1\r\n\r\nx"),
-            format!("HEAD /cas/{hash} HTTP/1.1\r\nHost: farm\r\n\r\n"),
+            format!("PUT /cas/{hash} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"),
+            format!("HEAD /cas/{hash} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         ] {
             connection.write_all(request.as_bytes()).await.unwrap();
             let mut answer = Vec::new();

@@ -155,6 +155,24 @@ async fn a_web_page_cannot_change_anything() {
     assert_eq!(request.status(), StatusCode::BAD_REQUEST);
 }
 
+#[tokio::test]
+async fn a_web_page_whose_name_leads_here_reads_nothing() {
+    croft::tls::install();
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let blob = client.put("not for web pages").await;
+    let http = Http::builder().no_proxy().build().unwrap();
+    let (status, content) =
+        (format!("{}/status.json", address(&farm)), format!("http://{}/cas/{}", farm.public, blob.hex()));
+    for url in [&status, &content] {
+        let get = async |host: &str| http.get(url).header("host", host).send().await.unwrap().status();
+        assert_eq!(get("evil.example:50080").await, StatusCode::UNAUTHORIZED, "{url}");
+        for host in ["localhost:1", "127.0.0.1", "[::1]:1"] {
+            assert_eq!(get(host).await, StatusCode::OK, "{url} of {host}");
+        }
+    }
+}
+
 /// The file of a blob, wherever the disk keeps it.
 fn file_of(directory: &std::path::Path, digest: &croft::digest::Digest) -> Option<std::path::PathBuf> {
     for entry in std::fs::read_dir(directory).ok()?.map(Result::unwrap) {

@@ -168,7 +168,7 @@ fn other_rows() -> Vec<Row> {
         Row("externalscaler.ExternalScaler/GetMetricSpec", object, SCALE, Code::Ok),
         Row("externalscaler.ExternalScaler/GetMetrics", metrics, SCALE, invalid),
         Row("grpc.health.v1.Health/Check", vec![], Takes::Nothing, Code::Ok),
-        Row("grpc.health.v1.Health/Watch", vec![], Takes::Nothing, Code::Ok),
+        Row("grpc.health.v1.Health/Watch", vec![], ANY, Code::Ok),
         Row("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", list.clone(), ANY, Code::Ok),
         Row("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", list, ANY, Code::Ok),
     ]
