@@ -10,6 +10,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 
 const FILES: &[&str] = &[
+    "blaze/worker/worker_protocol.proto",
     "build/bazel/remote/asset/v1/remote_asset.proto",
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "google/bytestream/bytestream.proto",

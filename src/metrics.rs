@@ -240,6 +240,19 @@ pub static WORKER_INPUT_EVICTIONS: LazyLock<IntCounter> = LazyLock::new(|| {
     register(IntCounter::new("croft_worker_input_evictions_total", help))
 });
 
+/// Actions that asked for a persistent worker, by what came of it: `answered`, `timeout`, `killed`; and those that were run the ordinary
+/// way: `unfit` (such an action cannot be served), `busy`, `unstarted`, `ended`, `garbled` (the process), `failed` (the action).
+pub static WORKER_RESIDENT_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options =
+        opts!("croft_worker_persistent_requests_total", "requests to persistent workers by outcome");
+    register(IntCounterVec::new(options, &["outcome"]))
+});
+
+/// Processes of persistent workers, those that wait among them.
+pub static WORKER_RESIDENTS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register(IntGauge::new("croft_worker_persistent_processes", "processes of persistent workers"))
+});
+
 /// When certificates end, in seconds since 1970, by whose they are (a listener or a client of the farm) and what they are for.
 pub static TLS_EXPIRY: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let options = opts!(

@@ -66,12 +66,21 @@ pub mod worker {
     pub const MEMORY: &str = "memory";
     /// The platform property that says in which image an action runs.
     pub const IMAGE: &str = "container-image";
+    /// The platform properties by which Bazel says that a tool can stay running, and in which form it takes its requests.
+    pub const PERSISTENT_KEY: &str = "persistentWorkerKey";
+    pub const PERSISTENT_PROTOCOL: &str = "persistentWorkerProtocol";
 
     /// How many leases a worker of so many slots may hold that run, and how many that are answered and not acknowledged: a slot is
     /// given again as soon as its lease is answered, which is some time before the answer is safe.
     pub fn leases_max(slots: u32) -> usize {
         64 + 4 * slots as usize
     }
+}
+
+/// How Bazel talks to tools that stay running.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod persistent {
+    tonic::include_proto!("blaze.worker");
 }
 
 /// KEDA's external scaler.

@@ -1,5 +1,6 @@
 //! Runs an action again for an audit: last in line, on another worker, and without the action cache.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use crate::audit::Rerun;
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::{Action, ExecuteResponse};
+use crate::proto::worker::PERSISTENT_KEY;
 use crate::scheduler::{Stage, Watch};
 use crate::store::ActionKey;
 
@@ -31,6 +33,8 @@ impl Rerun for Farm {
         let mut task = self.task(key.clone(), &action, (asker, PRIORITY)).await?;
         // Such a task shares no run with a client's, and its result is not written to the action cache.
         task.do_not_cache = true;
+        // What a tool keeps in memory from one action to the next is what an audit must not repeat.
+        task.platform = Arc::new(task.platform.without(PERSISTENT_KEY));
         let watch = match avoided {
             "" => self.scheduler.submit(task).await?,
             avoided => self.scheduler.submit_elsewhere(task, avoided.into()).await?,

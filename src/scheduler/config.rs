@@ -131,7 +131,7 @@ impl Default for Config {
 /// * `Pool`: a set of workers by name.
 /// * `cores`, `memory`: a share of the worker, the latter in bytes.
 /// * `cache-silo-key`: only there to make the action's digest differ.
-/// * `persistentWorkerKey`, `persistentWorkerProtocol`: what Bazel says of tools that can stay running; the command is a whole one all the same.
+/// * `persistentWorkerKey`, `persistentWorkerProtocol`: what Bazel says of tools that can stay running; the command is a whole one, so any worker is right.
 fn default_properties() -> BTreeMap<String, PropertyKind> {
     let properties = [
         ("OSFamily", PropertyKind::Exact),

@@ -127,6 +127,12 @@ impl Platform {
         Self { fingerprint: fingerprint(&properties), properties }
     }
 
+    /// The same but for the properties of this name.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        Self::new(self.properties.iter().filter(|(own, _)| own != name).cloned())
+    }
+
     pub fn properties(&self) -> &[(String, String)] {
         &self.properties
     }

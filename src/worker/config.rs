@@ -26,6 +26,8 @@ const INPUT_CACHE_SIZE: ByteSize = ByteSize::gib(20);
 const INPUT_CACHE_MIN: ByteSize = ByteSize::mib(16);
 /// The scheduler takes a hundred properties of a worker, and each image is one.
 const IMAGES_MAX: usize = 64;
+/// From one build of a developer to the next, and not until after lunch.
+const PERSISTENT_IDLE: Duration = Duration::from_secs(5 * 60);
 /// `nobody`: on every Linux system, and nothing of importance belongs to it.
 const NOBODY: u32 = 65534;
 
@@ -63,6 +65,12 @@ pub struct Config {
     /// is only a worker, and none else.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Option<Duration>,
+    /// How many processes of tools may stay running to answer one action after the other (Bazel's persistent workers), beside the
+    /// actions. 0: none, such actions run the ordinary way. What a tool keeps in memory can get into what it makes.
+    pub persistent_workers: u32,
+    /// How long such a process waits for its next action until it ends.
+    #[serde(with = "humantime_serde")]
+    pub persistent_workers_idle: Duration,
     /// The platform properties that the worker offers, with all values of each.
     pub properties: BTreeMap<String, Vec<String>>,
     /// TLS to a scheduler at `grpcs://`. Unset: the authorities of the system, and no certificate of its own.
@@ -86,6 +94,8 @@ impl Default for Config {
             scheduler: None,
             insecure: false,
             drain_timeout: None,
+            persistent_workers: 0,
+            persistent_workers_idle: PERSISTENT_IDLE,
             properties: properties.into(),
             tls: None,
         }
@@ -118,6 +128,7 @@ impl Config {
         problems.extend(self.systems().into_iter().filter_map(std::result::Result::err));
         problems.extend(self.image_problems());
         problems.extend(self.limits.check());
+        problems.extend(self.persistent_problems());
         problems.extend(self.scheduler_problem());
         problems.extend(self.tls.iter().flat_map(|tls| tls.check("worker.tls")));
         for (name, values) in &self.properties {
@@ -226,6 +237,21 @@ impl Config {
         problems
     }
 
+    fn persistent_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.persistent_workers > SLOTS_MAX {
+            problems.push(format!("worker.persistent_workers: at most {SLOTS_MAX} are possible"));
+        }
+        // Only the kernel bounds what such a process writes while it has no action, and only in memory.
+        if self.persistent_workers > 0 && self.scratch != Scratch::Memory {
+            problems.push("worker.persistent_workers: they need worker.scratch = \"memory\"".to_owned());
+        }
+        if self.persistent_workers_idle.is_zero() {
+            problems.push("worker.persistent_workers_idle: it must be longer than 0".to_owned());
+        }
+        problems
+    }
+
     /// The properties as the scheduler gets them: one entry for each value.
     pub(super) fn offers(&self) -> Vec<Property> {
         let pairs = self
@@ -305,9 +331,9 @@ mod tests {
     #[test]
     fn every_problem_is_told() {
         let config = read(
-            "slots = 5000\nuid = 0\nroot = \"/nowhere\"\n[properties]\nx = []\n[images]\ny = \"/nowhere\"",
+            "slots = 5000\nuid = 0\nscratch = \"disk\"\npersistent_workers = 2000\nroot = \"/nowhere\"\n[properties]\nx = []\n[images]\ny = \"/nowhere\"",
         )
         .expect("readable");
-        assert_eq!(config.check().len(), 5, "{:?}", config.check());
+        assert_eq!(config.check().len(), 7, "{:?}", config.check());
     }
 }

@@ -12,6 +12,7 @@ pub mod link;
 mod machine;
 mod outcome;
 mod outputs;
+mod persistent;
 mod quota;
 mod root;
 mod run;
@@ -38,9 +39,11 @@ use crate::proto::worker::Start;
 use crate::proto::worker::finished::Outcome;
 use crate::store::Cas;
 use crate::tasks::{self, Shutdown};
+use command::Command;
 use directory::Directory;
 use inputs::Inputs;
 use link::Reports;
+use persistent::{Pool, Wish};
 use run::Attempt;
 use sandbox::{End, Launcher, Ownership, Spec, System};
 
@@ -65,6 +68,8 @@ struct Shared {
     launcher: Launcher,
     machine: Machine,
     inputs: Inputs,
+    /// The tools that stay running.
+    pool: Pool,
     /// The worker's own.
     directory: PathBuf,
     slots: Arc<Semaphore>,
@@ -96,7 +101,7 @@ impl Worker {
             roots: systems(&config).await?,
             uid: config.uid,
             gid: config.gid,
-            networks: slots,
+            networks: slots + config.persistent_workers,
             scratch: config.scratch,
             groups,
         };
@@ -120,6 +125,7 @@ impl Worker {
                 slots: Arc::new(Semaphore::new(slots as usize)),
                 slots_max: slots as usize,
                 directories: Arc::new(Semaphore::new(slots as usize + DISCARDED_MAX)),
+                pool: Pool::new(config.persistent_workers, config.persistent_workers_idle),
                 config,
                 cas,
                 launcher,
@@ -156,6 +162,15 @@ impl Worker {
     /// The input roots of its actions.
     pub(crate) fn inputs(&self) -> &Inputs {
         &self.shared.inputs
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
+    /// What an action asks of a tool that stays running, if it does and may.
+    fn wish(&self, instance: &str, properties: &[Property], command: &Command) -> Option<Wish> {
+        (self.shared.config.persistent_workers > 0).then(|| Wish::of(instance, properties, command))?
     }
 
     fn cas(&self) -> &Cas {
@@ -234,8 +249,9 @@ impl Worker {
         });
     }
 
-    /// Waits until no directory of an action is left.
+    /// Waits until no tool runs any more and no directory of an action is left.
     async fn tidy(&self) {
+        self.shared.pool.close().await;
         let all = self.shared.slots_max + DISCARDED_MAX;
         let all = u32::try_from(all).expect("slots are bounded");
         let _all = self.shared.directories.acquire_many(all).await.expect("nothing closes the semaphore");

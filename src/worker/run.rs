@@ -1,6 +1,7 @@
 //! One lease from its start to its end: inputs, command, outputs, and the time of each step.
 
 use std::future::Future;
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
@@ -13,10 +14,12 @@ use super::inputs::Staged;
 use super::link::Reports;
 use super::outcome::{self, Facts};
 use super::outputs;
+use super::persistent::{Asking, Fate, Service};
 use super::quota::{self, Quota};
-use super::sandbox::{Exit, Limits, Running, Scratch, Spec};
+use super::sandbox::{End, Exit, Limits, Running, Scratch, Spec};
 use crate::digest::{Digest, Function};
 use crate::error::{Context, Error, Kind, Result};
+use crate::proto::rev2::platform::Property;
 use crate::proto::rev2::{ActionResult, ExecutedActionMetadata};
 use crate::proto::worker::finished::Outcome;
 use crate::proto::worker::{Lease, Start};
@@ -47,6 +50,8 @@ struct Ended {
     exit: Exit,
     /// By the clock that the timeout goes by.
     elapsed: Duration,
+    /// Whether `exit` says what it has used: a tool that stays running has used much for other actions, too.
+    is_measured: bool,
 }
 
 /// Why a command ended.
@@ -67,6 +72,8 @@ struct Job {
     timeout: Duration,
     root: usize,
     limits: Limits,
+    instance: String,
+    properties: Vec<Property>,
 }
 
 /// The name of the directory of this lease: unique, because a lease is.
@@ -105,13 +112,13 @@ impl Attempt {
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
         // Held to the end: outputs that are inputs, too, are read from these layers.
-        let (command, layers, _staged) =
+        let (command, layers, staged) =
             self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
         self.metadata.input_fetch_completed_timestamp = Some(timestamp());
 
         self.metadata.execution_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
-        let ended = self.command(&command, &job, (directory, layers)).await?;
+        let ended = self.run_somehow(&command, &job, (directory, layers, &staged)).await?;
         self.metadata.execution_completed_timestamp = Some(timestamp());
         self.note_usage(&ended);
 
@@ -154,11 +161,12 @@ impl Attempt {
         Ok((command, layers, staged))
     }
 
-    async fn command(
+    /// Has the command's work done by a tool that stays running if it asks for one, or runs it.
+    async fn run_somehow(
         &self,
         command: &Command,
         job: &Job,
-        (directory, layers): (&Directory, Vec<String>),
+        (directory, layers, staged): (&Directory, Vec<String>, &Staged),
     ) -> Result<Ended> {
         let spec = Spec {
             directory: directory.name.clone(),
@@ -169,6 +177,49 @@ impl Attempt {
             root: job.root,
             limits: job.limits,
         };
+        if let Some(wish) = self.worker.wish(&job.instance, &job.properties, command) {
+            let (input_root, spec) = (job.input_root, spec.clone());
+            if let Some(ended) =
+                self.ask(Asking { wish, command, input_root, staged, spec }, job.timeout).await?
+            {
+                return Ok(ended);
+            }
+        }
+        self.command(spec, job, directory).await
+    }
+
+    /// Has a tool that stays running do the work of a command; `None` if the command has to be run.
+    async fn ask(&self, asking: Asking<'_>, limit: Duration) -> Result<Option<Ended>> {
+        let (worker, pool) = (&self.worker, self.worker.pool());
+        let service =
+            Service { cas: worker.cas(), inputs: worker.inputs(), launcher: worker.launcher(), pool };
+        let open = async { Ok(service.open(asking).await) };
+        let session = self.bounded("starting a persistent worker", SANDBOX_MAX, open).await?;
+        let Some(mut session) = session else { return Ok(None) };
+        let started = Instant::now();
+        let answer = tokio::select! {
+            answer = session.ask() => answer,
+            () = tokio::time::sleep_until(started + limit) => Err(Fate::Timeout),
+            () = self.kill.cancelled() => Err(Fate::Killed),
+        };
+        let request =
+            session.close(pool, answer.as_ref().map_or_else(|fate| *fate, |_| Fate::Answered)).await;
+        let elapsed = started.elapsed();
+        let (why, end, output) = match answer {
+            Ok(output) => (Why::Itself, End::Exited(0), output),
+            Err(Fate::Timeout) => (Why::Timeout, End::Killed, String::new()),
+            Err(Fate::Killed) => return Err(Error::new(Kind::Cancelled, "killed while the command ran")),
+            Err(_) => return Ok(None),
+        };
+        let exit = tasks::blocking(move || {
+            let mut exit = request.exit(end);
+            exit.stderr.write_all(output.as_bytes()).context(|| "keep what the tool has said")?;
+            Ok(exit)
+        });
+        Ok(Some(Ended { why, exit: exit.await?, elapsed, is_measured: false }))
+    }
+
+    async fn command(&self, spec: Spec, job: &Job, directory: &Directory) -> Result<Ended> {
         let running =
             self.bounded("starting the sandbox", SANDBOX_MAX, self.worker.launcher().run(spec)).await?;
         let started = Instant::now();
@@ -177,11 +228,13 @@ impl Attempt {
         if why == Why::Killed {
             return Err(Error::new(Kind::Cancelled, "killed while the command ran"));
         }
-        Ok(Ended { why, exit, elapsed: started.elapsed() })
+        Ok(Ended { why, exit, elapsed: started.elapsed(), is_measured: true })
     }
 
     fn note_usage(&mut self, ended: &Ended) {
-        outcome::usage(ended.exit.usage, ended.exit.spent).attach(&mut self.metadata);
+        if ended.is_measured {
+            outcome::usage(ended.exit.usage, ended.exit.spent).attach(&mut self.metadata);
+        }
         self.metadata.virtual_execution_duration = Some(proto::duration(ended.elapsed));
     }
 
@@ -279,6 +332,8 @@ impl Job {
                 .ok_or_else(|| Error::invalid("the timeout is negative or malformed"))?,
             root: worker.root(&start.properties)?,
             limits: worker.limits(&start.properties),
+            instance: start.instance_name.clone(),
+            properties: start.properties.clone(),
         })
     }
 }

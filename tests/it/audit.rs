@@ -63,7 +63,7 @@ fn name(digest: &Digest) -> String {
 }
 
 /// Audits these actions. Returns the exit code and the reports.
-async fn audit(farm: &Farm, actions: &[&Digest]) -> (i32, Vec<Report>) {
+pub(crate) async fn audit(farm: &Farm, actions: &[&Digest]) -> (i32, Vec<Report>) {
     let names: Vec<String> = actions.iter().map(|action| name(action)).collect();
     let arguments: Vec<&str> = names.iter().map(String::as_str).chain(["--wait", "--json"]).collect();
     let output = croft(farm, &arguments).await;

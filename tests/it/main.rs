@@ -34,6 +34,7 @@ mod live;
 mod operations;
 mod operator;
 mod origin;
+mod persistent;
 mod restart;
 mod roles;
 mod sandbox;

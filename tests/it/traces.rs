@@ -21,7 +21,7 @@ const SLACK: usize = 8;
 
 /// What a farm and its launcher hold on the machine.
 #[derive(Debug)]
-struct Held {
+pub(crate) struct Held {
     processes: usize,
     descriptors: usize,
     mounts: usize,
@@ -31,7 +31,7 @@ struct Held {
 }
 
 impl Held {
-    fn by(farm: u32) -> Self {
+    pub(crate) fn by(farm: u32) -> Self {
         let family = family(farm);
         let of = |pid: &u32, what: &str| format!("/proc/{pid}/{what}");
         let entries = |path: String| fs::read_dir(path).map_or(0, Iterator::count);
@@ -43,6 +43,19 @@ impl Held {
             namespaces: namespaces(&family).len(),
             keys: lines("/proc/keys".into()),
             groups: group_count(),
+        }
+    }
+
+    /// Waits until the farm holds no more than this.
+    pub(crate) async fn until_again(&self, farm: u32) {
+        let begin = Instant::now();
+        loop {
+            let after = Self::by(farm);
+            if after.is_within(self) {
+                return;
+            }
+            assert!(begin.elapsed() < LIMIT, "before: {self:?}\nafter: {after:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -58,7 +71,7 @@ impl Held {
 }
 
 /// The farm and everything that descends from it.
-fn family(farm: u32) -> BTreeSet<u32> {
+pub(crate) fn family(farm: u32) -> BTreeSet<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .unwrap()
         .flatten()
@@ -111,15 +124,7 @@ async fn many_actions_leave_no_trace_on_the_machine() {
     let before = Held::by(farm.pid());
     let runs = futures_util::stream::iter((20..actions + 20).map(run));
     futures_util::StreamExt::collect::<()>(futures_util::StreamExt::buffer_unordered(runs, 4)).await;
-    let begin = Instant::now();
-    loop {
-        let after = Held::by(farm.pid());
-        if after.is_within(&before) {
-            break;
-        }
-        assert!(begin.elapsed() < LIMIT, "before: {before:?}\nafter: {after:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    before.until_again(farm.pid()).await;
     let left = fs::read_dir(farm.data().join("worker/actions")).map_or(0, Iterator::count);
     assert_eq!(left, 0, "directories of actions");
 }

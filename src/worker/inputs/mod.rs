@@ -9,6 +9,7 @@ mod flights;
 mod ground;
 mod home;
 mod index;
+mod listing;
 mod place;
 mod staging;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use self::flights::Flights;
 use self::ground::Ground;
 use self::home::{Home, Janitor, Ledger, Reservation};
 use self::index::{Cached, Index, Votes};
+pub(super) use self::listing::Listed;
 use self::place::Place;
 use self::staging::Staging;
 use self::tree::{Reading, Tree};

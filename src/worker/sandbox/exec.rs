@@ -64,6 +64,8 @@ impl Program {
 pub(super) struct Beginning<'a> {
     pub(super) channel: &'a OwnedFd,
     pub(super) filter: &'a Filter,
+    /// What the command reads, which is nothing if there is none.
+    pub(super) stdin: Option<&'a OwnedFd>,
     pub(super) left: &'a Left,
     pub(super) program: &'a Program,
     pub(super) ceilings: &'a Ceilings,
@@ -71,8 +73,8 @@ pub(super) struct Beginning<'a> {
 
 /// Becomes the command, or ends with a shell's exit code and a sentence on stderr. Its memory may be the init's, which waits.
 pub(super) fn main(beginning: &Beginning<'_>) -> ! {
-    let Beginning { channel, filter, left, program, ceilings } = beginning;
-    if let Err(fault) = prepare(left, ceilings, filter) {
+    let Beginning { channel, filter, stdin, left, program, ceilings } = beginning;
+    if let Err(fault) = prepare((*stdin, left), ceilings, filter) {
         // The farm takes the first message, so the code of this process does not matter any more.
         let _ = wire::send_fault(channel, &fault);
         sys::exit_now(NOT_EXECUTABLE);
@@ -91,11 +93,11 @@ pub(super) fn main(beginning: &Beginning<'_>) -> ! {
     sys::exit_now(code)
 }
 
-fn prepare(left: &Left, ceilings: &Ceilings, filter: &Filter) -> Result<(), Fault> {
+fn prepare((stdin, left): (Option<&OwnedFd>, &Left), ceilings: &Ceilings, filter: &Filter) -> Result<(), Fault> {
     rustix::process::setsid().step("start a session")?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
-    rustix::stdio::dup2_stdin(&null).step("set stdin")?;
+    rustix::stdio::dup2_stdin(stdin.unwrap_or(&null)).step("set stdin")?;
     rustix::stdio::dup2_stdout(&left.stdout).step("set stdout")?;
     rustix::stdio::dup2_stderr(&left.stderr).step("set stderr")?;
     sys::close_on_exec_from(3).step("close all other descriptors")?;

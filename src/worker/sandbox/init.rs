@@ -11,6 +11,7 @@ use rustix::process::{Signal, WaitOptions, WaitStatus};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
+use super::exchange;
 use super::exec::{self, Beginning, Program};
 use super::launcher::{Fault, Rooms, Scratch, Step};
 use super::limits::Ceilings;
@@ -21,7 +22,7 @@ use super::wire::{self, Account, End, Left};
 use crate::error::Error;
 
 /// Where every action sees its inputs.
-const EXEC_ROOT: &str = "/build";
+pub(super) const EXEC_ROOT: &str = "/build";
 /// Of the action's directory, in which its overlay and `/tmp` are when they are on disk.
 pub(in crate::worker) const DISK_DIRECTORY: &str = "scratch";
 /// What one action may write into memory if nothing else is said, as a part of the machine's.
@@ -30,7 +31,7 @@ const SCRATCH_SIZE: &str = "50%";
 const SHM_OPTIONS: &CStr = c"mode=1777,size=512m";
 const PTS_OPTIONS: &CStr = c"newinstance,ptmxmode=0666,mode=0620";
 
-const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+pub(super) const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// What the launcher hands to an init.
 pub(super) struct Init<'a> {
@@ -62,6 +63,7 @@ pub(super) struct Plan {
     working_directory: CString,
     program: Program,
     ceilings: Ceilings,
+    purpose: Purpose,
 }
 
 /// The command as it crosses the channel.
@@ -81,6 +83,18 @@ pub(super) struct Order {
     /// What it may write, in bytes, if that is kept in memory.
     pub(super) memory_scratch: Option<u64>,
     pub(super) ceilings: Ceilings,
+    pub(super) purpose: Purpose,
+}
+
+/// What an init is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Purpose {
+    /// To run a command on its inputs.
+    Command,
+    /// To make the exec root of a request to a resident and hand it over; nothing is run.
+    Request,
+    /// To run a command that answers one request after the other; it has no inputs of its own.
+    Resident,
 }
 
 impl Order {
@@ -128,6 +142,7 @@ impl Plan {
             working_directory: string(format!("{EXEC_ROOT}/{}", order.working_directory))?,
             program: Program::new(order.arguments, order.environment)?,
             ceilings: order.ceilings,
+            purpose: order.purpose,
         })
     }
 }
@@ -158,16 +173,26 @@ fn run(init: &mut Init<'_>) -> Result<(), Fault> {
         enter_namespace(root)?;
     }
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).step("enter the network")?;
-    let left = prepare(plan)?;
-    // A send fails only when the farm is gone.
-    let _ = wire::send_begun(&*channel, &left);
+    let mut left = prepare(plan)?;
+    let stdin = match plan.purpose {
+        Purpose::Request => return exchange::hand_over(channel, &left),
+        Purpose::Resident => Some(exchange::begin(channel, &mut left)?),
+        Purpose::Command => {
+            // A send fails only when the farm is gone.
+            let _ = wire::send_begun(&*channel, &left);
+            None
+        }
+    };
     rustix::process::chdir(&plan.working_directory).step("enter the working directory")?;
-    let Plan { program, ceilings, .. } = &*plan;
-    let beginning = Beginning { channel, filter, left: &left, program, ceilings };
+    let Plan { program, ceilings, purpose, .. } = &*plan;
+    let beginning = Beginning { channel, filter, stdin: stdin.as_ref(), left: &left, program, ceilings };
     let group = group.as_ref().map(AsFd::as_fd);
     let command =
         sys::fork_sharing(group, stack, exec::main, &beginning).step("start a process for the command")?;
-    let end = supervise(channel, &children, command).step("wait for the command")?;
+    // The pipe of a resident ends with it.
+    drop(stdin);
+    let left = exchange::without_pipe(left, *purpose)?;
+    let end = supervise(channel, &children, (command, *purpose)).step("wait for the command")?;
     let _ = wire::send_end(&*channel, &Account { end, usage: sys::children_usage() }, &left);
     Ok(())
 }
@@ -184,7 +209,11 @@ fn prepare(plan: &Plan) -> Result<Left, Fault> {
         rustix::fs::mkdir(path, *mode).step("make a directory for the action")?;
     }
     let (stdout, stderr) = (output(&plan.stdout)?, output(&plan.stderr)?);
-    mount_all(plan)?;
+    match plan.purpose {
+        Purpose::Command | Purpose::Request => mount_overlay(plan)?,
+        Purpose::Resident => exchange::mount_ground()?,
+    }
+    mount_others(plan)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let view = rustix::fs::open(EXEC_ROOT, flags, Mode::empty()).step("open the exec root")?;
     Ok(Left { view, stdout, stderr })
@@ -197,11 +226,14 @@ fn output(path: &CStr) -> Result<OwnedFd, Fault> {
     rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).step("make a file for what the command prints")
 }
 
-fn mount_all(plan: &Plan) -> Result<(), Fault> {
+fn mount_overlay(plan: &Plan) -> Result<(), Fault> {
     mount("overlay", EXEC_ROOT, "overlay", PLAIN, Some(plan.overlay.as_c_str())).step(
         "mount the overlay of inputs and outputs; the worker's directory must be on a file system that can be part of an \
          overlay (ext4, XFS, Btrfs or tmpfs; not an overlay and not NFS)",
-    )?;
+    )
+}
+
+fn mount_others(plan: &Plan) -> Result<(), Fault> {
     mount_bind(&plan.temporary, "/tmp").step("mount /tmp")?;
     mount("proc", "/proc", "proc", PLAIN | MountFlags::NOEXEC, None)
         .step("mount /proc; in a container, the outer /proc must not be masked")?;
@@ -212,7 +244,11 @@ fn mount_all(plan: &Plan) -> Result<(), Fault> {
 }
 
 /// Waits for the command's end or the farm's word, then ends and reaps all other processes.
-fn supervise(channel: &OwnedFd, children: &OwnedFd, command: libc::pid_t) -> Result<End, Errno> {
+fn supervise(
+    channel: &OwnedFd,
+    children: &OwnedFd,
+    (command, purpose): (libc::pid_t, Purpose),
+) -> Result<End, Errno> {
     let mut end = None;
     while end.is_none() {
         let mut fds = [PollFd::new(children, PollFlags::IN), PollFd::new(channel, PollFlags::IN)];
@@ -220,8 +256,9 @@ fn supervise(channel: &OwnedFd, children: &OwnedFd, command: libc::pid_t) -> Res
             Err(Errno::INTR) => continue,
             result => result?,
         };
-        // Whatever comes through the channel means kill: a word of the farm's, or its end.
-        let is_killed = !fds[1].revents().is_empty();
+        // Whatever comes through the channel means kill: a word of the farm's, or its end; a resident may get a request, too.
+        let is_spoken_to = !fds[1].revents().is_empty();
+        let is_killed = is_spoken_to && !(purpose == Purpose::Resident && exchange::serve(channel));
         // One signal may stand for many children, so what is read says only that there may be some.
         let _ = rustix::io::read(children, &mut [0; 1024]);
         end = reap(command, WaitOptions::NOHANG)?.or(is_killed.then_some(End::Killed));

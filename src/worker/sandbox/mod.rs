@@ -4,10 +4,12 @@
 //! farm talks to each init over a channel of its own; closing it kills the action, so nothing can outlive a dropped [`Running`].
 
 mod cgroup;
+mod exchange;
 mod exec;
 mod init;
 pub mod launcher;
 mod limits;
+mod resident;
 mod seccomp;
 mod skeleton;
 mod sys;
@@ -30,6 +32,7 @@ pub use cgroup::{Claim, Controller, Groups, claim};
 pub(super) use init::DISK_DIRECTORY;
 pub use launcher::{Ownership, Scratch};
 pub use limits::{Limits, Spent};
+pub use resident::{Pipes, Request, Resident};
 pub use skeleton::System;
 pub(super) use skeleton::is_taken;
 pub use sys::Usage;
@@ -38,7 +41,7 @@ pub use wire::End;
 use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 use cgroup::Group;
-use init::Order;
+use init::{Order, Purpose};
 use launcher::Setting;
 use limits::Ceilings;
 use wire::{Account, Event, Left};
@@ -180,6 +183,10 @@ impl Launcher {
     /// `Invalid` for a string with a NUL; `Unavailable` when the launcher is gone and cannot be started again, or no control group can
     /// be made.
     pub async fn run(&self, spec: Spec) -> Result<Running> {
+        self.begin(spec, Purpose::Command).await
+    }
+
+    async fn begin(&self, spec: Spec, purpose: Purpose) -> Result<Running> {
         let network = self.network().await?;
         let order = Order {
             network: network.index,
@@ -191,12 +198,14 @@ impl Launcher {
             environment: spec.environment,
             memory_scratch: spec.limits.disk_bytes,
             ceilings: self.ceilings(&spec.limits),
+            purpose,
         };
         order.check()?;
         let pieces = wire::datagrams(&order).context(|| "write the command for the sandbox")?;
         let (first, rest) = pieces.split_first().expect("a value has at least one datagram");
         let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox")?;
-        let group = self.group(spec.limits).await?;
+        // Who runs nothing needs no limits.
+        let group = if purpose == Purpose::Request { None } else { self.group(spec.limits).await? };
         let fds: Vec<_> =
             std::iter::once(theirs.as_fd()).chain(group.as_ref().map(|group| group.fd().as_fd())).collect();
         self.request(first, &fds).await?;
@@ -273,19 +282,13 @@ impl Running {
     /// `Unavailable` when the sandbox could not be set up or broke; the command may or may not have run.
     pub async fn wait(&self) -> Result<Exit> {
         loop {
-            let (bytes, fds) = receive(&self.channel).await.map_err(|error| {
-                Error::new(Kind::Unavailable, "the sandbox does not answer").with_source(error)
-            })?;
-            if bytes.is_empty() {
-                return Err(Error::new(Kind::Unavailable, "the sandbox's init ended before the command did"));
-            }
-            match wire::parse_event(&bytes, fds) {
-                Some(Event::Begun { stdout, stderr }) => {
+            match self.event().await? {
+                Event::Begun { stdout, stderr } => {
                     let printed = Printed { stdout: stdout.into(), stderr: stderr.into() };
                     // An init says it once.
                     let _ = self.printed.set(Arc::new(printed));
                 }
-                Some(Event::Ended { account, left: Left { view, stdout, stderr } }) => {
+                Event::Ended { account, left: Left { view, stdout, stderr } } => {
                     let Account { end, usage } = account;
                     let spent = self.group.as_ref().map(Group::spent);
                     return Ok(Exit {
@@ -297,9 +300,27 @@ impl Running {
                         stderr: stderr.into(),
                     });
                 }
-                Some(Event::Fault(sentence)) => return Err(Error::new(Kind::Unavailable, sentence)),
-                None => return Err(Error::bug("the sandbox's init sent a message that makes no sense")),
+                // The answer to an exchange that nobody waits for any more.
+                Event::Exchanged => {}
+                Event::Staged { .. } | Event::Piped { .. } | Event::Fault(_) => {
+                    return Err(Error::bug("the sandbox's init sent a message at a wrong time"));
+                }
             }
+        }
+    }
+
+    /// The next that its init says, but for a fault. May be dropped and called again.
+    async fn event(&self) -> Result<Event> {
+        let (bytes, fds) = receive(&self.channel)
+            .await
+            .map_err(|error| unavailable("the sandbox does not answer").with_source(error))?;
+        if bytes.is_empty() {
+            return Err(unavailable("the sandbox's init ended before the command did"));
+        }
+        match wire::parse_event(&bytes, fds) {
+            Some(Event::Fault(sentence)) => Err(unavailable(sentence)),
+            Some(event) => Ok(event),
+            None => Err(Error::bug("the sandbox's init sent a message that makes no sense")),
         }
     }
 

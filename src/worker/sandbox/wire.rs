@@ -23,13 +23,13 @@ const DATAGRAM_BYTES: usize = 32 * 1024;
 /// A datagram with a piece of a value, and the mark that says whether more follow.
 pub(super) const PIECE_BYTES: usize = DATAGRAM_BYTES + 1;
 
-/// The most descriptors that ride on one message: those of [`Left`].
-const FDS_MAX: usize = 3;
+/// The most descriptors that ride on one message: those of [`Left`] and a tree of mounts.
+const FDS_MAX: usize = 4;
 
 const LAST: u8 = b'.';
 const MORE: u8 = b'+';
 
-/// What an init says of its command: that it cannot be run, or that it begins and how it ended.
+/// What an init says of its command: that it cannot be run, or that it begins and how it ended; and what those say that serve residents.
 #[derive(Debug)]
 pub(super) enum Event {
     Fault(String),
@@ -42,6 +42,19 @@ pub(super) enum Event {
         account: Account,
         left: Left,
     },
+    /// The exec root of a request to a resident, as a tree of mounts that is nowhere attached, and what its command would leave.
+    Staged {
+        left: Left,
+        tree: OwnedFd,
+    },
+    /// The farm's ends of a resident's pipes, and the file that its errors go to.
+    Piped {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// A resident sees the inputs of its next request, or none.
+    Exchanged,
 }
 
 /// What an init knows of a command that has ended.
@@ -165,6 +178,16 @@ pub(super) fn send_end(socket: impl AsFd, account: &Account, left: &Left) -> Res
     send(socket, &account.to_bytes(), &fds)
 }
 
+/// Gives the farm its ends of a resident's pipes and the file that its errors go to.
+pub(super) fn send_piped(socket: impl AsFd, fds: [&OwnedFd; 3]) -> Result<(), Errno> {
+    send(socket, b"P", &fds.map(AsFd::as_fd))
+}
+
+/// Hands a request's exec root to the farm.
+pub(super) fn send_staged(socket: impl AsFd, left: &Left, tree: &OwnedFd) -> Result<(), Errno> {
+    send(socket, b"T", &[left.view.as_fd(), left.stdout.as_fd(), left.stderr.as_fd(), tree.as_fd()])
+}
+
 /// Reads a message of an init; `None` for bytes that no init sends.
 pub(super) fn parse_event(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Event> {
     match bytes {
@@ -173,6 +196,15 @@ pub(super) fn parse_event(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Event> {
             let [stdout, stderr] = fds.try_into().ok()?;
             Some(Event::Begun { stdout, stderr })
         }
+        b"P" => {
+            let [stdin, stdout, stderr] = fds.try_into().ok()?;
+            Some(Event::Piped { stdin, stdout, stderr })
+        }
+        b"T" => {
+            let [view, stdout, stderr, tree] = fds.try_into().ok()?;
+            Some(Event::Staged { left: Left { view, stdout, stderr }, tree })
+        }
+        b"X" => Some(Event::Exchanged),
         bytes => {
             let account = Account::from_bytes(bytes.try_into().ok()?)?;
             let [view, stdout, stderr] = fds.try_into().ok()?;
