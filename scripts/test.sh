@@ -8,6 +8,7 @@
 #   scripts    shellcheck, and that Python compiles
 #   lint       cargo clippy, warnings are errors
 #   licences   cargo deny, built when it is missing: licences, banned crates, sources (no advisories: they are in no registry)
+#   monitoring Prometheus' own look at the rules for alerts and dashboards, and at their tests (promtool)
 #   servers    the servers of the storage tests: Redis, and such as speak S3, GCS and Azure (scripts/servers/install.sh)
 #   tests      unit, simulation and integration tests, with debug assertions
 #   fuzz       bytes from outside that break what must hold for them, a minute for each kind (scripts/fuzz/run.sh)
@@ -23,7 +24,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-all=(packages format scripts lint licences servers tests fuzz machine release clients bench)
+all=(packages format scripts lint licences monitoring servers tests fuzz machine release clients bench)
 step_seconds=1800 # a step that hangs must not take the others' time
 skipped=3         # exit code of what cannot run here; its last line says why
 deny_seconds=420
@@ -54,6 +55,7 @@ step_packages() {
   command -v cc > /dev/null || missing+=(gcc libc6-dev)
   command -v c++ > /dev/null || missing+=(g++)
   command -v strip > /dev/null || missing+=(binutils)
+  command -v promtool > /dev/null || missing+=(prometheus)
   if [ "${#missing[@]}" = 0 ]; then
     echo "all there"
     return
@@ -97,6 +99,12 @@ step_licences() {
 # Without optimisation it is built in two minutes instead of ten, and checks as fast as one needs.
 install_cargo_deny() {
   timeout "$deny_seconds" cargo install --quiet --locked --profile dev --root "$cache/tools" "cargo-deny@$deny_version"
+}
+
+step_monitoring() {
+  command -v promtool > /dev/null || { echo "promtool (Debian's package prometheus) is not installed"; return "$skipped"; }
+  promtool check rules monitoring/*.yml || return 1
+  promtool test rules monitoring/tests/*.yml
 }
 
 step_servers() {

@@ -1,5 +1,6 @@
 //! Builds everything in order: the system on one page.
 
+use std::mem::take;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use crate::audit::Auditor;
 use crate::config::{self, Config, Role};
 use crate::error::{Context, Error, Result};
 use crate::listen::Listener;
-use crate::rpc::{Assets, Farm, Instances, Logs, Offered, Owners, Settler, Stored, Uploads};
+use crate::rpc::{Assets, Farm, Health, Instances, Logs, Offered, Owners, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
-use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier};
+use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier, Unready};
 use crate::worker::Worker;
 use crate::worker::link::{self, Link, Stop};
 use crate::{listen, rpc, store, tls, web};
@@ -48,6 +49,8 @@ pub struct Server {
     pages: tasks::Group,
     pages_stop: Shutdown,
     readiness: Readiness,
+    /// One for each listener of services.
+    healths: Vec<Health>,
     stop: Stop,
     access: Arc<Access>,
 }
@@ -88,6 +91,7 @@ impl Server {
             pages: tasks::Group::default(),
             pages_stop: Shutdown::new(),
             readiness: Readiness::default(),
+            healths: Vec::new(),
             stop,
             access,
         };
@@ -112,7 +116,7 @@ impl Server {
         }
         let pages = Pages {
             readiness: self.readiness.clone(),
-            storage: Arc::new(storage(&faces.action_cache, &self.stack)),
+            storage: Arc::new(storage(&faces.action_cache, &self.stack).at(self.places())),
             scheduler: scheduling.map(|farm| farm.scheduler.clone()),
             auditor: scheduling.map(|_| Arc::clone(&faces.auditor)),
             access: Arc::clone(&self.access),
@@ -121,22 +125,32 @@ impl Server {
         self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
         let mut connected = None;
         if let Some(worker) = worker {
-            let link = self.link(config, farm.as_ref(), worker)?;
+            let link = self.link(config, farm.as_ref(), worker).await?;
             // The way to a scheduler in the same process is always there.
             connected = config.worker.scheduler.as_ref().map(|_| link.connected());
             self.parts.spawn("worker", link.run());
         }
         if let (Some(farm), Some(public)) = (&farm, listeners.public) {
-            let routes = self.access.guarded(rpc::client_routes(farm).await?);
+            let (routes, health) = rpc::client_routes(farm).await?;
+            let routes = self.access.guarded(routes);
+            self.healths.push(health);
             self.parts.spawn("public listener", listen::serve(public, routes, self.stop.now.clone()));
         }
         if let (Some(farm), Some(workers)) = (&farm, listeners.workers) {
-            let routes = self.access.guarded(rpc::worker_routes(farm));
+            let (routes, health) = rpc::worker_routes(farm).await;
+            let routes = self.access.guarded(routes);
+            self.healths.push(health);
             let serving = listen::serve_workers(workers, routes, self.stop.now.clone());
             self.parts.spawn("workers' listener", serving);
         }
-        self.tell_readiness(connected);
+        self.tell_readiness(connected).await;
         Ok(())
+    }
+
+    /// Where this machine's disks keep something.
+    fn places(&self) -> Vec<(String, PathBuf)> {
+        let data = ("data".to_owned(), self.data.clone());
+        std::iter::once(data).chain(self.stack.places.iter().cloned()).collect()
     }
 
     async fn assemble(&mut self, config: &Config, faces: &Faces) -> Result<Farm> {
@@ -187,12 +201,14 @@ impl Server {
     }
 
     /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.
-    fn link(&mut self, config: &Config, farm: Option<&Farm>, worker: Worker) -> Result<Link> {
+    async fn link(&mut self, config: &Config, farm: Option<&Farm>, worker: Worker) -> Result<Link> {
         let mut worker_tls = None;
         let connect: link::Connect = match (&config.worker.scheduler, farm) {
             (None, Some(farm)) => {
                 let (pipe, connections) = listen::pipe();
-                let routes = self.access.guarded(rpc::worker_routes(farm));
+                // Nobody asks here whether it serves.
+                let (routes, _) = rpc::worker_routes(farm).await;
+                let routes = self.access.guarded(routes);
                 let serving = listen::serve_pipe(connections, routes, self.stop.now.clone());
                 self.parts.spawn("worker's pipe", serving);
                 Arc::new(move || {
@@ -219,15 +235,20 @@ impl Server {
         })
     }
 
-    /// Ready until the stop is asked for; a worker whose scheduler is elsewhere, only while it is connected.
-    fn tell_readiness(&self, connected: Option<watch::Receiver<bool>>) {
-        let (readiness, stop) = (self.readiness.clone(), self.stop.clone());
-        readiness.set(connected.is_none());
+    /// Ready until the stop is asked for; a worker whose scheduler is elsewhere, only while it is connected. The services serve on
+    /// meanwhile: what a process offers to clients does not depend on the worker beside it.
+    async fn tell_readiness(&mut self, connected: Option<watch::Receiver<bool>>) {
+        let (readiness, stop, healths) = (self.readiness.clone(), self.stop.clone(), take(&mut self.healths));
+        for health in &healths {
+            health.set(true).await;
+        }
+        readiness.set(Unready::Disconnected, connected.is_some());
+        readiness.set(Unready::Starting, false);
         tasks::spawn("readiness", async move {
             let follow = async {
                 let Some(mut connected) = connected else { return std::future::pending().await };
                 loop {
-                    readiness.set(*connected.borrow_and_update());
+                    readiness.set(Unready::Disconnected, !*connected.borrow_and_update());
                     if connected.changed().await.is_err() {
                         return;
                     }
@@ -237,7 +258,10 @@ impl Server {
                 () = follow => {}
                 () = stop.asked() => {}
             }
-            readiness.set(false);
+            readiness.set(Unready::Stopping, true);
+            for health in &healths {
+                health.set(false).await;
+            }
         });
     }
 

@@ -1,4 +1,7 @@
 //! Times every call, by method and gRPC code, into `nativelink_request_duration_seconds`.
+//!
+//! A call that lasts as long as what it waits for says nothing of how fast we are. It counts there only up to the head of its answer,
+//! which comes when an action is accepted or its result was found, and as a whole in `croft_stream_duration_seconds`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,9 +15,9 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::is_grpc;
-use crate::metrics;
+use crate::metrics::{Durations, REQUEST_DURATION, STREAM_DURATION};
 
-/// The layer; the time of a call ends with its last frame, or when its client goes away.
+/// The layer; a call ends with its last frame, or when its client goes away.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured;
 
@@ -45,7 +48,9 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        let mut call = Call { method: method(request.uri().path()), start: Instant::now(), code: None };
+        let method = method(request.uri().path());
+        let durations = if WAITING.contains(&method) { &STREAM_DURATION } else { &REQUEST_DURATION };
+        let mut call = Call { method, durations, start: Instant::now(), code: None };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
@@ -53,6 +58,9 @@ where
                 call.observe(answer.headers());
             } else {
                 call.observe_plain(answer.status());
+            }
+            if WAITING.contains(&method) {
+                call.write_down(&REQUEST_DURATION, call.code.unwrap_or(Code::Ok));
             }
             Ok(answer.map(|body| tonic::body::Body::new(MeasuredBody { body, call })))
         })
@@ -62,6 +70,7 @@ where
 /// One call under way. Dropping it writes it down.
 struct Call {
     method: &'static str,
+    durations: &'static Durations,
     start: Instant,
     code: Option<Code>,
 }
@@ -85,14 +94,17 @@ impl Call {
             500.. => Code::Internal,
         });
     }
+
+    fn write_down(&self, durations: &Durations, code: Code) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        durations.with_label_values(&[self.method, &format!("{code:?}")]).observe(seconds);
+    }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         // A call without a status is one whose client went away.
-        let code = format!("{:?}", self.code.unwrap_or(Code::Cancelled));
-        let seconds = self.start.elapsed().as_secs_f64();
-        metrics::REQUEST_DURATION.with_label_values(&[self.method, &code]).observe(seconds);
+        self.write_down(self.durations, self.code.unwrap_or(Code::Cancelled));
     }
 }
 
@@ -128,7 +140,7 @@ impl Body for MeasuredBody {
 }
 
 /// The methods that we serve, as they stand in the label; a client can make no series of its own.
-const METHODS: [&str; 26] = [
+const METHODS: [&str; 31] = [
     "ActionCache/GetActionResult",
     "ActionCache/UpdateActionResult",
     "ByteStream/QueryWriteStatus",
@@ -143,6 +155,10 @@ const METHODS: [&str; 26] = [
     "ContentAddressableStorage/SplitBlob",
     "Execution/Execute",
     "Execution/WaitExecution",
+    "ExternalScaler/GetMetricSpec",
+    "ExternalScaler/GetMetrics",
+    "ExternalScaler/IsActive",
+    "ExternalScaler/StreamIsActive",
     "Fetch/FetchBlob",
     "Fetch/FetchDirectory",
     "Health/Check",
@@ -154,6 +170,18 @@ const METHODS: [&str; 26] = [
     "Operations/WaitOperation",
     "Push/PushBlob",
     "Push/PushDirectory",
+    "ServerReflection/ServerReflectionInfo",
+    "Workers/Work",
+];
+
+/// Those of them that last as long as what they wait for.
+const WAITING: [&str; 7] = [
+    "Execution/Execute",
+    "Execution/WaitExecution",
+    "ExternalScaler/StreamIsActive",
+    "Health/Watch",
+    "Operations/WaitOperation",
+    "ServerReflection/ServerReflectionInfo",
     "Workers/Work",
 ];
 
@@ -171,6 +199,11 @@ fn method(path: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_waits_is_timed_up_to_its_answer() {
+        assert!(WAITING.iter().all(|method| METHODS.contains(method)));
+    }
 
     #[test]
     fn a_method_is_named_without_its_package() {

@@ -9,8 +9,8 @@ use crate::proto::rev2::action_cache_server::ActionCache;
 use crate::proto::rev2::{ActionResult, GetActionResultRequest, UpdateActionResultRequest};
 use crate::store::ActionKey;
 
-use super::Farm;
 use super::inline::Hints;
+use super::{Farm, lookups};
 
 #[tonic::async_trait]
 impl ActionCache for Farm {
@@ -19,12 +19,15 @@ impl ActionCache for Farm {
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let demand = Demand::of(request.extensions(), Right::Read);
+        let mnemonic = lookups::request_metadata(request.metadata()).action_mnemonic;
         let request = request.into_inner();
         let named = (request.digest_function, request.action_digest.as_ref());
         let function = self.function_of(&demand, &request.instance_name, named)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let key = ActionKey { instance: request.instance_name.into(), digest };
-        let Some(mut result) = self.action_cache.get(&key).await? else {
+        let found = self.action_cache.get(&key).await;
+        lookups::count("GetActionResult", &mnemonic, &found);
+        let Some(mut result) = found? else {
             return Err(Error::new(Kind::NotFound, format!("no result of action {digest} is cached")).into());
         };
         let hints = Hints {

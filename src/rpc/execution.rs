@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use prost::Message;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::access::{Demand, Right};
@@ -16,7 +15,7 @@ use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
 use crate::proto::rev2::{
     self, Action, ActionResult, Command, Directory, ExecuteOperationMetadata, ExecuteRequest,
-    ExecuteResponse, ExecutedActionMetadata, RequestMetadata, WaitExecutionRequest,
+    ExecuteResponse, ExecutedActionMetadata, WaitExecutionRequest,
 };
 use crate::proto::worker::output::Stream;
 use crate::proto::{Any, read_duration, timestamp};
@@ -25,7 +24,7 @@ use crate::status;
 use crate::store::{ActionKey, tree};
 
 use super::inline::Hints;
-use super::{Farm, logs, names};
+use super::{Farm, logs, lookups, names};
 
 /// Bytes of an action: digests, a time-out, a platform and a salt. It waits in the queue and travels to the worker.
 const ACTION_BYTES_MAX: u64 = 1 << 20;
@@ -39,9 +38,6 @@ const ROOT_BYTES_MAX: u64 = 64 << 10;
 /// How often a client hears of an operation that does not change: proxies and clients give up on silent streams.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
-/// The header in which clients say what they build (REv2, `RequestMetadata`).
-const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
-
 /// The type of every operation's metadata.
 const METADATA: &str = "ExecuteOperationMetadata";
 
@@ -54,7 +50,8 @@ impl Execution for Farm {
 
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Operations>, Status> {
         let demand = Demand::of(request.extensions(), Right::Execute);
-        let asker = Asker { invocation: invocation(request.metadata()), identity: demand.caller.account() };
+        let client = lookups::request_metadata(request.metadata());
+        let asker = Asker { invocation: client.tool_invocation_id, identity: demand.caller.account() };
         let request = request.into_inner();
         let named = (request.digest_function, request.action_digest.as_ref());
         let function = self.function_of(&demand, &request.instance_name, named)?;
@@ -64,6 +61,9 @@ impl Execution for Farm {
         let key = ActionKey { instance: request.instance_name.as_str().into(), digest };
         // Nearly all that is not asked of the action cache itself misses, so the action is read meanwhile.
         let (result, action) = tokio::join!(self.lookup(&key, &request), self.cas.message::<Action>(&digest));
+        if !request.skip_cache_lookup {
+            lookups::count("Execute", &client.action_mnemonic, &result);
+        }
         if let Some(result) = result? {
             let operation = self.cached(&key, hints, result).await?;
             return Ok(Response::new(stream::iter([Ok(operation)]).boxed()));
@@ -293,12 +293,6 @@ fn check_size(what: &str, digest: &Digest, max: u64) -> Result<()> {
         return Err(Error::invalid(format!("{what} {digest} is larger than {max} bytes")));
     }
     Ok(())
-}
-
-fn invocation(metadata: &MetadataMap) -> String {
-    let bytes = metadata.get_bin(REQUEST_METADATA).and_then(|value| value.to_bytes().ok());
-    let metadata = bytes.and_then(|bytes| RequestMetadata::decode(bytes).ok());
-    metadata.map(|metadata| metadata.tool_invocation_id).unwrap_or_default()
 }
 
 /// Enough of a digest to tell trees apart when nothing but speed depends on it.

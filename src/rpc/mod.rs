@@ -18,9 +18,11 @@ mod config;
 mod execution;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod health;
 mod http;
 mod inline;
 mod logs;
+mod lookups;
 mod names;
 mod operations;
 mod owners;
@@ -34,6 +36,7 @@ mod workers;
 
 pub use assets::{Assets, Stored};
 pub use config::{Config, Http};
+pub use health::Health;
 pub use instance::Instances;
 pub use logs::Logs;
 pub use owners::Owners;

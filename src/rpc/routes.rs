@@ -1,8 +1,7 @@
 //! Which services a listener carries.
 
+use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 
 use crate::error::{Error, Result};
 use crate::proto;
@@ -20,7 +19,7 @@ use crate::proto::worker::workers_server::WorkersServer;
 use crate::store::RESULT_MAX;
 
 use super::scaler::Scaler;
-use super::{Farm, Offered, http};
+use super::{Farm, Health, Offered, http};
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
 /// of digests, and a question after 50,000 digests has 3.6 MiB.
@@ -29,34 +28,31 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one message of a worker: the largest result that is stored, and what stands around it.
 const WORKER_MESSAGE_BYTES_MAX: usize = RESULT_MAX as usize + (1 << 20);
 
-/// The services for clients: those that the farm offers here.
+/// The services for clients: those that the farm offers here. They are said to serve when [`Health`] is told so.
 ///
 /// # Errors
 /// When the descriptors for reflection do not parse, which is a fault of the build.
-pub async fn client_routes(farm: &Farm) -> Result<Routes> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status("", ServingStatus::Serving).await;
+pub async fn client_routes(farm: &Farm) -> Result<(Routes, Health)> {
     let names = &service_names(farm.offered);
+    let (health, server) = Health::of(names.clone()).await;
     // A scheduler alone has ByteStream, too: what running actions print is read there.
-    let services = Routes::new(health)
+    let services = Routes::new(server)
         .add_service(CapabilitiesServer::new(farm.clone()))
         .add_service(ByteStreamServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(reflection(names).build_v1().map_err(unreflected)?)
         .add_service(reflection(names).build_v1alpha().map_err(unreflected)?);
     let services = match farm.offered.execution {
-        true => with_execution(services, farm, &reporter).await,
+        true => with_execution(services, farm),
         false => services,
     };
     let services = match farm.offered.cache {
-        true => http::beside(with_cache(services, farm, &reporter).await, farm.clone()),
+        true => http::beside(with_cache(services, farm), farm.clone()),
         false => services,
     };
-    Ok(http::guarded(services))
+    Ok((http::guarded(services), health))
 }
 
-async fn with_cache(services: Routes, farm: &Farm, reporter: &HealthReporter) -> Routes {
-    reporter.set_serving::<ContentAddressableStorageServer<Farm>>().await;
-    reporter.set_serving::<ActionCacheServer<Farm>>().await;
+fn with_cache(services: Routes, farm: &Farm) -> Routes {
     services
         .add_service(
             ContentAddressableStorageServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -66,18 +62,22 @@ async fn with_cache(services: Routes, farm: &Farm, reporter: &HealthReporter) ->
         .add_service(PushServer::new(farm.assets.clone()))
 }
 
-async fn with_execution(services: Routes, farm: &Farm, reporter: &HealthReporter) -> Routes {
-    reporter.set_serving::<ExecutionServer<Farm>>().await;
+fn with_execution(services: Routes, farm: &Farm) -> Routes {
     services.add_service(ExecutionServer::new(farm.clone())).add_service(OperationsServer::new(farm.clone()))
 }
 
 /// The services for workers, and for who adds and removes them. Whoever may work can hand in results, so it is never on the clients' listener.
-pub fn worker_routes(farm: &Farm) -> Routes {
+pub async fn worker_routes(farm: &Farm) -> (Routes, Health) {
+    let (health, server) = Health::of(WORKER_SERVICES.to_vec()).await;
     let workers = WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX);
-    Routes::new(workers).add_service(ExternalScalerServer::new(Scaler::new(farm.scheduler.clone())))
+    let scaler = ExternalScalerServer::new(Scaler::new(farm.scheduler.clone()));
+    (Routes::new(workers).add_service(scaler).add_service(server), health)
 }
 
-/// What reflection tells of.
+/// The workers' services by their full names.
+const WORKER_SERVICES: [&str; 2] = [WorkersServer::<Farm>::NAME, ExternalScalerServer::<Scaler>::NAME];
+
+/// What reflection and health tell of.
 fn service_names(offered: Offered) -> Vec<&'static str> {
     let mut names = vec![
         "build.bazel.remote.execution.v2.Capabilities",

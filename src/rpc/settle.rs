@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::audit::Auditor;
 use crate::error::{Error, Kind, Result};
+use crate::metrics;
 use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::{Settle, Task};
 use crate::status;
@@ -28,6 +29,7 @@ impl Settler {
 #[async_trait]
 impl Settle for Settler {
     async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
+        count(&response);
         let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
         let Some(result) = response.result.as_ref().filter(|_| is_ok) else {
             return Ok(response);
@@ -68,6 +70,33 @@ impl Settle for Settler {
                 tracing::warn!(action = %task.action_digest, error = error.chain(), "a result was not looked up");
                 None
             }
+        }
+    }
+}
+
+/// Counts an attempt that was answered, and its stages.
+fn count(response: &ExecuteResponse) {
+    let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
+    let outcome = match &response.result {
+        Some(result) if is_ok && result.exit_code == 0 => "ok",
+        Some(_) if is_ok => "failed",
+        Some(_) | None => "error",
+    };
+    metrics::ACTIONS.with_label_values(&[outcome]).inc();
+    let times = response.result.as_ref().and_then(|result| result.execution_metadata.as_ref());
+    let Some(times) = times.filter(|_| is_ok) else { return };
+    let stages = [
+        ("queued", &times.queued_timestamp, &times.worker_start_timestamp),
+        ("inputs", &times.input_fetch_start_timestamp, &times.input_fetch_completed_timestamp),
+        ("execution", &times.execution_start_timestamp, &times.execution_completed_timestamp),
+        ("outputs", &times.output_upload_start_timestamp, &times.output_upload_completed_timestamp),
+    ];
+    for (stage, start, end) in stages {
+        if let (Some(start), Some(end)) = (start, end) {
+            let seconds = end.seconds.saturating_sub(start.seconds) as f64
+                + (f64::from(end.nanos) - f64::from(start.nanos)) / 1e9;
+            // Two clocks say when an action was queued and when a worker took it.
+            metrics::ACTION_STAGES.with_label_values(&[stage]).observe(seconds.max(0.0));
         }
     }
 }

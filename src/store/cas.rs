@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{Blob, Key, Pinned, Pins, Store};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Result};
+use crate::metrics;
 use crate::store::blob::past_the_end;
 
 /// The largest blob that is read as a message, in bytes: a directory of half a million files is smaller.
@@ -47,9 +48,11 @@ impl Cas {
         if is_the_empty_blob(digest) {
             return Ok(Some(Blob::Whole(Bytes::new())));
         }
-        let blob = self.store.get(&Key::Blob(*digest), offset..).await?;
+        let blob = self.store.get(&Key::Blob(*digest), offset..).await;
         // A stored blob of another size is not the one that the digest names.
-        Ok(blob.filter(|blob| blob.size() == digest.size() - offset))
+        let blob = blob.map(|blob| blob.filter(|blob| blob.size() == digest.size() - offset));
+        metrics::count_cas_read(blob.as_ref().ok().map(Option::is_some));
+        blob
     }
 
     /// The digest of the blob with this hash, if a store that can tell has it.
@@ -62,6 +65,10 @@ impl Cas {
             return Ok(Some(unsized_digest));
         }
         let size = self.store.size_of(function, unsized_digest.hash()).await?;
+        // Who asks this wants to read the blob; one that is there is counted when it is read.
+        if size.is_none() {
+            metrics::count_cas_read(Some(false));
+        }
         Ok(size.map(|size| Digest::new(function, unsized_digest.hash(), size)))
     }
 

@@ -34,6 +34,8 @@ pub struct Stack {
     /// The disk tiers, fast to slow.
     /// With their names.
     pub disks: Vec<(String, Arc<Disk>)>,
+    /// Their directories, too.
+    pub places: Vec<(String, PathBuf)>,
     tiered: Option<Arc<Tiered>>,
 }
 
@@ -55,6 +57,7 @@ struct Opening<'a> {
     data: &'a Path,
     pins: Pins,
     disks: Vec<(String, Arc<Disk>)>,
+    places: Vec<(String, PathBuf)>,
     summaries: Vec<TierSummary>,
 }
 
@@ -77,8 +80,14 @@ impl Stack {
 
     fn open_blocking(config: &Config, data: &Path) -> Result<Self> {
         let listed = config.effective_tiers();
-        let mut opening =
-            Opening { config, data, pins: Pins::default(), disks: Vec::new(), summaries: Vec::new() };
+        let mut opening = Opening {
+            config,
+            data,
+            pins: Pins::default(),
+            disks: Vec::new(),
+            places: Vec::new(),
+            summaries: Vec::new(),
+        };
         let mut tiers = Vec::new();
         for (place, (name, tier)) in config::names(&listed).into_iter().zip(&listed).enumerate() {
             let is_last_durable = !listed[place + 1..].iter().any(Listed::is_durable);
@@ -141,6 +150,7 @@ impl Opening<'_> {
         };
         let disk = Arc::new(Disk::open(&path, options)?);
         self.disks.push((name.to_owned(), disk.clone()));
+        self.places.push((name.to_owned(), path));
         let traits = Traits { blob_max: size, is_durable: true, is_local: true };
         Ok(Leaf { store: disk, traits, size_bytes: Some(size) })
     }
@@ -159,8 +169,8 @@ impl Opening<'_> {
         {
             // A list of one would only be in the way. What is remote needs its limits and its look at each stream.
             let store = Arc::new(Verified::new(metered(name, leaf)));
-            let Self { pins, disks, summaries, .. } = self;
-            return Ok(Stack { store, pins, tiers: summaries, disks, tiered: None });
+            let Self { pins, disks, places, summaries, .. } = self;
+            return Ok(Stack { store, pins, tiers: summaries, disks, places, tiered: None });
         }
         let first_durable = tiers.iter().find(|(_, leaf)| leaf.traits.is_durable);
         let bytes_max = first_durable.and_then(|(_, leaf)| leaf.size_bytes).map(|size| size / PENDING_PART);
@@ -178,8 +188,8 @@ impl Opening<'_> {
             tiers.iter().map(|(name, leaf)| Tier::new(name, metered(name, leaf), leaf.traits)).collect();
         let tiered = Arc::new(Tiered::open(tiers, write_back, self.pins.clone(), Patience::default())?);
         let store = Arc::new(Verified::on_the_way_in(tiered.clone()));
-        let Self { pins, disks, summaries, .. } = self;
-        Ok(Stack { store, pins, tiers: summaries, disks, tiered: Some(tiered) })
+        let Self { pins, disks, places, summaries, .. } = self;
+        Ok(Stack { store, pins, tiers: summaries, disks, places, tiered: Some(tiered) })
     }
 }
 

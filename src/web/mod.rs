@@ -4,8 +4,8 @@ mod audit;
 mod scheduler;
 mod storage;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
@@ -36,13 +36,51 @@ pub const ADMIN_HEADER: &str = "croft-admin";
 /// What anybody may ask, since supervisors have no credentials.
 const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
-/// Whether the farm takes requests; shared by the one who knows and the page that says so.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Why the farm does not take requests, if it does not; shared by those who know and the page that says so.
+#[derive(Debug, Clone)]
+pub struct Readiness(Arc<Mutex<BTreeSet<Unready>>>);
+
+/// A reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unready {
+    Starting,
+    /// It was asked to stop, and finishes what runs.
+    Stopping,
+    /// It has a worker whose scheduler is elsewhere and does not hear it.
+    Disconnected,
+}
+
+impl Unready {
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Starting => "it is starting",
+            Self::Stopping => "it is stopping",
+            Self::Disconnected => "the worker is not connected to its scheduler",
+        }
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(BTreeSet::from([Unready::Starting]))))
+    }
+}
 
 impl Readiness {
-    pub fn set(&self, is_ready: bool) {
-        self.0.store(is_ready, Ordering::Release);
+    /// Says whether `reason` holds.
+    pub fn set(&self, reason: Unready, holds: bool) {
+        let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if holds {
+            reasons.insert(reason)
+        } else {
+            reasons.remove(&reason)
+        };
+    }
+
+    /// One line for each reason; empty when there is none.
+    fn reasons(&self) -> String {
+        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.iter().map(|reason| format!("{}\n", reason.sentence())).collect()
     }
 }
 
@@ -120,15 +158,16 @@ async fn refuse_other_origins(request: Request, next: Next) -> Response {
 }
 
 async fn render_metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    scheduler::measure(&pages).await;
+    tokio::join!(scheduler::measure(&pages), pages.storage.measure());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render())
 }
 
-async fn ready(State(pages): State<Pages>) -> (StatusCode, &'static str) {
-    if pages.readiness.0.load(Ordering::Acquire) {
-        return (StatusCode::OK, "ready\n");
+async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    let reasons = pages.readiness.reasons();
+    if reasons.is_empty() {
+        return (StatusCode::OK, "ready\n".to_owned());
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")
+    (StatusCode::SERVICE_UNAVAILABLE, reasons)
 }
 
 async fn status(State(pages): State<Pages>) -> Response {
@@ -210,6 +249,19 @@ fn code_of(kind: Kind) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_reason_is_a_line_until_none_holds() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.reasons(), "it is starting\n");
+        readiness.set(Unready::Disconnected, true);
+        readiness.set(Unready::Stopping, true);
+        assert_eq!(readiness.reasons().lines().count(), 3);
+        for reason in [Unready::Starting, Unready::Disconnected, Unready::Stopping, Unready::Stopping] {
+            readiness.set(reason, false);
+        }
+        assert_eq!(readiness.reasons(), "");
+    }
 
     #[test]
     fn the_name_of_a_result_is_read_from_its_end() {

@@ -193,6 +193,7 @@ fn answer(result: Result<impl Serialize>) -> Response {
 /// Brings the scheduler's gauges up to date, for a scrape. One that gets no answer shows what was last known.
 pub(super) async fn measure(pages: &Pages) {
     let Some(scheduler) = &pages.scheduler else { return };
+    metrics::promise_scheduler();
     match in_time(SCRAPE_MAX, scheduler.load()).await {
         Ok(load) => publish(&load),
         Err(error) => tracing::debug!(error = error.chain(), "the scheduler's gauges are not up to date"),

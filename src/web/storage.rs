@@ -1,14 +1,16 @@
 //! Storage as an operator sees it: what the tiers hold, a pass that verifies them, and one action result withdrawn.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
-use crate::metrics;
 use crate::store::{self, ActionCache, ActionKey};
+use crate::{metrics, tasks};
 
 /// Verifies all that the tiers on this machine hold; one report a tier. When the future is dropped, the pass ends soon.
 pub type ScrubPass = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<ScrubReport>>> + Send + Sync>;
@@ -19,7 +21,13 @@ pub struct Storage {
     action_cache: ActionCache,
     scrub: Option<ScrubPass>,
     is_scrubbing: AtomicBool,
+    /// Where something is kept on this machine, by name.
+    places: Arc<Vec<(String, PathBuf)>>,
+    is_measuring: Arc<AtomicBool>,
 }
+
+/// How long a scrape waits for the file systems.
+const MEASURE_MAX: Duration = Duration::from_secs(1);
 
 /// One tier, as the configuration has it.
 #[derive(Debug, Clone)]
@@ -74,7 +82,35 @@ impl ScrubReport {
 impl Storage {
     /// `scrub` is none when no tier keeps its blobs on this machine.
     pub fn new(tiers: Vec<Tier>, action_cache: ActionCache, scrub: Option<ScrubPass>) -> Self {
-        Self { tiers, action_cache, scrub, is_scrubbing: AtomicBool::new(false) }
+        Self {
+            tiers,
+            action_cache,
+            scrub,
+            is_scrubbing: AtomicBool::new(false),
+            places: Arc::default(),
+            is_measuring: Arc::default(),
+        }
+    }
+
+    /// Tells of the file systems that have these directories, each under its name.
+    pub fn at(self, places: Vec<(String, PathBuf)>) -> Self {
+        Self { places: Arc::new(places), ..self }
+    }
+
+    /// Brings the gauges of the file systems up to date, for a scrape. One that does not answer keeps one thread, not one a scrape.
+    pub(super) async fn measure(&self) {
+        if self.is_measuring.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (places, is_measuring) = (Arc::clone(&self.places), Arc::clone(&self.is_measuring));
+        let measuring = tasks::blocking(move || {
+            places.iter().for_each(|(name, path)| measure(name, path));
+            is_measuring.store(false, Ordering::Release);
+            Ok(())
+        });
+        if !matches!(tokio::time::timeout(MEASURE_MAX, measuring).await, Ok(Ok(()))) {
+            tracing::debug!("the gauges of the file systems are not up to date");
+        }
     }
 
     pub(super) fn status(&self) -> StorageStatus {
@@ -107,6 +143,13 @@ impl Storage {
         tracing::info!(instance = &*key.instance, action = %key.digest, "an operator withdrew an action result");
         Ok(())
     }
+}
+
+fn measure(name: &str, path: &Path) {
+    let Ok(of) = rustix::fs::statvfs(path) else { return };
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(of.f_frsize)).unwrap_or(i64::MAX);
+    metrics::DISK_FREE.with_label_values(&[name]).set(bytes(of.f_bavail));
+    metrics::DISK_SIZE.with_label_values(&[name]).set(bytes(of.f_blocks));
 }
 
 /// The one pass; its end, by whatever way, lets the next one begin.

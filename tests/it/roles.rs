@@ -13,6 +13,9 @@ use croft::proto::rev2::{
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tonic::{Code, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::client::{Client, Inputs, code, finish, message, metadata, shell, stdout};
 use crate::execution::{runs, wait_for};
@@ -20,6 +23,18 @@ use crate::farm::Farm;
 
 /// Far more than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a farm tells the health of, the whole first.
+const SERVICES: [&str; 8] = [
+    "",
+    "build.bazel.remote.asset.v1.Fetch",
+    "build.bazel.remote.execution.v2.ActionCache",
+    "build.bazel.remote.execution.v2.Capabilities",
+    "build.bazel.remote.execution.v2.ContentAddressableStorage",
+    "build.bazel.remote.execution.v2.Execution",
+    "google.bytestream.ByteStream",
+    "google.longrunning.Operations",
+];
 
 /// How long the way between a worker and its scheduler is cut.
 const CUT: Duration = Duration::from_secs(3);
@@ -180,8 +195,18 @@ async fn a_worker_is_ready_while_it_has_a_scheduler() {
         assert!(Instant::now() < deadline, "it does not notice");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let reason = "the worker is not connected to its scheduler\n";
+    assert_eq!(worker.farm.page("/readyz").await, (503, reason.to_owned()));
     scheduler.start_again();
     worker.until_ready().await;
+    let workers = format!("http://{}", scheduler.farm.workers);
+    let endpoint = tonic::transport::Endpoint::from_shared(workers).unwrap();
+    let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+    for service in ["", "croft.worker.v1.Workers", "externalscaler.ExternalScaler"] {
+        let check = HealthCheckRequest { service: service.into() };
+        let answer = health.check(check).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,10 +349,24 @@ async fn a_farm_that_is_to_finish_what_runs_is_not_ready_meanwhile_and_then_stop
     let action = action(&client, "sleep 2; echo done").await;
     let (_, mut operations) = begin_and_run(&client, &action).await;
     assert_eq!(farm.page("/readyz").await.0, 200);
+    let mut health = HealthClient::new(farm.channel().await);
+    let mut changes = Vec::new();
+    for service in SERVICES {
+        let watch = HealthCheckRequest { service: service.into() };
+        let mut statuses = health.watch(watch).await.unwrap().into_inner();
+        let first = statuses.message().await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving, "{service}");
+        changes.push(statuses);
+    }
     farm.ask_to_stop();
     let deadline = Instant::now() + PATIENCE;
     while farm.page("/readyz").await.0 == 200 {
         assert!(Instant::now() < deadline, "it does not say that it stops");
+    }
+    assert_eq!(farm.page("/readyz").await, (503, "it is stopping\n".to_owned()));
+    assert_eq!(farm.page("/livez").await.0, 200);
+    for mut statuses in changes {
+        assert_eq!(statuses.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     }
     assert!(farm.is_alive());
     let response = finish(&mut operations).await.unwrap();

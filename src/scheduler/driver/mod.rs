@@ -287,6 +287,7 @@ impl Driver {
         let reserved = COMMANDS_PER_SLOT * capacity.slots as usize + offer.leases.len();
         let (outbox, commands) = mpsc::channel(reserved + capacity.slots as usize);
         self.connected += 1;
+        metrics::WORKER_CONNECTIONS.inc();
         let connection = Connection { number: self.connected, outbox, reserved, thanks: VecDeque::new() };
         self.connections.insert(worker, connection);
         let name = offer.name.into();

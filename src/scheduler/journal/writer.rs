@@ -68,6 +68,7 @@ impl Writer {
             return;
         }
         self.queue.backlog.fetch_add(changes.len(), Ordering::Relaxed);
+        metrics::JOURNAL_PENDING.add(gauge(changes.len()));
         self.queue.lock().changes.extend(changes.drain(..));
         self.queue.arrived.notify_one();
     }
@@ -126,6 +127,7 @@ impl Committer {
                 return;
             }
             self.queue.backlog.fetch_sub(length, Ordering::Relaxed);
+            metrics::JOURNAL_PENDING.sub(gauge(length));
             self.sender.send_modify(|progress| progress.durable += length as u64);
         }
     }
@@ -153,8 +155,13 @@ impl Committer {
         }
         metrics::JOURNAL_COMMIT.observe(start.elapsed().as_secs_f64());
         metrics::JOURNAL_RECORDS.inc_by(changes.len() as u64);
+        metrics::JOURNAL_BYTES.inc_by(group.bytes as u64);
         Ok(())
     }
+}
+
+fn gauge(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
 }
 
 /// Changes that are committed together.

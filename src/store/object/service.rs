@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use opendal::layers::{RetryEvent, RetryLayer, TimeoutLayer};
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter, Operator, services};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::config::{Azure, Fs, Gcs, Provider, S3};
 use crate::error::{Context, Error, Kind, Result};
-use crate::metrics::{CLOUD_REQUESTS, Counter};
+use crate::metrics::{CLOUD_ERRORS, CLOUD_REQUESTS, Counter};
 
 /// Attempts after the first. A service that does not answer at all costs the time-out this often and once more.
 const RETRIES_MAX: usize = 3;
@@ -174,12 +174,19 @@ struct Counters {
     copy: Counter,
     delete: Counter,
     part: Counter,
+    error: Counter,
 }
 
 impl HttpTransport for Counting {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         self.counters.of(&request).inc();
-        self.inner.fetch(request).await
+        let answer = self.inner.fetch(request).await;
+        let is_failure =
+            |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        if answer.as_ref().map_or(true, |answer| is_failure(answer.status())) {
+            self.counters.error.inc();
+        }
+        answer
     }
 }
 
@@ -193,6 +200,7 @@ impl Counters {
             copy: counter("copy"),
             delete: counter("delete"),
             part: counter("part"),
+            error: CLOUD_ERRORS.with_label_values(&[label]),
         }
     }
 

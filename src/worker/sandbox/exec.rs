@@ -93,7 +93,11 @@ pub(super) fn main(beginning: &Beginning<'_>) -> ! {
     sys::exit_now(code)
 }
 
-fn prepare((stdin, left): (Option<&OwnedFd>, &Left), ceilings: &Ceilings, filter: &Filter) -> Result<(), Fault> {
+fn prepare(
+    (stdin, left): (Option<&OwnedFd>, &Left),
+    ceilings: &Ceilings,
+    filter: &Filter,
+) -> Result<(), Fault> {
     rustix::process::setsid().step("start a session")?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;

@@ -1,0 +1,29 @@
+//! Counts look-ups of action results by what clients say that they build.
+
+use prost::Message;
+use tonic::metadata::MetadataMap;
+
+use crate::error::Result;
+use crate::metrics::{ACTION_CACHE_LOOKUPS, Vocabulary};
+use crate::proto::rev2::RequestMetadata;
+
+/// The header in which clients say what they build (REv2, `RequestMetadata`).
+const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
+static MNEMONICS: Vocabulary = Vocabulary::new();
+
+/// What the client says of its request; nothing when it is malformed.
+pub(super) fn request_metadata(metadata: &MetadataMap) -> RequestMetadata {
+    let bytes = metadata.get_bin(REQUEST_METADATA).and_then(|value| value.to_bytes().ok());
+    bytes.and_then(|bytes| RequestMetadata::decode(bytes).ok()).unwrap_or_default()
+}
+
+/// Counts a look-up by `method` for an action of this mnemonic.
+pub(super) fn count<T>(method: &str, mnemonic: &str, found: &Result<Option<T>>) {
+    let outcome = match found {
+        Ok(Some(_)) => "hit",
+        Ok(None) => "miss",
+        Err(_) => "error",
+    };
+    ACTION_CACHE_LOOKUPS.with_label_values(&[&*MNEMONICS.label(mnemonic), method, outcome]).inc();
+}
