@@ -212,7 +212,7 @@ impl Config {
             |(name, listener): (&str, Listener)| listener.tls?.file_problem(&format!("{name}.tls"));
         let mut problems: Vec<String> = self.listeners().into_iter().filter_map(of_listener).collect();
         if self.has(Role::Worker) {
-            problems.extend(self.worker.file_problem());
+            problems.extend(self.worker.file_problems());
         }
         problems.extend(self.storage.file_problems());
         problems

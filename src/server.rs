@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::access::Access;
 use crate::audit::Auditor;
 use crate::config::{self, Config, Role};
+use crate::credential::Credential;
 use crate::error::{Context, Error, Result};
 use crate::listen::Listener;
 use crate::rpc::{Assets, Farm, Health, Instances, Logs, Offered, Owners, Settler, Stored, Uploads};
@@ -20,8 +21,8 @@ use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::tasks::{self, Shutdown};
 use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier, Unready};
 use crate::worker::Worker;
-use crate::worker::link::{self, Link, Stop};
-use crate::{listen, rpc, store, tls, web};
+use crate::worker::link::{self, Connection, Link, Stop};
+use crate::{listen, reload, rpc, store, systemd, tls, web};
 
 /// How long the parts may take to stop: more than the listeners give to requests that are under way.
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -121,7 +122,7 @@ impl Server {
             auditor: scheduling.map(|_| Arc::clone(&faces.auditor)),
             access: Arc::clone(&self.access),
         };
-        self.parts.spawn("certificates", tls::watch(self.stop.now.clone()));
+        self.parts.spawn("files", reload::watch(self.stop.now.clone()));
         self.pages.spawn("admin listener", web::serve(listeners.admin, pages, self.pages_stop.clone()));
         let mut connected = None;
         if let Some(worker) = worker {
@@ -144,6 +145,7 @@ impl Server {
             self.parts.spawn("workers' listener", serving);
         }
         self.tell_readiness(connected).await;
+        self.begin_watchdog(scheduling.map(|farm| farm.scheduler.clone()));
         Ok(())
     }
 
@@ -202,7 +204,7 @@ impl Server {
 
     /// The worker speaks its own protocol even in one process, over a pipe in memory, so that there is one way to work.
     async fn link(&mut self, config: &Config, farm: Option<&Farm>, worker: Worker) -> Result<Link> {
-        let mut worker_tls = None;
+        let mut renewals = Vec::new();
         let connect: link::Connect = match (&config.worker.scheduler, farm) {
             (None, Some(farm)) => {
                 let (pipe, connections) = listen::pipe();
@@ -213,7 +215,7 @@ impl Server {
                 self.parts.spawn("worker's pipe", serving);
                 Arc::new(move || {
                     let pipe = pipe.clone();
-                    Box::pin(async move { pipe.connect().await })
+                    Box::pin(async move { Ok(Credential::default().over(pipe.connect().await?)) })
                 })
             }
             (scheduler, _) => {
@@ -221,23 +223,35 @@ impl Server {
                 let tls = config.worker.scheduler_tls();
                 let tls = tls.map(|tls| tls::Connector::new("worker", "worker.tls", &tls, Some(b"h2")));
                 let tls = tls.transpose()?;
-                worker_tls.clone_from(&tls);
+                let credential = Credential::new("worker", "worker", config.worker.token.as_deref())?;
+                renewals.extend(tls.iter().map(|tls| tls.renewals()).chain(credential.renewals()));
                 Arc::new(move || {
-                    let (scheduler, tls) = (scheduler.clone(), tls.clone());
-                    Box::pin(async move { listen::connect(&scheduler, tls.as_ref()).await })
+                    let (scheduler, tls, credential) = (scheduler.clone(), tls.clone(), credential.clone());
+                    Box::pin(
+                        async move { Ok(credential.over(listen::connect(&scheduler, tls.as_ref()).await?)) },
+                    )
                 })
             }
         };
-        let link = Link::new(worker, connect, self.stop.clone());
-        Ok(match worker_tls {
-            Some(tls) => link.renewed_by(tls),
-            None => link,
-        })
+        Ok(Link::new(worker, connect, self.stop.clone()).renewed_by(renewals))
+    }
+
+    /// The service manager's watchdog hears of us while the runtime, its blocking threads and the scheduler's driver get something done.
+    fn begin_watchdog(&mut self, scheduler: Option<Handle>) {
+        let progress = async move || {
+            // That it comes to an end is what counts; while the process stops, both may refuse.
+            let _ = tasks::blocking(|| Ok(())).await;
+            if let Some(scheduler) = &scheduler {
+                let _ = scheduler.list(None, 0).await;
+            }
+        };
+        // Dropped with the runtime, so the stop is watched over, too.
+        tasks::spawn("watchdog", systemd::watchdog(progress, Shutdown::new()));
     }
 
     /// Ready until the stop is asked for; a worker whose scheduler is elsewhere, only while it is connected. The services serve on
     /// meanwhile: what a process offers to clients does not depend on the worker beside it.
-    async fn tell_readiness(&mut self, connected: Option<watch::Receiver<bool>>) {
+    async fn tell_readiness(&mut self, connected: Option<watch::Receiver<Connection>>) {
         let (readiness, stop, healths) = (self.readiness.clone(), self.stop.clone(), take(&mut self.healths));
         for health in &healths {
             health.set(true).await;
@@ -248,7 +262,9 @@ impl Server {
             let follow = async {
                 let Some(mut connected) = connected else { return std::future::pending().await };
                 loop {
-                    readiness.set(Unready::Disconnected, !*connected.borrow_and_update());
+                    let connection = connected.borrow_and_update().clone();
+                    systemd::status(connection.as_ref().map_or_else(String::as_str, |()| "ready"));
+                    readiness.explain(Unready::Disconnected, connection.err());
                     if connected.changed().await.is_err() {
                         return;
                     }

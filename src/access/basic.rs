@@ -1,8 +1,6 @@
 //! Users with passwords, for simple clients of the HTTP cache: `htpasswd -B` makes the file.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Semaphore;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
+use crate::reload::{self, Content, NamedFile, Reloaded};
 use crate::tasks;
 
 use super::budget::Budget;
@@ -20,7 +19,7 @@ use super::identity::{Identity, Proof};
 use super::remembered::Remembered;
 
 /// Bytes of the file: some 10,000 users.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// Verifications at a time. bcrypt keeps a core busy for a tenth of a second on purpose; the rest of the machine has work to do.
 const VERIFICATIONS_MAX: usize = 2;
@@ -38,29 +37,30 @@ const GUESS_PAUSE: Duration = Duration::from_secs(6);
 /// Addresses whose guesses are counted; when there are more, those without a recent wrong one make room.
 const ADDRESSES_MAX: usize = 4096;
 
-/// The users of a file.
+/// The users of a file, anew when it changes.
 #[derive(Debug)]
 pub(super) struct Passwords {
-    users: HashMap<String, (String, Arc<Identity>)>,
-    remembered: Remembered,
+    users: Arc<Reloaded<Users>>,
     turns: Arc<Semaphore>,
     guesses: Mutex<HashMap<Option<IpAddr>, Budget>>,
+}
+
+/// The users as the file had them at one time. What was verified is remembered with them, so that a password that is changed or gone opens
+/// nothing from then on.
+struct Users {
+    by_name: HashMap<String, (String, Arc<Identity>)>,
+    remembered: Remembered,
 }
 
 impl Passwords {
     /// # Errors
     /// `Invalid` when the file cannot be read or a line is not a name and a bcrypt hash.
     pub(super) fn open(config: &BasicConfig) -> Result<Self> {
-        let shown = config.file.display();
-        let unreadable =
-            |error| Error::invalid(format!("access.basic.file: {shown} cannot be read")).with_source(error);
-        let mut text = String::new();
-        let file = File::open(&config.file).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-        let users = parse(&text, config).context(|| format!("access.basic.file: {shown}"))?;
+        let files = vec![NamedFile { key: "access.basic.file".to_owned(), path: config.file.clone() }];
+        let config = config.clone();
+        let make = move |contents: &[Content]| Users::read(&contents[0], &config);
         Ok(Self {
-            users,
-            remembered: Remembered::new()?,
+            users: Reloaded::new((reload::Kind::Passwords, "access".to_owned()), files, Box::new(make))?,
             turns: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             guesses: Mutex::default(),
         })
@@ -74,21 +74,22 @@ impl Passwords {
         let decoded = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let credential = decoded.ok_or_else(wrong)?;
         let (name, password) = credential.split_once(':').ok_or_else(wrong)?;
-        if let Some(identity) = self.remembered.find(credential.as_bytes(), Instant::now()) {
+        let users = self.users.current();
+        if let Some(identity) = users.remembered.find(credential.as_bytes(), Instant::now()) {
             return Ok(identity);
         }
         let busy = |_| Error::new(Kind::Exhausted, "too many passwords are being verified");
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(TURN_MAX, turn).await.map_err(busy)?.expect("nobody closes it");
         // Another request of the same client may have had its turn meanwhile.
-        if let Some(identity) = self.remembered.find(credential.as_bytes(), Instant::now()) {
+        if let Some(identity) = users.remembered.find(credential.as_bytes(), Instant::now()) {
             return Ok(identity);
         }
         // Taken before the answer is known: a client that goes away has guessed all the same.
         self.take_guess(address)?;
-        let user = self.users.get(name);
+        let user = users.by_name.get(name);
         // A name that nobody has takes as long as one that somebody has.
-        let Some((hash, _)) = user.or_else(|| self.users.values().next()) else { return Err(wrong()) };
+        let Some((hash, _)) = user.or_else(|| users.by_name.values().next()) else { return Err(wrong()) };
         let (hash, password) = (hash.clone(), password.to_owned());
         // The work goes on when nobody waits for it, so it has the turn.
         let is_right = tasks::blocking(move || {
@@ -98,7 +99,7 @@ impl Passwords {
         let is_right = is_right.await?;
         let Some((_, identity)) = user.filter(|_| is_right) else { return Err(wrong()) };
         let until = Instant::now() + REMEMBERED_FOR;
-        self.remembered.insert(credential.as_bytes(), Arc::clone(identity), until);
+        users.remembered.insert(credential.as_bytes(), Arc::clone(identity), until);
         self.give_back_guess(address);
         Ok(Arc::clone(identity))
     }
@@ -125,6 +126,20 @@ impl Passwords {
         if let Some(budget) = guesses.get_mut(&address) {
             budget.give_back();
         }
+    }
+}
+
+impl Users {
+    /// # Errors
+    /// `Invalid` with the line that is wrong.
+    fn read(content: &Content, config: &BasicConfig) -> Result<Self> {
+        let bytes = content.bytes()?;
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(content.wrong(&format!("it has more than {FILE_BYTES_MAX} bytes")));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| content.wrong("it is no text"))?;
+        let by_name = parse(text, config).map_err(|error| content.wrong(&error.public_message()))?;
+        Ok(Self { by_name, remembered: Remembered::new()? })
     }
 }
 
@@ -159,6 +174,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::reload::{Look, Watched};
 
     /// The least cost that there is, so that the tests are quick.
     const COST: u32 = 4;
@@ -230,6 +246,24 @@ mod tests {
         }
         let late = passwords.verify(&STANDARD.encode("ann:late"), guesser).await.unwrap_err();
         assert_eq!(late.kind(), Kind::Exhausted);
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_changed_in_the_file_opens_nothing_and_a_broken_file_changes_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), user("ann", "old")).unwrap();
+        let config = BasicConfig { file: file.path().to_owned(), groups: Default::default() };
+        let passwords = Passwords::open(&config).unwrap();
+        let opens = async |password: &str| {
+            passwords.verify(&STANDARD.encode(format!("ann:{password}")), None).await.is_ok()
+        };
+        assert!(opens("old").await && opens("old").await);
+        std::fs::write(file.path(), "ann:secret\n").unwrap();
+        passwords.users.look(Look::Asked);
+        assert!(opens("old").await, "the former users stay");
+        std::fs::write(file.path(), user("ann", "new")).unwrap();
+        passwords.users.look(Look::Asked);
+        assert!(opens("new").await && !opens("old").await);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use http::uri::PathAndQuery;
 use http::{Extensions, Uri};
@@ -15,6 +16,10 @@ use super::identity::Identity;
 use super::log::{Line, Reason};
 use super::right::{Right, Rights};
 use super::rules::Grants;
+
+/// The longest and the shortest time between two looks at the clock by those who wait for the end of a proof.
+const EXPIRY_LOOK: Duration = Duration::from_secs(30);
+const EXPIRY_LOOK_MIN: Duration = Duration::from_millis(10);
 
 /// Who calls, what for, and what they may. Cheap to clone.
 #[derive(Clone)]
@@ -53,6 +58,16 @@ impl Caller {
 
     pub fn identity(&self) -> &Arc<Identity> {
         &self.0.identity
+    }
+
+    /// Waits until the proof of who calls has ended, for streams that live longer than what was shown at their beginning; for ever
+    /// where it does not end.
+    pub async fn expired(&self) {
+        let Some(expires) = self.0.identity.expires else { return std::future::pending().await };
+        // The clock of the wall may be set meanwhile.
+        while let Ok(left) = expires.duration_since(SystemTime::now()) {
+            tokio::time::sleep(left.min(EXPIRY_LOOK) + EXPIRY_LOOK_MIN).await;
+        }
     }
 
     /// Whose requests these are where they are counted: the identity, or for somebody without one the address. Empty within this process.
@@ -118,6 +133,11 @@ impl Caller {
     pub fn refuse_worker(&self, message: &str) -> Error {
         self.record_refusal("", Reason::Worker, message);
         Error::new(Kind::Denied, message)
+    }
+
+    /// Writes into the access log that somebody has too many requests open.
+    pub(super) fn record_excess(&self, message: &str) {
+        self.record_refusal("", Reason::Requests, message);
     }
 
     fn refuse(&self, instance: &str, lacking: &str) -> Error {

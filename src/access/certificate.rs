@@ -40,7 +40,8 @@ fn owner(certificate: &ClientCertificate, now: SystemTime) -> Result<Identity> {
     if names.is_empty() {
         return Err(refused("the certificate of the connection names nobody"));
     }
-    Ok(Identity { proof: Proof::Certificate, names, groups: Vec::new() })
+    let expires = Some(certificate.not_after);
+    Ok(Identity { proof: Proof::Certificate, names, groups: Vec::new(), expires })
 }
 
 /// A common name is free text; one that reads like a URI must not pass for a verified one.

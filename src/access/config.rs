@@ -20,8 +20,12 @@ const REFRESH: Duration = Duration::from_secs(60 * 60);
 /// The least of that: issuers limit how often they are asked.
 const REFRESH_MIN: Duration = Duration::from_secs(30);
 
+/// Requests that one identity may have open at a time when nothing else is said: some 20 builds with a thousand jobs each, and at a
+/// few dozen KiB for one that waits, within the memory of a small server.
+pub(super) const REQUESTS_PER_IDENTITY: u32 = 20_000;
+
 /// Who may do what. Without this section whoever is on this machine may do everything, and nobody else can be listened for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What none of them grants, nobody may.
@@ -32,6 +36,8 @@ pub struct Config {
     pub jwt: Vec<JwtConfig>,
     /// Users with passwords.
     pub basic: Option<BasicConfig>,
+    /// Requests that one identity may have open at a time; without one, an address.
+    pub requests_per_identity: u32,
 }
 
 /// One rule: each of `who` may do each of `may` in each of `instances`.
@@ -98,6 +104,18 @@ pub struct BasicConfig {
     pub groups: BTreeMap<String, Vec<String>>,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rules: Vec::new(),
+            tokens: Vec::new(),
+            jwt: Vec::new(),
+            basic: None,
+            requests_per_identity: REQUESTS_PER_IDENTITY,
+        }
+    }
+}
+
 fn all_instances() -> Vec<String> {
     vec!["**".to_owned()]
 }
@@ -123,6 +141,9 @@ impl Config {
     pub fn check(&self) -> Vec<String> {
         let mut problems = Rules::new(&self.rules).err().unwrap_or_default();
         problems.extend(self.token_problems());
+        if self.requests_per_identity == 0 {
+            problems.push("access.requests_per_identity: with 0 nobody could ask anything".to_owned());
+        }
         problems.extend(self.jwt.iter().flat_map(JwtConfig::problems));
         problems.extend(self.issuer_problems());
         problems

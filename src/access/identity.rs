@@ -1,6 +1,7 @@
 //! Who somebody is, and how that was proven.
 
 use std::fmt;
+use std::time::SystemTime;
 
 /// How an identity was proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,21 +42,29 @@ pub struct Identity {
     pub names: Vec<String>,
     /// The groups that the proof or the configuration puts it in.
     pub groups: Vec<String>,
+    /// When the proof ends, as a certificate's or a signed token's does.
+    pub expires: Option<SystemTime>,
 }
 
 impl Identity {
     /// Somebody who has proven nothing.
     pub const fn anonymous() -> Self {
-        Self { proof: Proof::None, names: Vec::new(), groups: Vec::new() }
+        Self { proof: Proof::None, names: Vec::new(), groups: Vec::new(), expires: None }
     }
 
     /// A part of this process.
     pub const fn process() -> Self {
-        Self { proof: Proof::Process, names: Vec::new(), groups: Vec::new() }
+        Self { proof: Proof::Process, names: Vec::new(), groups: Vec::new(), expires: None }
     }
 
     pub fn new(proof: Proof, name: impl Into<String>, groups: Vec<String>) -> Self {
-        Self { proof, names: vec![name.into()], groups }
+        Self { proof, names: vec![name.into()], groups, expires: None }
+    }
+
+    /// The same with an end of its proof.
+    #[must_use]
+    pub fn until(self, expires: SystemTime) -> Self {
+        Self { expires: Some(expires), ..self }
     }
 
     /// Whether somebody has proven to be somebody.

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
 use tonic::Status;
 use tower::{Layer, Service};
 
@@ -16,6 +17,7 @@ use crate::listen::Peer;
 
 use super::Access;
 use super::caller::Head;
+use super::open::Held;
 
 /// What anybody may ask: whether the farm lives. Balancers and supervisors have no credentials. To watch it keeps a request open, so that is
 /// not for everybody.
@@ -45,11 +47,11 @@ where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
     B: Send + 'static,
-    R: Default + From<String>,
+    R: Body + Unpin + Default + From<String>,
 {
-    type Response = Response<R>;
+    type Response = Response<Held<R>>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
+    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -62,18 +64,22 @@ where
         let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
             if OPEN.contains(&request.uri().path()) {
-                return inner.call(request).await;
+                let answer = inner.call(request).await?;
+                return Ok(answer.map(|body| Held::new(body, None)));
             }
             let head = take_head(&mut request);
             // Services demand their rights when they have read the request; nobody without any makes us read it.
             let identified = access.identify(head).await;
-            let admitted = identified.and_then(|caller| caller.demand_anything().map(|()| caller));
+            let admitted = identified.and_then(|caller| {
+                caller.demand_anything()?;
+                access.open(&caller).map(|place| (caller, place))
+            });
             let mut answer = match admitted {
-                Ok(caller) => {
+                Ok((caller, place)) => {
                     request.extensions_mut().insert(caller);
-                    inner.call(request).await?
+                    inner.call(request).await?.map(|body| Held::new(body, place))
                 }
-                Err(error) => refusal(request.headers(), &error),
+                Err(error) => refusal(request.headers(), &error).map(|body| Held::new(body, None)),
             };
             if answer.status() == StatusCode::UNAUTHORIZED {
                 answer.headers_mut().insert(WWW_AUTHENTICATE, access.challenge());

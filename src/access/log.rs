@@ -24,8 +24,10 @@ pub(super) enum Reason {
     Credential,
     /// Whoever calls may not do that.
     Right,
-    /// A worker spoke for what is another's.
+    /// A worker spoke for what is another's, or for longer than its proof holds.
     Worker,
+    /// Whoever calls has too many requests open.
+    Requests,
 }
 
 impl Reason {
@@ -38,6 +40,7 @@ impl Reason {
             Self::Credential => "credential",
             Self::Right => "right",
             Self::Worker => "worker",
+            Self::Requests => "requests",
         }
     }
 }

@@ -12,6 +12,7 @@ mod identity;
 mod jwt;
 mod layer;
 mod log;
+mod open;
 mod pattern;
 mod remembered;
 mod right;
@@ -33,12 +34,14 @@ use self::basic::Passwords;
 use self::caller::{Head, address_of, peer_name};
 use self::jwt::Issuers;
 use self::log::{Line, Log, Reason};
+use self::open::{OpenRequests, Place};
 use self::token::Tokens;
 
 pub use self::caller::{Caller, Demand};
 pub use self::config::{BasicConfig, Config, JwtConfig, RuleConfig, TokenConfig};
 pub use self::identity::{Identity, Proof};
 pub use self::layer::{Guard, Guarded};
+pub use self::open::Held;
 pub use self::right::{Right, Rights};
 pub use self::rules::{Grants, Rules};
 pub use self::token::FreshToken;
@@ -49,6 +52,7 @@ pub use self::warnings::Exposure;
 pub struct Access {
     /// None where nothing is configured: then whoever is on this machine may do everything.
     known: Option<Known>,
+    open: Arc<OpenRequests>,
     log: Log,
 }
 
@@ -65,12 +69,17 @@ impl Access {
     /// `Invalid` when the configuration is wrong or the file with the passwords cannot be read.
     pub fn new(config: Option<&Config>) -> Result<Arc<Self>> {
         let known = config.map(Known::new).transpose()?;
-        Ok(Arc::new(Self { known, log: Log::new() }))
+        let each_max = config.map_or(config::REQUESTS_PER_IDENTITY, |config| config.requests_per_identity);
+        Ok(Arc::new(Self { known, open: OpenRequests::new(each_max), log: Log::new() }))
     }
 
     /// As without a configuration: everything for whoever is on this machine, nothing for anybody else.
     pub fn of_this_machine() -> Arc<Self> {
-        Arc::new(Self { known: None, log: Log::new() })
+        Arc::new(Self {
+            known: None,
+            open: OpenRequests::new(config::REQUESTS_PER_IDENTITY),
+            log: Log::new(),
+        })
     }
 
     /// The layer that tells who calls.
@@ -96,6 +105,12 @@ impl Access {
             self.log.refused(&line, Reason::Credential, &error.public_message());
         })?;
         Ok(Caller::new(Arc::clone(self), proven, head))
+    }
+
+    /// Counts a request of `caller` until the place that it gets is dropped.
+    fn open(&self, caller: &Caller) -> Result<Option<Place>> {
+        let place = self.open.begin(caller.account());
+        place.inspect_err(|error| caller.record_excess(&error.public_message()))
     }
 
     async fn prove(&self, head: &Head) -> Result<(Arc<Identity>, Grants)> {

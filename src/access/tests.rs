@@ -1,10 +1,12 @@
 //! The guard as a whole: what comes in, who it is taken for, and what is answered when it is wrong.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
@@ -36,7 +38,7 @@ async fn ask(access: &Arc<Access>, peer: Option<Peer>, credentials: &[&str]) -> 
         assert!(!request.headers().contains_key(AUTHORIZATION), "the credential stays with the guard");
         let caller = Caller::of(request.extensions());
         let text = format!("{} {}", caller.identity(), caller.within("main"));
-        Ok::<_, std::convert::Infallible>(Response::new(text))
+        Ok::<_, Infallible>(Response::new(text))
     });
     let mut request = Request::builder().uri("/cas/00");
     for credential in credentials {
@@ -54,7 +56,9 @@ async fn ask(access: &Arc<Access>, peer: Option<Peer>, credentials: &[&str]) -> 
     let answer = access.guard().layer(inner).oneshot(request).await.unwrap();
     let is_challenged = answer.headers().contains_key(WWW_AUTHENTICATE);
     assert_eq!(is_challenged, answer.status() == StatusCode::UNAUTHORIZED);
-    (answer.status(), answer.into_body())
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
 #[tokio::test]
@@ -122,6 +126,29 @@ async fn each_proof_gives_an_identity_and_a_wrong_one_is_no_anonymous() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn whoever_has_too_many_requests_open_is_refused_and_others_are_not() {
+    let toml = "requests_per_identity = 2\nrules = [{ who = [\"anonymous\"], may = [\"read\"] }]";
+    let access = Access::new(Some(&toml::from_str(toml).unwrap())).unwrap();
+    let inner =
+        service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new("an answer".to_owned())) });
+    let ask = async |address: &str, path: &str| {
+        let mut request = Request::builder().uri(path).body(()).unwrap();
+        request.extensions_mut().insert(peer(address));
+        access.guard().layer(inner).oneshot(request).await.unwrap()
+    };
+    let first = ask(ELSEWHERE, "/cas/00").await;
+    let _second = ask(ELSEWHERE, "/cas/00").await;
+    let refused = ask(ELSEWHERE, "/cas/00").await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let sentence = refused.into_body().collect().await.unwrap().to_bytes();
+    assert!(sentence.ends_with(b"has 2 requests open and may have no more at a time\n"), "{sentence:?}");
+    assert_eq!(ask(HERE, "/cas/00").await.status(), StatusCode::OK);
+    assert_eq!(ask(ELSEWHERE, "/livez").await.status(), StatusCode::OK, "health is open");
+    drop(first);
+    assert_eq!(ask(ELSEWHERE, "/cas/00").await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

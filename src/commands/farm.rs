@@ -13,6 +13,7 @@ use crate::config::{Config, Listener, Role};
 use crate::error::{Context, Result};
 use crate::server::Server;
 use crate::store::TierSummary;
+use crate::systemd;
 use crate::tasks;
 use crate::telemetry;
 use crate::worker::link::Stop;
@@ -50,6 +51,7 @@ async fn serve(config: &Config) -> Result<()> {
     stop_on_signals(stop.clone(), config.drain_timeout())?;
     let server = Server::start(config, stop).await?;
     greet(config, &server)?;
+    systemd::ready("ready");
     server.run().await
 }
 
@@ -68,11 +70,13 @@ fn stop_on_signals(stop: Stop, drain_timeout: Duration) -> Result<()> {
         asked().await;
         if !drain_timeout.is_zero() {
             tracing::info!("stopping when what runs has ended; once more to stop without");
+            systemd::stopping("stopping when what runs has ended");
             stop.drain.cancel();
             // Whoever asks twice, or has waited for long, does not want to wait.
             let _ = tokio::time::timeout(drain_timeout, asked()).await;
         }
         tracing::info!("stopping; once more to stop at once");
+        systemd::stopping("stopping");
         stop.now.cancel();
         asked().await;
         tracing::warn!("stopping at once");

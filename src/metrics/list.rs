@@ -310,12 +310,9 @@ metrics! {
     )
     .by(&["listener", "of"]);
 
-    /// New certificates that were refused because they cannot be used.
-    TLS_RELOAD_FAILURES: IntCounterVec = Declaration::new(
-        "croft_tls_reload_failures_total",
-        "changes of certificate files that were refused",
-    )
-    .by(&["listener"]);
+    /// Files that changed and were refused because they cannot be used, by kind (`certificates`, `passwords`, `keys`, `token`) and whose they are.
+    RELOAD_FAILURES: IntCounterVec =
+        Declaration::new("croft_reload_failures_total", "changes of files that were refused").by(&["kind", "of"]);
 
     /// Actions that asked for a persistent worker, by what came of it: `answered`, `timeout`, `killed`; and those that were run the
     /// ordinary way: `unfit` (such an action cannot be served), `busy`, `unstarted`, `ended`, `garbled` (the process), `failed` (the action).

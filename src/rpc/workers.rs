@@ -64,7 +64,11 @@ impl Workers for Farm {
         send(&outgoing, ToWorker::Welcome(welcome)).await?;
         let post = Post { session, tenure, logs: self.logs.clone() };
         tasks::spawn("worker session", async move {
-            let end = converse(post, incoming, &outgoing).await;
+            // What is under way when the proof ends is as when a connection breaks: the worker says it again.
+            let end = tokio::select! {
+                end = converse(post, incoming, &outgoing) => end,
+                () = caller.expired() => Err(caller.refuse_worker("its certificate or token has expired")),
+            };
             if let Err(error) = end {
                 // The worker may be gone already; then nobody reads the reason.
                 let _ = outgoing.send(Err(error.into())).await;

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::{farm, object, redis};
+use crate::credential;
 
 /// Below this the index alone would fill the store.
 const SIZE_MIN: ByteSize = ByteSize::mib(64);
@@ -117,7 +118,7 @@ impl Config {
         problems
     }
 
-    /// What is wrong with the files that tiers name for TLS, as sentences for the operator.
+    /// What is wrong with the files that tiers name for TLS and tokens, as sentences for the operator.
     pub fn file_problems(&self) -> Vec<String> {
         let tiers = names(&self.tiers).into_iter().zip(&self.tiers);
         let of_tier = |(name, tier): (String, &Tier)| {
@@ -131,9 +132,13 @@ impl Config {
                 | Tier::Azure(_)
                 | Tier::Fs(_) => None,
             };
-            tls?.file_problem(&format!("storage.tier {name}: tls"))
+            let tls = tls.and_then(|tls| tls.file_problem(&format!("storage.tier {name}: tls")));
+            let token = if let Tier::Farm(farm) = tier { farm.token.as_deref() } else { None };
+            let token =
+                token.and_then(|token| credential::file_problem(&format!("storage.tier {name}"), token));
+            tls.into_iter().chain(token)
         };
-        tiers.filter_map(of_tier).collect()
+        tiers.flat_map(of_tier).collect()
     }
 
     /// The tiers in object storage.

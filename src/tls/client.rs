@@ -16,11 +16,11 @@ use tokio_rustls::client::TlsStream;
 use tower::Service;
 
 use super::config::Client;
-use super::files::{Content, NamedFile};
+use super::files::{Made, reloaded};
 use super::provider;
-use super::reload::{Made, Reloaded};
 use super::server::usable;
 use crate::error::{Error, Result};
+use crate::reload::{Content, NamedFile, Reloaded};
 
 /// The port of an address that names none.
 const PORT: u16 = 443;
@@ -45,7 +45,7 @@ impl Connector {
     pub fn new(name: &str, section: &str, config: &Client, protocol: Option<&[u8]>) -> Result<Arc<Self>> {
         let server_name = config.server_name.as_deref().map(parse_name).transpose()?;
         let make = make(config, protocol);
-        let reloaded = Reloaded::new(name.to_owned(), files(section, config), Box::new(make))?;
+        let reloaded = reloaded(name, files(section, config), make)?;
         Ok(Arc::new(Self { reloaded, server_name }))
     }
 

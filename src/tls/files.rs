@@ -1,87 +1,22 @@
-//! The files of certificates and keys: read whole, told apart by their contents, and turned into what rustls takes.
+//! The files of certificates and keys, turned into what rustls takes.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use sha2::{Digest, Sha256};
 
 use super::certificate;
-use crate::error::{Context, Error, Result};
-
-/// The largest file that is read. The authorities of a whole system take 250 KiB; a revocation list of 20,000 certificates, 1 MiB.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
-/// A file, and the key of the configuration that names it, as in `public.tls.key`.
-#[derive(Debug, Clone)]
-pub(super) struct NamedFile {
-    pub(super) key: String,
-    pub(super) path: PathBuf,
-}
-
-/// A file with what it held. Not printable, since that may be a private key.
-pub(super) struct Content {
-    file: NamedFile,
-    bytes: Result<Vec<u8>>,
-}
-
-/// Tells contents apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity([u8; 32]);
+use crate::error::Result;
+use crate::metrics;
+use crate::reload::{Content, Kind, NamedFile, Reloaded};
 
 /// The validity of a chain or of a list of authorities: of that certificate among them that ends first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct End(pub(super) SystemTime);
 
-impl NamedFile {
-    /// Reads the file through whatever symlinks lead to it at this moment.
-    pub(super) fn read(&self) -> Content {
-        Content { file: self.clone(), bytes: self.bytes() }
-    }
-
-    fn bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = File::open(&self.path).context(|| self.names("it cannot be opened"))?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).context(|| self.names("it cannot be read"))?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(Error::invalid(self.names(&format!("it has more than {FILE_BYTES_MAX} bytes"))));
-        }
-        Ok(bytes)
-    }
-
-    fn names(&self, problem: &str) -> String {
-        format!("{}: {}: {problem}", self.key, self.path.display())
-    }
-}
-
-impl Identity {
-    /// Of all these files together. One that cannot be read has another identity than any that can.
-    pub(super) fn of(contents: &[Content]) -> Self {
-        let mut hash = Sha256::new();
-        for content in contents {
-            let bytes = content.bytes.as_deref().map_err(|_| ());
-            let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
-            hash.update(length.to_le_bytes());
-            hash.update(bytes.unwrap_or_default());
-        }
-        Self(hash.finalize().into())
-    }
-}
-
 impl Content {
-    fn bytes(&self) -> Result<&[u8]> {
-        self.bytes.as_deref().map_err(|error| Error::invalid(error.chain()))
-    }
-
-    /// An error about this file. Of a key nothing but the kind of mistake is told.
-    pub(super) fn wrong(&self, problem: &str) -> Error {
-        Error::invalid(self.file.names(problem))
-    }
-
     /// The certificates in the file, of which there is at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.bytes()?).collect();
@@ -146,4 +81,31 @@ impl End {
         let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
+}
+
+/// What all files of one listener or client together give.
+pub(super) struct Made<T> {
+    pub(super) value: T,
+    /// What of it ends when, by the label in the metric.
+    pub(super) ends: Vec<(&'static str, End)>,
+}
+
+/// What is made of the files of the listener or client that is called `name`, anew when they change.
+///
+/// # Errors
+/// When nothing can be made of them.
+pub(super) fn reloaded<T: Send + Sync + 'static>(
+    name: &str,
+    files: Vec<NamedFile>,
+    make: impl Fn(&[Content]) -> Result<Made<T>> + Send + Sync + 'static,
+) -> Result<Arc<Reloaded<T>>> {
+    let told = name.to_owned();
+    let make = move |contents: &[Content]| {
+        let made = make(contents)?;
+        for (of, end) in &made.ends {
+            metrics::TLS_EXPIRY.with_label_values(&[told.as_str(), of]).set(end.unix_seconds());
+        }
+        Ok(made.value)
+    };
+    Reloaded::new((Kind::Certificates, name.to_owned()), files, Box::new(make))
 }

@@ -1,6 +1,6 @@
 //! TLS with rustls, and ring as the one provider of its cryptography: servers, clients, and the files of both.
 //!
-//! What is made of files is made anew when they change ([`watch`]); what cannot be right is refused, and the former stays in use.
+//! What is made of files is made anew when they change ([`crate::reload`]); what cannot be right is refused, and the former stays in use.
 
 #[cfg(test)]
 pub(crate) mod authority;
@@ -8,7 +8,6 @@ mod certificate;
 mod client;
 mod config;
 mod files;
-mod reload;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -20,7 +19,6 @@ use rustls::crypto::CryptoProvider;
 pub use self::certificate::{ClientCertificate, Fingerprint};
 pub use self::client::{Connector, preconfigured};
 pub use self::config::{Client, Clients, Server};
-pub use self::reload::watch;
 pub use self::server::{Acceptor, HANDSHAKE_MAX, Refusal};
 
 /// The protocols that run over TLS, in the order of preference: gRPC needs the first, plain clients of the cache speak the second.

@@ -14,10 +14,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::ClientCertificate;
 use super::config::Server;
-use super::files::{Content, End, NamedFile};
-use super::reload::{Made, Reloaded};
+use super::files::{End, Made, reloaded};
 use super::{PROTOCOLS, provider};
 use crate::error::{Error, Result};
+use crate::reload::{Content, NamedFile, Reloaded};
 
 /// How long a handshake may take: two round trips and two signatures, over a bad network.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ impl Acceptor {
     /// `Invalid` with the key and the path of the file that is wrong.
     pub fn new(name: &str, config: &Server) -> Result<Self> {
         let (files, make) = (files(&format!("{name}.tls"), config), make(config));
-        Reloaded::new(name.to_owned(), files, Box::new(make)).map(Self)
+        reloaded(name, files, make).map(Self)
     }
 
     /// What the listener is called.

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::authority::{Authority, Issued, Wanted};
-use super::reload::{Look, Watched};
 use super::*;
+use crate::reload::{Look, Watched, watch};
 use crate::{metrics, tasks};
 
 /// A listener's files and its acceptor.
@@ -89,7 +89,7 @@ async fn shown_by(acceptor: &Acceptor, client: &Connector) -> String {
 }
 
 fn failures(name: &str) -> u64 {
-    metrics::value("croft_tls_reload_failures_total", &[("listener", name)]).unwrap_or(0)
+    metrics::value("croft_reload_failures_total", &[("kind", "certificates"), ("of", name)]).unwrap_or(0)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod audit;
 mod scheduler;
 mod storage;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -38,7 +38,7 @@ const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
 /// Why the farm does not take requests, if it does not; shared by those who know and the page that says so.
 #[derive(Debug, Clone)]
-pub struct Readiness(Arc<Mutex<BTreeSet<Unready>>>);
+pub struct Readiness(Arc<Mutex<BTreeMap<Unready, String>>>);
 
 /// A reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,25 +62,30 @@ impl Unready {
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(BTreeSet::from([Unready::Starting]))))
+        let starting = (Unready::Starting, Unready::Starting.sentence().to_owned());
+        Self(Arc::new(Mutex::new(BTreeMap::from([starting]))))
     }
 }
 
 impl Readiness {
     /// Says whether `reason` holds.
     pub fn set(&self, reason: Unready, holds: bool) {
+        self.explain(reason, holds.then(|| reason.sentence().to_owned()));
+    }
+
+    /// Says why `reason` holds, if it does, in a sentence for operators.
+    pub fn explain(&self, reason: Unready, why: Option<String>) {
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if holds {
-            reasons.insert(reason)
-        } else {
-            reasons.remove(&reason)
+        match why {
+            Some(why) => reasons.insert(reason, why),
+            None => reasons.remove(&reason),
         };
     }
 
     /// One line for each reason; empty when there is none.
     fn reasons(&self) -> String {
         let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.iter().map(|reason| format!("{}\n", reason.sentence())).collect()
+        reasons.values().map(|why| format!("{why}\n")).collect()
     }
 }
 

@@ -1,8 +1,8 @@
 //! What an operator may say about a worker.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -13,6 +13,7 @@ use super::limits::Limits;
 use super::machine::Machine;
 use super::root::Root;
 use super::sandbox::{Scratch, System};
+use crate::credential;
 use crate::error::{Error, Result};
 use crate::proto::rev2::platform::Property;
 use crate::proto::worker::{CORES, IMAGE, MEMORY};
@@ -75,6 +76,8 @@ pub struct Config {
     pub properties: BTreeMap<String, Vec<String>>,
     /// TLS to a scheduler at `grpcs://`. Unset: the authorities of the system, and no certificate of its own.
     pub tls: Option<tls::Client>,
+    /// The file of the token that the scheduler is shown, for schedulers that know workers by tokens.
+    pub token: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -98,6 +101,7 @@ impl Default for Config {
             persistent_workers_idle: PERSISTENT_IDLE,
             properties: properties.into(),
             tls: None,
+            token: None,
         }
     }
 }
@@ -131,6 +135,7 @@ impl Config {
         problems.extend(self.persistent_problems());
         problems.extend(self.scheduler_problem());
         problems.extend(self.tls.iter().flat_map(|tls| tls.check("worker.tls")));
+        problems.extend(self.token_problems());
         for (name, values) in &self.properties {
             if name.is_empty() || values.is_empty() {
                 problems.push(format!("worker.properties: property `{name}` needs a name and a value"));
@@ -145,9 +150,23 @@ impl Config {
         is_tls.then(|| self.tls.clone().unwrap_or_default())
     }
 
-    /// What is wrong with the files of its certificate.
-    pub fn file_problem(&self) -> Option<String> {
-        self.scheduler_tls()?.file_problem("worker.tls")
+    /// What is wrong with the files of its certificate and its token.
+    pub fn file_problems(&self) -> Vec<String> {
+        let certificate = self.scheduler_tls().and_then(|tls| tls.file_problem("worker.tls"));
+        let token = self.token.as_deref().and_then(|token| credential::file_problem("worker", token));
+        certificate.into_iter().chain(token).collect()
+    }
+
+    fn token_problems(&self) -> Vec<String> {
+        let Some(token) = &self.token else { return Vec::new() };
+        let Some(scheduler) = &self.scheduler else {
+            return vec![
+                "worker.token: the scheduler is in the same process and asks for no token".to_owned(),
+            ];
+        };
+        let uri: Option<Uri> = scheduler.parse().ok();
+        let plain = uri.as_ref().filter(|uri| uri.scheme_str() == Some("grpc")).and_then(Uri::host);
+        credential::problems("worker", token, plain)
     }
 
     fn scheduler_problem(&self) -> Option<String> {
@@ -173,8 +192,7 @@ impl Config {
             ));
         }
         let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
-        let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-        let is_loopback = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        let is_loopback = credential::is_loopback(host);
         let reason = "beyond loopback, anyone on the way can read and change what is sent";
         let remedy = "use grpcs://, or worker.insecure = true if something else protects the way";
         (!is_loopback && !self.insecure).then(|| format!("worker.scheduler: {host}: {reason}; {remedy}"))

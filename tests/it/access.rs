@@ -1,5 +1,7 @@
 //! Who gets in, and who does not: every call by nobody, without the right and with it; and workers that speak for others.
 
+mod certificates;
+mod machines;
 mod table;
 mod workers;
 
@@ -44,13 +46,8 @@ impl Doors {
     }
 
     fn start(&self, environment: &[(&str, &str)]) -> Farm {
-        let tokens: Vec<String> = self
-            .tokens
-            .iter()
-            .map(|(name, token)| format!("{{name=\"{name}\", sha256=\"{}\"}}", token.sha256))
-            .collect();
-        let (rules, tokens) = (format!("[{}]", self.rules.join(", ")), format!("[{}]", tokens.join(", ")));
         let mut environment = environment.to_vec();
+        let (rules, tokens) = self.values();
         environment.extend([
             ("CROFT_ACCESS__RULES", rules.as_str()),
             ("CROFT_ACCESS__TOKENS", tokens.as_str()),
@@ -59,10 +56,24 @@ impl Doors {
         Farm::start_with(&environment)
     }
 
+    /// The values of `access.rules` and `access.tokens`.
+    fn values(&self) -> (String, String) {
+        let tokens: Vec<String> = self
+            .tokens
+            .iter()
+            .map(|(name, token)| format!("{{name=\"{name}\", sha256=\"{}\"}}", token.sha256))
+            .collect();
+        (format!("[{}]", self.rules.join(", ")), format!("[{}]", tokens.join(", ")))
+    }
+
     /// What is put before each call of whoever has the token.
     fn bearer(&self, name: &str) -> Bearer {
-        let (_, token) = self.tokens.iter().find(|(known, _)| known == name).unwrap();
-        Bearer(format!("Bearer {}", token.token).parse().unwrap())
+        Bearer(format!("Bearer {}", self.secret(name)).parse().unwrap())
+    }
+
+    /// The token itself.
+    fn secret(&self, name: &str) -> &str {
+        &self.tokens.iter().find(|(known, _)| known == name).unwrap().1.token
     }
 }
 

@@ -1,8 +1,9 @@
 //! A farm for a test: the real binary, with its own data, on ports that are free.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The largest message that the tests take; a batch at its limit is a little larger than the usual 4 MiB.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
+/// What is kept of a farm's log.
+const LOG_BYTES_MAX: usize = 1 << 20;
+
 /// A running farm. Dropping it kills it.
 pub(crate) struct Farm {
     child: Child,
@@ -25,6 +29,7 @@ pub(crate) struct Farm {
     pub(crate) workers: String,
     pub(crate) admin: String,
     pub(crate) greeting: String,
+    log: Arc<Mutex<String>>,
     data: PathBuf,
     _own: Option<TempDir>,
 }
@@ -61,13 +66,28 @@ impl Farm {
                 return Err((child.wait().unwrap(), errors));
             }
         }
-        // From here on nobody reads the log; a full pipe must not stop the farm.
-        let mut errors = child.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::stderr()));
+        // A full pipe must not stop the farm.
+        let (errors, log) = (BufReader::new(child.stderr.take().unwrap()), Arc::<Mutex<String>>::default());
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                let line = line + "\n";
+                std::io::stderr().write_all(line.as_bytes()).unwrap();
+                let mut kept = kept.lock().unwrap();
+                if kept.len() < LOG_BYTES_MAX {
+                    *kept += &line;
+                }
+            }
+        });
         let public = address(&greeting, "Remote Execution API");
         let workers = address(&greeting, "for workers");
         let admin = address(&greeting, "metrics and health").trim_end_matches("/metrics").to_owned();
-        Ok(Self { child, output, public, workers, admin, greeting, data: data.to_owned(), _own: None })
+        Ok(Self { child, output, public, workers, admin, greeting, log, data: data.to_owned(), _own: None })
+    }
+
+    /// What it has logged since it was ready, or the beginning of that.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     pub(crate) fn data(&self) -> &Path {

@@ -43,6 +43,7 @@ mod sandbox;
 #[path = "../../src/store/servers.rs"]
 mod servers;
 mod split;
+mod systemd;
 mod tiers;
 mod tls;
 mod toolchain;

@@ -31,13 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CHANGES: usize = 10;
 
 /// An authority, and the files that it issued.
-struct Setup {
-    directory: TempDir,
-    authority: Authority,
+pub(crate) struct Setup {
+    pub(crate) directory: TempDir,
+    pub(crate) authority: Authority,
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let setup = Self { directory: tempfile::tempdir().unwrap(), authority: Authority::new() };
         setup.write("authorities.crt", &setup.authority.certificate);
         setup.write("revoked.crl", &setup.authority.revoke(&[]));
@@ -46,18 +46,18 @@ impl Setup {
         setup
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn write(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.directory.path().join(name);
         std::fs::write(&path, content).unwrap();
         path
     }
 
     /// The TLS of a listener, as the value of an environment variable.
-    fn server(&self, clients: Option<bool>) -> String {
+    pub(crate) fn server(&self, clients: Option<bool>) -> String {
         let (certificate, key) = (self.path("server.crt"), self.path("server.key"));
         let clients = clients.map_or_else(String::new, |required| {
             let (authorities, revoked) = (self.path("authorities.crt"), self.path("revoked.crl"));
@@ -67,27 +67,31 @@ impl Setup {
     }
 
     /// The TLS of a client that shows a certificate.
-    fn client(&self) -> String {
+    pub(crate) fn client(&self) -> String {
         let [authorities, certificate, key] =
             ["authorities.crt", "client.crt", "client.key"].map(|name| self.path(name));
         format!("{{authorities={authorities:?},certificate={certificate:?},key={key:?}}}")
     }
 
     /// A new connection to `address`.
-    async fn connect(&self, address: &str, shown: Option<&Issued>) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(
+        &self,
+        address: &str,
+        shown: Option<&Issued>,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(address).await?;
         let connector = TlsConnector::from(Arc::new(self.authority.client(shown)));
         connector.connect("localhost".try_into().unwrap(), stream).await
     }
 
     /// What the server at `address` shows on a new connection.
-    async fn shown(&self, address: &str) -> CertificateDer<'static> {
+    pub(crate) async fn shown(&self, address: &str) -> CertificateDer<'static> {
         let stream = self.connect(address, None).await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].clone()
     }
 
     /// A channel with one connection to the farm.
-    async fn channel(
+    pub(crate) async fn channel(
         &self,
         address: &str,
         shown: Option<&Issued>,
@@ -107,7 +111,7 @@ impl Setup {
         endpoint.max_frame_size(1 << 20).connect_with_connector(connector).await
     }
 
-    async fn client_of(&self, address: &str, shown: Option<&Issued>) -> Client {
+    pub(crate) async fn client_of(&self, address: &str, shown: Option<&Issued>) -> Client {
         Client::over(self.channel(address, shown).await.unwrap())
     }
 }
@@ -235,7 +239,7 @@ async fn a_pair_that_does_not_fit_is_refused_and_the_old_one_stays() {
     setup.write("server.crt", &one.certificate);
     setup.write("server.key", &other.key);
     let start = Instant::now();
-    while metric(&farm, "croft_tls_reload_failures_total{listener=\"public\"}").await == 0 {
+    while metric(&farm, "croft_reload_failures_total{kind=\"certificates\",of=\"public\"}").await == 0 {
         assert!(start.elapsed() < PATIENCE, "it is not noticed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

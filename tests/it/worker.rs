@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use croft::credential::Credential;
 use croft::digest::{Digest, Function};
 use croft::error::Result;
 use croft::proto::rev2::platform::Property;
@@ -148,7 +149,7 @@ impl Farm {
             async move {
                 let endpoint =
                     tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("an address");
-                Ok(endpoint.connect_lazy())
+                Ok(Credential::default().over(endpoint.connect_lazy()))
             }
             .boxed()
         });

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jsonwebtoken::jwk::{Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ const KEYS_MAX: usize = 64;
 /// The keys of one issuer.
 #[derive(Debug)]
 pub(super) struct Keys {
-    source: Source,
+    pub(super) source: Source,
     refresh: Duration,
     state: Mutex<State>,
     /// One attempt at a time; the others wait for it.
@@ -36,6 +36,8 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct State {
     keys: Vec<Arc<Key>>,
+    /// That of the file that they are from.
+    generation: u64,
     read: Option<Instant>,
     tried: Option<Instant>,
 }
@@ -75,6 +77,7 @@ impl Keys {
         identifier: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Vec<Arc<DecodingKey>>> {
+        keys.take_file();
         let found = keys.lock().suitable(identifier, algorithm);
         let (is_stale, may_try) = keys.lock().standing(keys.refresh);
         if !found.is_empty() {
@@ -118,8 +121,7 @@ impl Keys {
         let mut state = keys.lock();
         match read {
             Ok(set) => {
-                state.keys = set.keys.iter().filter_map(Key::of).take(KEYS_MAX).map(Arc::new).collect();
-                state.read = Some(Instant::now());
+                state.take(&set);
             }
             Err(error) => {
                 tracing::warn!(error = error.chain(), "the keys of an issuer of tokens could not be read");
@@ -128,6 +130,17 @@ impl Keys {
                     state.read = None;
                 }
             }
+        }
+    }
+
+    /// Takes over what a file holds, which costs nothing and asks nobody.
+    fn take_file(&self) {
+        let Source::File(file) = &self.source else { return };
+        let generation = file.generation();
+        let mut state = self.lock();
+        if state.read.is_none() || state.generation != generation {
+            state.take(&file.current());
+            state.generation = generation;
         }
     }
 
@@ -143,6 +156,11 @@ impl Keys {
 }
 
 impl State {
+    fn take(&mut self, set: &JwkSet) {
+        self.keys = set.keys.iter().filter_map(Key::of).take(KEYS_MAX).map(Arc::new).collect();
+        self.read = Some(Instant::now());
+    }
+
     fn suitable(&self, identifier: Option<&str>, algorithm: Algorithm) -> Vec<Arc<DecodingKey>> {
         if self.read.is_none_or(|read| read.elapsed() > KEPT_MAX) {
             return Vec::new();

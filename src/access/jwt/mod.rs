@@ -32,6 +32,9 @@ const LEEWAY_SECONDS: u64 = 30;
 /// may still open the farm.
 const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 
+/// As good as for ever, and still a time that can be added to the present one.
+const FAR_SECONDS: f64 = 1e9;
+
 type Claims = HashMap<String, Value>;
 
 /// The issuers of a configuration.
@@ -135,7 +138,13 @@ impl Issuer {
         let groups = claims.get(&self.config.groups_claim).map(texts).unwrap_or_default();
         let named = |name: &str| format!("{}{name}", self.config.prefix);
         let groups = groups.iter().map(|group| named(group)).collect();
-        Ok(Identity::new(Proof::Jwt, &named(name.ok_or_else(nameless)?), groups))
+        let identity = Identity::new(Proof::Jwt, &named(name.ok_or_else(nameless)?), groups);
+        // So long it is taken when it comes again, too.
+        let left = left(claims) + Duration::from_secs(LEEWAY_SECONDS);
+        Ok(match SystemTime::now().checked_add(left) {
+            Some(expires) => identity.until(expires),
+            None => identity,
+        })
     }
 }
 
@@ -153,7 +162,7 @@ fn texts(value: &Value) -> Vec<String> {
 fn left(claims: &Claims) -> Duration {
     let expires = claims.get("exp").and_then(Value::as_f64).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    Duration::try_from_secs_f64(expires - now).unwrap_or_default()
+    Duration::try_from_secs_f64((expires - now).clamp(0.0, FAR_SECONDS)).unwrap_or_default()
 }
 
 #[expect(

@@ -1,6 +1,6 @@
 //! Where the keys of an issuer are read: a file, an address, or the address that the issuer's discovery document names.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::access::config::{JwtConfig, is_address};
 use crate::error::{Error, Kind, Result};
-use crate::{tasks, tls};
+use crate::reload::{self, Content, NamedFile, Reloaded};
+use crate::tls;
 
 /// How long an issuer may take to answer. Clients wait for it.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -23,7 +24,8 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 #[derive(Debug)]
 pub(super) enum Source {
-    File(PathBuf),
+    /// It is read again when it changes.
+    File(Arc<Reloaded<JwkSet>>),
     Address(Client, String),
     /// The issuer, whose discovery document is asked each time: the address of the keys may change.
     Discovery(Client, String),
@@ -37,11 +39,11 @@ struct Discovered {
 
 impl Source {
     /// # Errors
-    /// `Bug` when the client cannot be made.
+    /// `Invalid` when the file cannot be read or holds no keys, `Bug` when the client cannot be made.
     pub(super) fn new(config: &JwtConfig) -> Result<Self> {
         Ok(match &config.keys {
             Some(keys) if keys.contains("://") => Self::Address(client()?, keys.clone()),
-            Some(file) => Self::File(file.into()),
+            Some(file) => Self::File(watched(config, file)?),
             None => Self::Discovery(client()?, config.issuer.clone()),
         })
     }
@@ -50,11 +52,7 @@ impl Source {
     /// `Unavailable` when they cannot be read, or what is there is no set of keys.
     pub(super) async fn read(&self) -> Result<JwkSet> {
         match self {
-            Self::File(file) => {
-                let file = file.clone();
-                let bytes = tasks::blocking(move || Ok(std::fs::read(file)?)).await?;
-                parse(&bytes)
-            }
+            Self::File(file) => Ok(JwkSet::clone(&file.current())),
             Self::Address(client, address) => get(client, address).await,
             Self::Discovery(client, issuer) => {
                 let address = format!("{}{DISCOVERY}", issuer.trim_end_matches('/'));
@@ -69,6 +67,17 @@ impl Source {
             }
         }
     }
+}
+
+fn watched(config: &JwtConfig, file: &str) -> Result<Arc<Reloaded<JwkSet>>> {
+    let key = format!("access.jwt `{}`: keys", config.issuer);
+    let files = vec![NamedFile { key, path: file.into() }];
+    let make = |contents: &[Content]| {
+        let bytes = contents[0].bytes()?;
+        serde_json::from_slice(bytes)
+            .map_err(|error| contents[0].wrong("it is no set of keys (JWKS)").with_source(error))
+    };
+    Reloaded::new((reload::Kind::Keys, config.issuer.clone()), files, Box::new(make))
 }
 
 /// It follows no redirects: they could lead from https:// to a place where anybody answers.

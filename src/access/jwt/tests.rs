@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::source::Source;
 use super::*;
+use crate::reload::{Look, Watched};
 use crate::tasks;
 
 /// An Ed25519 key for tests in the form of PKCS #8, which is a fixed head before the 32 secret bytes.
@@ -110,6 +112,8 @@ async fn a_token_says_who_somebody_is_and_in_which_groups() {
         let identity = issuers.verify(&token(&claims(&issuing.address), 1, "one")).await.unwrap();
         assert_eq!(identity.to_string(), "jwt:ann");
         assert_eq!(identity.groups, ["ci", "dev"]);
+        let left = identity.expires.unwrap().duration_since(SystemTime::now()).unwrap().as_secs();
+        assert!((600..=600 + LEEWAY_SECONDS).contains(&left), "{left}");
     }
     assert_eq!(issuing.asked(), 1, "the keys are kept");
 }
@@ -216,4 +220,25 @@ async fn keys_come_from_a_file_too_and_secrets_among_them_are_no_keys() {
     nameless.kid = None;
     let token = encode(&nameless, &claims("ours"), &key(1)).unwrap();
     assert!(issuers.verify(&token).await.is_ok(), "a token that names no key is tried with all");
+}
+
+#[tokio::test]
+async fn a_file_of_keys_that_changes_counts_at_once_and_a_broken_one_does_not() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let write = |keys: &[Jwk]| std::fs::write(file.path(), json!({ "keys": keys }).to_string()).unwrap();
+    write(&[jwk(1, "one")]);
+    let issuers = issuers("ours", Some(file.path().display().to_string()));
+    let Source::File(watched) = &issuers.issuers["ours"].keys.source else { panic!("it is a file") };
+    issuers.verify(&token(&claims("ours"), 1, "one")).await.unwrap();
+    std::fs::write(file.path(), "no keys").unwrap();
+    watched.look(Look::Asked);
+    let mut other = claims("ours");
+    other["sub"] = json!("ben");
+    issuers.verify(&token(&other, 1, "one")).await.unwrap();
+    write(&[jwk(2, "two")]);
+    watched.look(Look::Asked);
+    issuers.verify(&token(&claims("ours"), 2, "two")).await.unwrap();
+    other["sub"] = json!("eve");
+    let refused = issuers.verify(&token(&other, 1, "one")).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unauthenticated);
 }

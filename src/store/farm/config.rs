@@ -1,11 +1,13 @@
 //! What an operator says about a tier of other servers.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::credential;
 use crate::proto::is_instance_name;
 use crate::tls;
 
@@ -42,6 +44,9 @@ pub struct Config {
     /// TLS to servers that are named so. Unset: the authorities of the system, and no certificate of its own.
     #[serde(default)]
     pub tls: Option<tls::Client>,
+    /// The file of the token that the servers are shown, for servers that know their clients by tokens.
+    #[serde(default)]
+    pub token: Option<PathBuf>,
 }
 
 /// How blobs are spread over several servers.
@@ -80,6 +85,7 @@ impl Config {
             connect_timeout: connect_timeout(),
             timeout: timeout(),
             tls: None,
+            token: None,
         }
     }
 
@@ -105,6 +111,7 @@ impl Config {
         }
         problems.extend(self.replicas_problem());
         problems.extend(self.tls.iter().flat_map(|tls| tls.check("tls")));
+        problems.extend(self.token_problems());
         let with_tls = self.endpoints.iter().filter(|endpoint| is_with_tls(endpoint)).count();
         if self.tls.is_some() && with_tls < self.endpoints.len() {
             problems
@@ -117,6 +124,13 @@ impl Config {
     pub fn effective_tls(&self) -> Option<tls::Client> {
         let is_needed = self.endpoints.iter().any(|endpoint| is_with_tls(endpoint));
         is_needed.then(|| self.tls.clone().unwrap_or_default())
+    }
+
+    fn token_problems(&self) -> Vec<String> {
+        let Some(token) = &self.token else { return Vec::new() };
+        let uris = self.endpoints.iter().filter_map(|endpoint| endpoint.parse::<Uri>().ok());
+        let plain: Vec<Uri> = uris.filter(|uri| uri.scheme_str() == Some("http")).collect();
+        credential::problems("a farm tier", token, plain.iter().filter_map(Uri::host))
     }
 
     fn replicas_problem(&self) -> Option<String> {

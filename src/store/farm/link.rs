@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::Config;
 use super::failure::Failure;
+use crate::credential::{Credential, Lane};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::GetCapabilitiesRequest;
 use crate::proto::rev2::capabilities_client::CapabilitiesClient;
@@ -44,10 +45,14 @@ pub(super) struct Link {
     pub(super) timeout: Duration,
 }
 
+/// What a server is shown: certificates, where it is reached with TLS, and a token.
+pub(super) type Shown = (Option<Arc<Connector>>, Credential);
+
 /// Makes channels to a server.
 struct Dialer {
     endpoint: Endpoint,
     tls: Option<Arc<Connector>>,
+    credential: Credential,
 }
 
 /// The channels in use.
@@ -55,7 +60,7 @@ struct Lanes {
     /// That of the certificates that they were made with. Others take their place when it changes: a server may refuse what comes over a
     /// connection whose certificate has expired. What is under way ends on the old ones.
     generation: u64,
-    channels: Vec<Channel>,
+    channels: Vec<Lane>,
 }
 
 /// Whether the server is there, and how to find out.
@@ -71,7 +76,7 @@ impl Link {
     ///
     /// # Errors
     /// `Invalid` when the endpoint is no address.
-    pub(super) fn new(endpoint: &str, config: &Config, tls: Option<Arc<Connector>>) -> Result<Self> {
+    pub(super) fn new(endpoint: &str, config: &Config, shown: Shown) -> Result<Self> {
         let endpoint = Endpoint::from_shared(endpoint.replacen("grpcs://", "https://", 1))
             .map_err(|error| Error::invalid("an endpoint of a farm tier is no address").with_source(error))?
             .connect_timeout(config.connect_timeout)
@@ -81,7 +86,8 @@ impl Link {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX);
-        let dialer = Arc::new(Dialer { endpoint, tls });
+        let (tls, credential) = shown;
+        let dialer = Arc::new(Dialer { endpoint, tls, credential });
         let lanes = Mutex::new(dialer.lanes(config.connections.max(1)));
         let pulse = Pulse {
             health: Arc::default(),
@@ -99,7 +105,7 @@ impl Link {
     ///
     /// # Errors
     /// At once while the server is away; else the last attempt's.
-    pub(super) async fn call<T, F>(&self, attempt: impl Fn(Channel) -> F) -> Result<T, Failure>
+    pub(super) async fn call<T, F>(&self, attempt: impl Fn(Lane) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -120,7 +126,7 @@ impl Link {
     ///
     /// # Errors
     /// At once while the server is away; else the attempt's.
-    pub(super) async fn call_once<T, F>(&self, attempt: impl FnOnce(Channel) -> F) -> Result<T, Failure>
+    pub(super) async fn call_once<T, F>(&self, attempt: impl FnOnce(Lane) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -129,7 +135,7 @@ impl Link {
         result.inspect_err(|failure| self.pulse.note(failure))
     }
 
-    fn channel(&self) -> Channel {
+    fn channel(&self) -> Lane {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         // The lanes are whole between any two steps, so a poisoned lock is as good as a clean one.
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,11 +157,11 @@ impl Dialer {
     }
 
     /// A channel that connects when it is used.
-    fn channel(&self) -> Channel {
-        match &self.tls {
+    fn channel(&self) -> Lane {
+        self.credential.over(match &self.tls {
             Some(tls) => self.endpoint.connect_with_connector_lazy(tls.dial()),
             None => self.endpoint.connect_lazy(),
-        }
+        })
     }
 }
 
@@ -183,7 +189,7 @@ impl Pulse {
 }
 
 /// Whether the server says anything at all, be it that it does not know the question.
-async fn answers(channel: Channel, patience: Duration) -> bool {
+async fn answers(channel: Lane, patience: Duration) -> bool {
     let mut client = CapabilitiesClient::new(channel);
     match in_time(patience, client.get_capabilities(GetCapabilitiesRequest::default())).await {
         Ok(_) => true,

@@ -20,6 +20,7 @@ use self::peer::Peer;
 use self::replicas::{Replica, Replicas};
 use self::shards::Shards;
 use super::Store;
+use crate::credential::Credential;
 use crate::error::{Error, Result};
 use crate::tls;
 
@@ -32,14 +33,13 @@ pub fn open(config: &Config) -> Result<Arc<dyn Store>> {
     if !problems.is_empty() {
         return Err(Error::invalid(problems.join("; ")));
     }
-    let tls = config.effective_tls().map(|tls| {
-        let name = config.name.as_deref().unwrap_or("farm");
-        tls::Connector::new(name, "tls", &tls, Some(b"h2"))
-    });
+    let name = config.name.as_deref().unwrap_or("farm");
+    let tls = config.effective_tls().map(|tls| tls::Connector::new(name, "tls", &tls, Some(b"h2")));
     let tls = tls.transpose()?;
+    let credential = Credential::new(name, "a farm tier", config.token.as_deref())?;
     let peers = config.endpoints.iter().map(|endpoint| {
         let tls = tls.clone().filter(|_| config::is_with_tls(endpoint));
-        Ok(Arc::new(Peer::new(endpoint, config, tls)?))
+        Ok(Arc::new(Peer::new(endpoint, config, (tls, credential.clone()))?))
     });
     let peers: Vec<Arc<Peer>> = peers.collect::<Result<_>>()?;
     Ok(match config.mode {

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::Config;
 use super::batch::{self, Batch, SMALL_BYTES_MAX};
-use super::link::{Link, in_time};
+use super::link::{Link, Shown, in_time};
 use super::reusable::Reusable;
 use super::transfer::Transfer;
 use crate::digest::{Digest, Function};
@@ -24,7 +24,6 @@ use crate::proto::rev2::{
 use crate::store::blob::past_the_end;
 use crate::store::health::Health;
 use crate::store::{ActionKey, Blob, Key, RESULT_MAX, Store};
-use crate::tls::Connector;
 
 /// Digests in one question: at 150 bytes for the longest hash it stays below the 4 MiB that servers take in one message.
 const DIGESTS_MAX: usize = 10_000;
@@ -50,8 +49,8 @@ pub(super) struct Peer {
 impl Peer {
     /// # Errors
     /// `Invalid` when the endpoint is no address.
-    pub(super) fn new(endpoint: &str, config: &Config, tls: Option<Arc<Connector>>) -> Result<Self> {
-        Ok(Self { link: Link::new(endpoint, config, tls)?, instance: config.instance.as_str().into() })
+    pub(super) fn new(endpoint: &str, config: &Config, shown: Shown) -> Result<Self> {
+        Ok(Self { link: Link::new(endpoint, config, shown)?, instance: config.instance.as_str().into() })
     }
 
     pub(super) fn health(&self) -> &Arc<Health> {

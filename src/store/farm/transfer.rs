@@ -8,11 +8,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
 use super::failure::Failure;
 use super::link::{Pulse, in_time};
+use crate::credential::Lane;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::byte_stream_client::ByteStreamClient;
@@ -46,7 +46,7 @@ impl Transfer {
     }
 
     /// Sends the blob under an upload's name of its own. The server may say at any time that it has the blob already.
-    pub(super) async fn upload(self, channel: Channel, chunks: Chunks) -> Result<(), Failure> {
+    pub(super) async fn upload(self, channel: Lane, chunks: Chunks) -> Result<(), Failure> {
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let mut client = ByteStreamClient::new(channel);
         let mut answer = pin!(client.write(ReceiverStream::new(pieces)));
@@ -106,7 +106,7 @@ impl Transfer {
     /// Opens the blob from `offset`, which is at most its size; `None` if it is absent.
     pub(super) async fn download(
         self,
-        channel: Channel,
+        channel: Lane,
         offset: u64,
         pulse: Pulse,
     ) -> Result<Option<Blob>, Failure> {

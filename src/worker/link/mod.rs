@@ -11,18 +11,20 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tonic::transport::Channel;
 
 use super::Worker;
+use crate::credential::Lane;
 use crate::error::{Error, Kind, Result};
 use crate::tasks::Shutdown;
-use crate::tls::Connector;
 use leases::Leases;
 pub(crate) use reports::Reports;
 use session::{End, Session};
 
 /// Makes a channel to a scheduler; called for every attempt to connect.
-pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Channel>> + Send + Sync>;
+pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Lane>> + Send + Sync>;
+
+/// Whether a scheduler has welcomed the worker and the connection holds, or a sentence that says why not.
+pub type Connection = std::result::Result<(), String>;
 
 /// How long a scheduler may take to welcome a worker.
 const WELCOME_MAX: Duration = Duration::from_secs(15);
@@ -55,24 +57,25 @@ pub struct Link {
     worker: Worker,
     connect: Connect,
     stop: Stop,
-    connected: watch::Sender<bool>,
-    /// Where the certificate comes from that the worker shows; none without TLS.
-    tls: Option<Arc<Connector>>,
+    connected: watch::Sender<Connection>,
+    /// Each tells when the worker has something else to show.
+    renewals: Vec<watch::Receiver<u64>>,
 }
 
 impl Link {
     pub fn new(worker: Worker, connect: Connect, stop: Stop) -> Self {
-        Self { worker, connect, stop, connected: watch::Sender::new(false), tls: None }
+        let connected = watch::Sender::new(Err("connecting to the scheduler".to_owned()));
+        Self { worker, connect, stop, connected, renewals: Vec::new() }
     }
 
-    /// Connects anew whenever what `tls` shows changes: the scheduler looks at a certificate when a stream begins, and a stream may
-    /// last longer than the certificate holds.
-    pub fn renewed_by(self, tls: Arc<Connector>) -> Self {
-        Self { tls: Some(tls), ..self }
+    /// Connects anew whenever one of `renewals` tells that the worker has another certificate or token: the scheduler looks at it when
+    /// a stream begins, and ends the stream when it ends.
+    pub fn renewed_by(self, renewals: impl IntoIterator<Item = watch::Receiver<u64>>) -> Self {
+        Self { renewals: renewals.into_iter().collect(), ..self }
     }
 
     /// Whether a scheduler has welcomed the worker and the connection holds.
-    pub fn connected(&self) -> watch::Receiver<bool> {
+    pub fn connected(&self) -> watch::Receiver<Connection> {
         self.connected.subscribe()
     }
 
@@ -88,11 +91,12 @@ impl Link {
             match self.meet(&mut leases, &mut backoff).await {
                 Ok(End::Left) => break,
                 Ok(End::Renewed) => {
-                    tracing::info!("the worker connects anew to show its new certificate");
+                    tracing::info!("the worker connects anew to show its new certificate or token");
                     continue;
                 }
                 Ok(End::Lost(error)) | Err(error) => {
-                    tracing::warn!(error = error.chain(), "the worker has no scheduler")
+                    tracing::warn!(error = error.chain(), "the worker has no scheduler");
+                    self.tell(Err(error.public_message()));
                 }
             }
             tokio::select! {
@@ -105,6 +109,10 @@ impl Link {
         Ok(())
     }
 
+    fn tell(&self, connection: Connection) {
+        self.connected.send_modify(|present| *present = connection);
+    }
+
     /// Whether there is nothing left that a scheduler should hear.
     fn is_done(&self, leases: &Leases) -> bool {
         self.stop.now.is_cancelled() || (self.stop.drain.is_cancelled() && leases.is_empty())
@@ -112,7 +120,8 @@ impl Link {
 
     /// One connection, from its beginning to its end.
     async fn meet(&self, leases: &mut Leases, backoff: &mut Backoff) -> Result<End> {
-        let renewals = self.tls.as_ref().map(|tls| tls.renewals());
+        let mut renewals = self.renewals.clone();
+        renewals.iter_mut().for_each(watch::Receiver::mark_unchanged);
         let opened = async {
             let channel = (self.connect)().await?;
             Session::open(&self.worker, leases, (channel, renewals)).await
@@ -124,10 +133,10 @@ impl Link {
             () = self.stop.now.cancelled() => return Ok(End::Left),
         };
         tracing::info!(worker = self.worker.name(), "the worker is connected");
-        self.connected.send_replace(true);
+        self.tell(Ok(()));
         let begin = Instant::now();
         let end = session.serve(leases, &self.stop).await;
-        self.connected.send_replace(false);
+        self.tell(Err("the connection to the scheduler has ended".to_owned()));
         backoff.held_for(begin.elapsed());
         Ok(end)
     }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 use super::Stop;
 use super::leases::{Leases, Said};
-use crate::error::{Error, Kind, Result};
+use crate::credential::Lane;
+use crate::error::{Error, Kind, Result, shown};
 use crate::proto;
 use crate::proto::worker::scheduler_message::Message as FromScheduler;
 use crate::proto::worker::worker_message::Message as FromWorker;
@@ -37,10 +38,10 @@ pub(super) struct Session {
     heartbeat: Interval,
     /// Whether the scheduler knows that the worker wants nothing new.
     is_draining: bool,
-    renewals: Option<Renewals>,
+    renewals: Vec<Renewals>,
 }
 
-/// Tells when the worker has another certificate to show.
+/// Tells when the worker has another certificate or token to show.
 type Renewals = watch::Receiver<u64>;
 
 /// How a connection ended.
@@ -49,7 +50,7 @@ pub(super) enum End {
     Left,
     /// It broke; the leases go on.
     Lost(Error),
-    /// The worker has another certificate and is to connect with it; the leases go on.
+    /// The worker has another certificate or token and is to connect with it; the leases go on.
     Renewed,
 }
 
@@ -72,7 +73,7 @@ impl Session {
     pub(super) async fn open(
         worker: &Worker,
         leases: &Leases,
-        (channel, renewals): (Channel, Option<Renewals>),
+        (channel, renewals): (Lane, Vec<Renewals>),
     ) -> Result<Self> {
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
         let hello = FromWorker::Hello(Hello {
@@ -88,7 +89,7 @@ impl Session {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .work(ReceiverStream::new(messages))
             .await;
-        let mut inbox = response.map_err(lost)?.into_inner();
+        let mut inbox = response.map_err(refused)?.into_inner();
         let first = inbox.message().await.map_err(lost)?.and_then(|message| message.message);
         let Some(FromScheduler::Welcome(welcome)) = first else {
             return Err(Error::new(Kind::Unavailable, "the scheduler does not welcome the worker"));
@@ -114,7 +115,7 @@ impl Session {
                 Event::Drain => self.drain().await,
                 Event::Stop => return self.finish(leases).await,
                 Event::Renewed => return End::Renewed,
-                Event::Lost(status) => Err(status.map_or_else(closed, lost)),
+                Event::Lost(status) => Err(status.map_or_else(closed, refused)),
             };
             if let Err(error) = result {
                 return End::Lost(error);
@@ -209,12 +210,20 @@ impl Session {
     }
 }
 
-/// Waits until there is another certificate; for ever where there never will be.
-async fn renewed(renewals: &mut Option<Renewals>) {
-    let Some(renewals) = renewals else { return std::future::pending().await };
-    if renewals.changed().await.is_err() {
-        std::future::pending().await
+/// Waits until there is another certificate or token; for ever where there never will be.
+async fn renewed(renewals: &mut [Renewals]) {
+    let changes = renewals.iter_mut().map(|renewals| {
+        Box::pin(async move {
+            if renewals.changed().await.is_err() {
+                std::future::pending().await
+            }
+        })
+    });
+    let changes: Vec<_> = changes.collect();
+    if changes.is_empty() {
+        return std::future::pending().await;
     }
+    select_all(changes).await;
 }
 
 fn heartbeat(welcome: &Welcome) -> Interval {
@@ -229,6 +238,14 @@ fn heartbeat(welcome: &Welcome) -> Interval {
 
 fn message(message: FromWorker) -> WorkerMessage {
     WorkerMessage { message: Some(message) }
+}
+
+/// Of a scheduler that does not take the worker its operator wants to read why.
+fn refused(status: tonic::Status) -> Error {
+    if !matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) {
+        return lost(status);
+    }
+    Error::new(Kind::Denied, format!("the scheduler refuses the worker: {}", shown(status.message())))
 }
 
 fn lost(status: tonic::Status) -> Error {

@@ -3,31 +3,66 @@
 //! The contents are compared, not times or inodes: so it makes no difference whether a file is written, renamed into its place, or
 //! reached through a symlink that is swapped, as those who hand out certificates do.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::files::{Content, End, Identity, NamedFile};
+use self::file::Identity;
 use crate::error::{Context, Error, Result};
 use crate::metrics;
+use crate::systemd;
 use crate::tasks::{self, Shutdown};
+
+mod file;
+
+pub use self::file::{Content, NamedFile};
 
 /// The time between two looks at the files. They are small and few; new handshakes are to have a new certificate within 2 s.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What all files of one listener or client together give.
-pub(super) struct Made<T> {
-    pub(super) value: T,
-    /// What of it ends when, by the label in the metric.
-    pub(super) ends: Vec<(&'static str, End)>,
+/// What the files are, as a label of the metric and in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Of a listener or a client, with keys and revocation lists.
+    Certificates,
+    /// What this process shows where it is a client.
+    Token,
+    /// Of users.
+    Passwords,
+    /// Of an issuer of signed tokens.
+    Keys,
 }
 
-type Make<T> = Box<dyn Fn(&[Content]) -> Result<Made<T>> + Send + Sync>;
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Certificates => "certificates",
+            Self::Token => "token",
+            Self::Passwords => "passwords",
+            Self::Keys => "keys",
+        }
+    }
+}
+
+impl<T> fmt::Debug for Reloaded<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Reloaded")
+            .field("kind", &self.kind)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the value of the contents of all files together.
+pub type Make<T> = Box<dyn Fn(&[Content]) -> Result<T> + Send + Sync>;
 
 /// The present value, and where the next one comes from.
-pub(super) struct Reloaded<T> {
+pub struct Reloaded<T> {
+    kind: Kind,
     /// Whose it is, in the log and in metrics.
     name: String,
     files: Vec<NamedFile>,
@@ -52,7 +87,7 @@ struct Refused {
 
 /// How sure a look at the files is to see a whole change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub enum Look {
     /// Someone may be in the middle of writing: what is wrong counts when it is still the same at the next look.
     Periodic,
     /// The operator says that the files are as they shall be.
@@ -64,14 +99,12 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     ///
     /// # Errors
     /// When nothing can be made of the files.
-    pub(super) fn new(name: String, files: Vec<NamedFile>, make: Make<T>) -> Result<Arc<Self>> {
+    pub fn new((kind, name): (Kind, String), files: Vec<NamedFile>, make: Make<T>) -> Result<Arc<Self>> {
         let contents: Vec<Content> = files.iter().map(NamedFile::read).collect();
-        let made = make(&contents)?;
-        tell_ends(&name, &made.ends);
-        let identity = Identity::of(&contents);
-        let state = State { value: Arc::new(made.value), identity, refused: None };
-        let reloaded =
-            Arc::new(Self { name, files, make, state: Mutex::new(state), generation: watch::Sender::new(0) });
+        let value = Arc::new(make(&contents)?);
+        let state = Mutex::new(State { value, identity: Identity::of(&contents), refused: None });
+        let generation = watch::Sender::new(0);
+        let reloaded = Arc::new(Self { kind, name, files, make, state, generation });
         let watched: Arc<dyn Watched> = reloaded.clone();
         let mut all = lock(&WATCHED);
         all.retain(|watched| watched.strong_count() > 0);
@@ -79,29 +112,30 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         Ok(reloaded)
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// Whose it is.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn current(&self) -> Arc<T> {
+    /// The present value.
+    pub fn current(&self) -> Arc<T> {
         Arc::clone(&lock(&self.state).value)
     }
 
     /// Changes with the value.
-    pub(super) fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         *self.generation.borrow()
     }
 
     /// Tells of each change of the value from now on.
-    pub(super) fn renewals(&self) -> watch::Receiver<u64> {
+    pub fn renewals(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 
-    fn adopt(&self, identity: Identity, made: Made<T>) {
-        tell_ends(&self.name, &made.ends);
-        *lock(&self.state) = State { value: Arc::new(made.value), identity, refused: None };
+    fn adopt(&self, identity: Identity, value: T) {
+        *lock(&self.state) = State { value: Arc::new(value), identity, refused: None };
         self.generation.send_modify(|generation| *generation += 1);
-        tracing::info!(tls = self.name, "certificates were loaded anew");
+        tracing::info!(of = self.name, "{} were loaded anew", self.kind.name());
     }
 
     fn refuse(&self, identity: Identity, look: Look, error: &Error) {
@@ -112,15 +146,16 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         state.refused = Some(Refused { identity, is_told: is_settled });
         drop(state);
         if is_settled && !was_told {
-            metrics::TLS_RELOAD_FAILURES.with_label_values(&[&self.name]).inc();
+            let kind = self.kind.name();
+            metrics::RELOAD_FAILURES.with_label_values(&[kind, &self.name]).inc();
             let error = error.chain();
-            tracing::error!(tls = self.name, error, "new certificates are refused; the former stay in use");
+            tracing::error!(of = self.name, error, "new {kind} are refused; the former stay in use");
         }
     }
 }
 
 /// Whatever is made of files.
-pub(super) trait Watched: Send + Sync {
+pub trait Watched: Send + Sync {
     /// Looks whether the files have changed, which blocks while they are read.
     fn look(&self, look: Look);
 }
@@ -137,16 +172,16 @@ impl<T: Send + Sync + 'static> Watched for Reloaded<T> {
             }
         }
         match (self.make)(&contents) {
-            Ok(made) => self.adopt(identity, made),
+            Ok(value) => self.adopt(identity, value),
             Err(error) => self.refuse(identity, look, &error),
         }
     }
 }
 
-/// All that is in use. Listeners and clients are made in many places; the one task that looks after their files belongs to none.
+/// All that is in use. It is made in many places; the one task that looks after their files belongs to none.
 static WATCHED: Mutex<Vec<Weak<dyn Watched>>> = Mutex::new(Vec::new());
 
-/// Looks after the files of all listeners and clients, at SIGHUP at once, until `shutdown`.
+/// Looks after all these files, at SIGHUP at once, until `shutdown`.
 ///
 /// # Errors
 /// When signals cannot be received.
@@ -160,22 +195,17 @@ pub async fn watch(shutdown: Shutdown) -> Result<()> {
         };
         let all: Vec<_> = lock(&WATCHED).iter().filter_map(Weak::upgrade).collect();
         if look == Look::Asked {
-            tracing::info!(count = all.len(), "certificates are looked at, since SIGHUP asks for it");
-        }
-        if all.is_empty() {
-            continue;
+            systemd::reloading();
+            tracing::info!(count = all.len(), "files are looked at, since SIGHUP asks for it");
         }
         tasks::blocking(move || {
             all.iter().for_each(|watched| watched.look(look));
             Ok(())
         })
         .await?;
-    }
-}
-
-fn tell_ends(name: &str, ends: &[(&'static str, End)]) {
-    for (of, end) in ends {
-        metrics::TLS_EXPIRY.with_label_values(&[name, of]).set(end.unix_seconds());
+        if look == Look::Asked {
+            systemd::reloaded();
+        }
     }
 }
 
