@@ -138,7 +138,7 @@ impl Issuer {
         let groups = claims.get(&self.config.groups_claim).map(texts).unwrap_or_default();
         let named = |name: &str| format!("{}{name}", self.config.prefix);
         let groups = groups.iter().map(|group| named(group)).collect();
-        let identity = Identity::new(Proof::Jwt, &named(name.ok_or_else(nameless)?), groups);
+        let identity = Identity::new(Proof::Jwt, named(name.ok_or_else(nameless)?), groups);
         // So long it is taken when it comes again, too.
         let left = left(claims) + Duration::from_secs(LEEWAY_SECONDS);
         Ok(match SystemTime::now().checked_add(left) {
