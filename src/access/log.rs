@@ -1,5 +1,6 @@
 //! The access log: who was refused what, and who changed what of the farm. It is the target `croft::access` of the log.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ const LINES_MAX: u32 = 100;
 const LINE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why somebody was refused: the label of a metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
     /// Nobody said who calls, and it is not for everybody.
     Unauthenticated,
@@ -31,9 +32,6 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    /// In their order.
-    const ALL: [Self; 4] = [Self::Unauthenticated, Self::Credential, Self::Right, Self::Worker];
-
     fn name(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
@@ -56,7 +54,7 @@ pub(super) struct Line<'a> {
 
 /// The log of one process. Each reason has a budget of its own, so that a flood of strangers hides nobody else.
 #[derive(Debug)]
-pub(super) struct Log([Mutex<State>; Reason::ALL.len()]);
+pub(super) struct Log(Mutex<BTreeMap<Reason, State>>);
 
 #[derive(Debug)]
 struct State {
@@ -66,8 +64,7 @@ struct State {
 
 impl Log {
     pub(super) fn new() -> Self {
-        let budget = || Budget::new(LINES_MAX, LINE_PAUSE, Instant::now());
-        Self(Reason::ALL.map(|_| Mutex::new(State { budget: budget(), left_out: 0 })))
+        Self(Mutex::default())
     }
 
     pub(super) fn refused(&self, line: &Line<'_>, reason: Reason, message: &str) {
@@ -99,7 +96,9 @@ impl Log {
 
     /// How many lines were left out before this one; none when this one is left out, too.
     fn turn(&self, reason: Reason, now: Instant) -> Option<u64> {
-        let mut state = self.0[reason as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = || State { budget: Budget::new(LINES_MAX, LINE_PAUSE, now), left_out: 0 };
+        let state = states.entry(reason).or_insert_with(full);
         if state.budget.take(now) {
             return Some(std::mem::take(&mut state.left_out));
         }

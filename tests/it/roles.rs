@@ -195,8 +195,9 @@ async fn a_worker_is_ready_while_it_has_a_scheduler() {
         assert!(Instant::now() < deadline, "it does not notice");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let reason = "the worker is not connected to its scheduler\n";
-    assert_eq!(worker.farm.page("/readyz").await, (503, reason.to_owned()));
+    // It is lost, or nobody answers any more.
+    let (status, reason) = worker.farm.page("/readyz").await;
+    assert!(status == 503 && reason.contains("scheduler"), "{status} {reason}");
     scheduler.start_again();
     worker.until_ready().await;
     let workers = format!("http://{}", scheduler.farm.workers);

@@ -35,7 +35,8 @@ use super::{Farm, bytestream, cas};
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Bytes of results that may come in at a time: eight of the largest, and thousands of usual ones.
-static INCOMING: Semaphore = Semaphore::const_new(8 * RESULT_MAX as usize);
+const INCOMING_BYTES_MAX: usize = 8 * RESULT_MAX as usize;
+static INCOMING: Semaphore = Semaphore::const_new(INCOMING_BYTES_MAX);
 
 /// How long a result waits for its room.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
