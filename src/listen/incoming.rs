@@ -99,10 +99,13 @@ impl<B> Incoming<B> {
 
     /// Takes note of a frame. Gives it back unless there is no room for what it leaves unfinished.
     fn admit(&mut self, data: Bytes) -> Option<Bytes> {
-        self.messages.advance(&data);
+        if self.messages.advance(&data) {
+            // The next one has a time of its own, even if it has begun in the same frame.
+            self.late = None;
+        }
         let unfinished = self.messages.unfinished;
         if unfinished == 0 {
-            (self.held, self.late) = (None, None);
+            self.held = None;
             return Some(data);
         }
         let held = self.held.as_ref().map_or(0, SemaphorePermit::num_permits);
@@ -212,8 +215,9 @@ struct Messages {
 }
 
 impl Messages {
-    /// Goes over the next bytes.
-    fn advance(&mut self, mut bytes: &[u8]) {
+    /// Goes over the next bytes; whether a message has become whole with them.
+    fn advance(&mut self, mut bytes: &[u8]) -> bool {
+        let mut is_any_whole = false;
         while let Some(&byte) = bytes.first() {
             if self.unfinished < PREFIX_BYTES {
                 // The first byte is shifted out again.
@@ -227,8 +231,10 @@ impl Messages {
             }
             if self.unfinished >= PREFIX_BYTES && self.unfinished == PREFIX_BYTES + self.length as usize {
                 *self = Self { has_had_one: true, ..Self::default() };
+                is_any_whole = true;
             }
         }
+        is_any_whole
     }
 
     /// Whether something must come, and soon.
@@ -330,6 +336,19 @@ mod tests {
         assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
         let (_silent, mut body) = fed(room(100));
         assert_eq!(next(&mut body).await.unwrap().unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn each_message_has_its_own_time_even_if_it_begins_in_the_frame_of_the_one_before() {
+        let (sender, mut body) = fed(room(100));
+        body.times.message = Duration::from_millis(1500);
+        let bytes = Bytes::from(message(10).repeat(20));
+        for end in (7..200).step_by(15) {
+            sender.try_send(bytes.slice(end.max(15) - 15..end)).unwrap();
+            next(&mut body).await.unwrap().unwrap();
+            let pause = tokio::time::timeout(Duration::from_millis(150), next(&mut body)).await;
+            assert!(pause.is_err(), "all of them together take longer, but none does: {pause:?}");
+        }
     }
 
     proptest! {
