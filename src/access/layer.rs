@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -13,7 +13,7 @@ use tonic::Status;
 use tower::{Layer, Service};
 
 use crate::error::{Error, Kind};
-use crate::listen::Peer;
+use crate::listen::{Peer, is_grpc};
 
 use super::Access;
 use super::caller::Head;
@@ -117,8 +117,7 @@ fn is_rebound<B>(request: &Request<B>) -> bool {
 }
 
 fn refusal<R: Default + From<String>>(headers: &HeaderMap, error: &Error) -> Response<R> {
-    let kind = headers.get(CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if is_grpc(headers) {
         return Status::new(crate::status::code_of(error.kind()), error.public_message()).into_http();
     }
     let mut response = Response::new(R::from(error.public_message() + "\n"));
