@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::worker::Machine;
-use crate::{access, audit, rpc, scheduler, store, telemetry, tls, worker};
+use crate::{access, audit, rpc, scheduler, store, telemetry, tls, trace, worker};
 
 /// The whole configuration. Every part belongs to the component of its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct Config {
     /// Actions that are run again to see whether they give the same outputs.
     pub audit: audit::Config,
     pub log: telemetry::Config,
+    /// Traces, and where they go.
+    pub trace: trace::Config,
     /// Who may do what. Unset: whoever is on this machine everything, and nobody else is listened for.
     pub access: Option<access::Config>,
 }
@@ -97,6 +99,7 @@ impl Default for Config {
             worker: worker::Config::default(),
             audit: audit::Config::default(),
             log: telemetry::Config::default(),
+            trace: trace::Config::default(),
             access: None,
         }
     }
@@ -161,6 +164,7 @@ impl Config {
         problems.extend(self.worker.check());
         problems.extend(self.audit.check());
         problems.extend(self.log.check());
+        problems.extend(self.trace.check());
         problems.extend(self.access.iter().flat_map(access::Config::check));
         problems
     }

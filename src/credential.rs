@@ -13,11 +13,12 @@ use tonic::{Request, Status};
 
 use crate::error::{Error, Result};
 use crate::reload::{Content, Kind, NamedFile, Reloaded};
+use crate::trace;
 
 /// Bytes of a token, as much as our own listeners take.
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 
-/// A channel whose calls show what there is to show.
+/// A channel whose calls show what there is to show, and say which trace they belong to.
 pub type Lane = InterceptedService<Channel, Credential>;
 
 /// A token, or nothing. Cheap to clone; what it shows is what the file holds at that time.
@@ -53,6 +54,7 @@ impl Interceptor for Credential {
         if let Some(token) = &self.0 {
             request.metadata_mut().insert(AUTHORIZATION.as_str(), (*token.current()).clone());
         }
+        trace::send(request.metadata_mut());
         Ok(request)
     }
 }

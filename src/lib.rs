@@ -2,7 +2,7 @@
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
 //! commands → server, config → rpc, worker, web → access, audit → listen, store, scheduler → status, digest, error, index, proto, metrics, tasks,
-//! reload, credential, systemd, tls.
+//! reload, credential, systemd, tls, trace.
 
 pub mod access;
 pub mod audit;
@@ -27,5 +27,6 @@ pub mod systemd;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 pub mod web;
 pub mod worker;

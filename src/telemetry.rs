@@ -1,11 +1,15 @@
-//! The log: text for people, JSON for machines, on standard error.
+//! The log: text for people, JSON for machines, on standard error; and the spans of traces, where they are exported.
 
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::error::{Error, Result};
+use crate::trace;
 
 /// `[log]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,20 +45,20 @@ impl Config {
     }
 }
 
-/// Starts the log. Once a process; a second call changes nothing.
+/// Starts the log, and the making of spans if traces are exported by now ([`trace::Export`]). Once a process; a second call changes nothing.
 ///
 /// # Errors
 /// `Invalid` for a filter that does not parse.
 pub fn start(config: &Config) -> Result<()> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(config.parse()?)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let started = match config.format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.format {
+        Format::Text => lines.with_filter(config.parse()?).boxed(),
+        Format::Json => lines.json().with_filter(config.parse()?).boxed(),
     };
-    if started.is_err() {
+    let spans = trace::layer().map(|layer| {
+        layer.with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == trace::TARGET))
+    });
+    if tracing_subscriber::registry().with(lines).with(spans).try_init().is_err() {
         tracing::debug!("the log is started already");
     }
     Ok(())

@@ -49,6 +49,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("credential", &[]),
     ("systemd", &[]),
     ("tls", &[]),
+    ("trace", &[]),
 ];
 
 /// What every file may import.
@@ -64,6 +65,7 @@ const BASE: &[&str] = &[
     "credential",
     "systemd",
     "tls",
+    "trace",
 ];
 
 /// Outside crate, and the files that may name it. A crate that is not listed may be used anywhere.
@@ -86,7 +88,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("figment", &["src/config.rs"]),
     ("axum", &["src/web/", "src/rpc/http/"]),
     ("clap", &["src/commands/", "src/main.rs"]),
-    ("tracing_subscriber", &["src/telemetry.rs"]),
+    ("tracing_subscriber", &["src/telemetry.rs", "src/trace/"]),
+    ("tracing_opentelemetry", &["src/trace/"]),
+    ("opentelemetry", &["src/trace/"]),
+    ("opentelemetry_sdk", &["src/trace/"]),
+    ("opentelemetry_otlp", &["src/trace/"]),
     ("x509_parser", &["src/tls/"]),
     ("tokio_rustls", &["src/tls/", "src/listen/"]),
     ("sha2", &["src/digest/", "src/tls/", "src/reload/", "src/rpc/assets/integrity.rs"]),

@@ -126,6 +126,7 @@ fn task(number: usize) -> Task {
         invocation: "0191f1f0-0000-7000-8000-000000000000".into(),
         identity: "".into(),
         neighbours: Box::default(),
+        trace: None,
     }
 }
 

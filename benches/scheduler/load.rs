@@ -140,6 +140,7 @@ impl Load {
             invocation: Arc::clone(&self.invocations[invocation]),
             identity: Arc::clone(&self.identities[invocation % IDENTITIES]),
             neighbours: (0..NEIGHBOURS).map(|_| random.u64(..TREES)).collect(),
+            trace: None,
         };
         let [operation, execution] = [random.u128(..), random.u128(..)];
         Action { operation: OperationId::new(operation), execution: ExecutionId::new(execution), task, set }

@@ -16,6 +16,7 @@ use crate::store::TierSummary;
 use crate::systemd;
 use crate::tasks;
 use crate::telemetry;
+use crate::trace::Export;
 use crate::worker::link::Stop;
 
 /// Threads for work that blocks: files and hashing. More would only queue at the disk, and each is a stack.
@@ -26,14 +27,13 @@ const FILES_MAX: u64 = 1 << 18;
 
 pub(super) fn run(file: Option<&Path>) -> Result<()> {
     let config = Config::load_checked(file)?;
-    telemetry::start(&config.log)?;
     allow_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .context(|| "start the runtime")?;
-    runtime.block_on(serve(&config))
+    runtime.block_on(traced(&config))
 }
 
 /// Shells and service managers allow 1,024 files for the sake of old programs; what the process may allow itself is far more.
@@ -44,6 +44,15 @@ fn allow_files() {
         // Without it the farm serves fewer connections: the listener goes by what is allowed.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
     }
+}
+
+/// Traces are exported from before the first line of the log to after the last part has stopped.
+async fn traced(config: &Config) -> Result<()> {
+    let export = Export::start(&config.trace)?;
+    telemetry::start(&config.log)?;
+    let served = serve(config).await;
+    export.stop().await;
+    served
 }
 
 async fn serve(config: &Config) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Times every call, by method and gRPC code, into `nativelink_request_duration_seconds`.
+//! Times every call, by method and gRPC code, into `nativelink_request_duration_seconds`, and has a span for it in its trace.
 //!
 //! A call that lasts as long as what it waits for says nothing of how fast we are. It counts there only up to the head of its answer,
 //! which comes when an action is accepted or its result was found, and as a whole in `croft_stream_duration_seconds`.
@@ -13,9 +13,11 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 use super::is_grpc;
 use crate::metrics::{Durations, REQUEST_DURATION, STREAM_DURATION};
+use crate::trace;
 
 /// The layer; a call ends with its last frame, or when its client goes away.
 #[derive(Debug, Clone, Copy)]
@@ -50,9 +52,10 @@ where
     fn call(&mut self, request: Request<R>) -> Self::Future {
         let method = method(request.uri().path());
         let durations = if WAITING.contains(&method) { &STREAM_DURATION } else { &REQUEST_DURATION };
-        let mut call = Call { method, durations, start: Instant::now(), code: None };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
+        let span = trace::call(method, request.headers());
+        let mut call = Call { method, durations, start: Instant::now(), code: None, span: span.clone() };
+        let answer = span.in_scope(|| self.inner.call(request));
+        let measured = async move {
             let answer = answer.await?;
             if is_grpc(answer.headers()) {
                 call.observe(answer.headers());
@@ -63,7 +66,8 @@ where
                 call.write_down(&REQUEST_DURATION, call.code.unwrap_or(Code::Ok));
             }
             Ok(answer.map(|body| tonic::body::Body::new(MeasuredBody { body, call })))
-        })
+        };
+        Box::pin(measured.instrument(span))
     }
 }
 
@@ -73,6 +77,7 @@ struct Call {
     durations: &'static Durations,
     start: Instant,
     code: Option<Code>,
+    span: Span,
 }
 
 impl Call {
@@ -104,7 +109,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         // A call without a status is one whose client went away.
-        self.write_down(self.durations, self.code.unwrap_or(Code::Cancelled));
+        let code = self.code.unwrap_or(Code::Cancelled);
+        self.write_down(self.durations, code);
+        trace::end(&self.span, code);
     }
 }
 
@@ -121,7 +128,8 @@ impl Body for MeasuredBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let this = &mut *self;
+        let frame = this.call.span.in_scope(|| Pin::new(&mut this.body).poll_frame(context));
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {

@@ -333,6 +333,10 @@ metrics! {
     )
     .by(&["listener", "reason"]);
 
+    /// Spans that were handed to whoever collects traces (`sent`), or would not be taken (`lost`).
+    TRACE_SPANS: IntCounterVec =
+        Declaration::new("croft_trace_spans_total", "spans of traces that were exported").by(&["outcome"]);
+
     /// Always 1; what runs is in the label.
     BUILD: IntGaugeVec = Declaration::new("croft_build_info", "the version that runs").by(&["version"]);
 }

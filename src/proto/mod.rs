@@ -4,6 +4,9 @@
 
 mod usage;
 
+/// The header in which clients say what they build, as [`rev2::RequestMetadata`].
+pub const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
 /// Remote Execution API v2.
 pub mod rev2 {
     pub use bazel_remote_apis::build::bazel::remote::execution::v2::*;

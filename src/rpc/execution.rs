@@ -22,6 +22,7 @@ use crate::proto::{Any, read_duration, timestamp};
 use crate::scheduler::{NEIGHBOURS_MAX, OperationId, Platform, Stage, Task, Update, Watch};
 use crate::status;
 use crate::store::{ActionKey, tree};
+use crate::trace::Carried;
 
 use super::inline::Hints;
 use super::{Farm, logs, lookups, names};
@@ -132,6 +133,7 @@ impl Farm {
             invocation: asker.invocation.into(),
             identity: asker.identity.into(),
             neighbours,
+            trace: Carried::current(),
         })
     }
 

@@ -5,10 +5,8 @@ use tonic::metadata::MetadataMap;
 
 use crate::error::Result;
 use crate::metrics::{ACTION_CACHE_LOOKUPS, Vocabulary};
+use crate::proto::REQUEST_METADATA;
 use crate::proto::rev2::RequestMetadata;
-
-/// The header in which clients say what they build (REv2, `RequestMetadata`).
-const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
 static MNEMONICS: Vocabulary = Vocabulary::new();
 

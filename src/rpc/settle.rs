@@ -1,16 +1,20 @@
 //! The server's own look at what a worker reports: outputs must be in the CAS, and only then the result is cached.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use tracing::Instrument;
 
 use crate::audit::Auditor;
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
 use crate::proto::rev2::ExecuteResponse;
+use crate::proto::{self, Timestamp};
 use crate::scheduler::{Settle, Task};
 use crate::status;
 use crate::store::{ActionCache, ActionKey, Cas, absent_outputs};
+use crate::trace;
 
 /// Checks results and writes the action cache; workers never do.
 pub struct Settler {
@@ -24,12 +28,9 @@ impl Settler {
     pub fn new(cas: Cas, action_cache: ActionCache, auditor: Arc<Auditor>) -> Self {
         Self { cas, action_cache, auditor }
     }
-}
 
-#[async_trait]
-impl Settle for Settler {
-    async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
-        count(&response);
+    /// Checks what is in the response, and caches its result.
+    async fn check_and_keep(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
         let is_ok = response.status.as_ref().is_none_or(|status| status.code == 0);
         let Some(result) = response.result.as_ref().filter(|_| is_ok) else {
             return Ok(response);
@@ -55,6 +56,17 @@ impl Settle for Settler {
         }
         Ok(response)
     }
+}
+
+#[async_trait]
+impl Settle for Settler {
+    async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
+        count(&response);
+        if let Some(waited) = waited(&response) {
+            trace::past(task.trace.as_ref(), "queued", waited);
+        }
+        self.check_and_keep(task, response).instrument(trace::resume(task.trace.as_ref(), "settle")).await
+    }
 
     async fn recall(&self, task: &Task) -> Option<ExecuteResponse> {
         if task.do_not_cache {
@@ -72,6 +84,15 @@ impl Settle for Settler {
             }
         }
     }
+}
+
+/// When the action was queued and when a worker took it.
+fn waited(response: &ExecuteResponse) -> Option<(SystemTime, SystemTime)> {
+    let times = response.result.as_ref()?.execution_metadata.as_ref()?;
+    let time = |timestamp: &Option<Timestamp>| {
+        Some(SystemTime::UNIX_EPOCH + proto::since_epoch(timestamp.as_ref()?)?)
+    };
+    Some((time(&times.queued_timestamp)?, time(&times.worker_start_timestamp)?))
 }
 
 /// Counts an attempt that was answered, and its stages.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
+use tracing::Instrument;
 
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::WriteRequest;
@@ -288,10 +289,11 @@ impl Session {
             Form::Plain => chunks(receiver),
             Form::Zstd => zstandard::decompressed(size, chunks(receiver)),
         };
-        tasks::spawn("upload", async move {
+        let storing = async move {
             // Nobody may be waiting for the answer: then the blob is stored all the same.
             let _ = done.send(cas.put(&digest, Blob::Stream { size, chunks }).await);
-        });
+        };
+        tasks::spawn("upload", storing.in_current_span());
         Self { _place: place, position: 0, sender, stored, state: State::Receiving }
     }
 

@@ -183,6 +183,7 @@ fn start(lease: Lease, task: &Task) -> wire::Start {
         input_root_digest: Some(task.input_root.to_proto()),
         timeout: Some(proto::duration(task.timeout)),
         properties: task.platform.properties().iter().map(property).collect(),
+        trace_parent: task.trace.as_ref().map(|trace| trace.as_str().to_owned()).unwrap_or_default(),
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
+use crate::trace::Carried;
 
 use super::id::{ExecutionId, Lease, WorkerId};
 use super::lookup::fingerprint;
@@ -38,6 +39,8 @@ pub struct Task {
     pub identity: Arc<str>,
     /// Hashes of the trees that the input root is made of, at most [`NEIGHBOURS_MAX`]: a worker that had them is preferred.
     pub neighbours: Box<[u64]>,
+    /// The trace of the request, if it is kept. A scheduler that starts again does not know it any more.
+    pub trace: Option<Carried>,
 }
 
 /// The trees of an input root that count when a worker is chosen.
@@ -79,6 +82,7 @@ impl Task {
             invocation: "".into(),
             identity: "".into(),
             neighbours: Box::default(),
+            trace: None,
         }
     }
 }

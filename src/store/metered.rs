@@ -1,15 +1,17 @@
-//! Counts the calls and bytes of the store below.
+//! Counts the calls and bytes of the store below, and has a span for each of them in a trace.
 
 use std::ops::RangeFrom;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tracing::Instrument;
 
 use super::{Blob, Key, Store};
 use crate::digest::Function;
 use crate::error::Result;
 use crate::metrics::{Counter, STORE_BYTES, STORE_CALLS};
+use crate::trace;
 
 /// Reports under the store's name. Bytes are those of the blobs handed over, read to their end or not: a blob that is a file
 /// must stay one.
@@ -24,6 +26,8 @@ pub struct Metered {
 
 /// The counters of one operation, looked up once.
 struct Outcomes {
+    /// What a trace calls it.
+    name: String,
     hit: Counter,
     miss: Counter,
     ok: Counter,
@@ -33,7 +37,8 @@ struct Outcomes {
 impl Outcomes {
     fn new(store: &str, operation: &str) -> Self {
         let counter = |outcome| STORE_CALLS.with_label_values(&[store, operation, outcome]);
-        Self { hit: counter("hit"), miss: counter("miss"), ok: counter("ok"), error: counter("error") }
+        let name = format!("{store} {operation}");
+        Self { name, hit: counter("hit"), miss: counter("miss"), ok: counter("ok"), error: counter("error") }
     }
 
     fn count<T>(&self, result: &Result<T>) {
@@ -65,7 +70,7 @@ impl Metered {
 #[async_trait]
 impl Store for Metered {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
-        let result = self.inner.get(key, range).await;
+        let result = self.inner.get(key, range).instrument(trace::part(&self.get.name)).await;
         match &result {
             Ok(Some(blob)) => {
                 self.get.hit.inc();
@@ -79,13 +84,13 @@ impl Store for Metered {
 
     async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
         let size = blob.size();
-        let result = self.inner.put(key, blob).await;
+        let result = self.inner.put(key, blob).instrument(trace::part(&self.put.name)).await;
         self.count_put(size, &result);
         result
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let result = self.inner.missing(keys).await;
+        let result = self.inner.missing(keys).instrument(trace::part(&self.missing.name)).await;
         self.missing.count(&result);
         result
     }
@@ -100,7 +105,7 @@ impl Store for Metered {
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let sizes: Vec<u64> = blobs.iter().map(|(_, bytes)| bytes.len() as u64).collect();
-        let results = self.inner.put_all(blobs).await;
+        let results = self.inner.put_all(blobs).instrument(trace::part(&self.put.name)).await;
         for (size, result) in sizes.into_iter().zip(&results) {
             self.count_put(size, result);
         }

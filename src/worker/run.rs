@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use super::Worker;
 use super::answer;
@@ -25,6 +26,7 @@ use crate::proto::worker::finished::Outcome;
 use crate::proto::worker::{Lease, Start};
 use crate::proto::{self, Timestamp};
 use crate::tasks::{self, Shutdown};
+use crate::trace;
 
 /// How long fetching and staging the inputs may take: a store that does not answer must not hold a slot for ever.
 const INPUTS_MAX: Duration = Duration::from_secs(30 * 60);
@@ -112,20 +114,31 @@ impl Attempt {
         self.metadata.input_fetch_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
         // Held to the end: outputs that are inputs, too, are read from these layers.
-        let (command, layers, staged) =
-            self.bounded("fetching the inputs", INPUTS_MAX, self.stage(&job, directory)).await?;
+        let (command, layers, staged) = self
+            .bounded(
+                "fetching the inputs",
+                INPUTS_MAX,
+                self.stage(&job, directory).instrument(trace::part("inputs")),
+            )
+            .await?;
         self.metadata.input_fetch_completed_timestamp = Some(timestamp());
 
         self.metadata.execution_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
-        let ended = self.run_somehow(&command, &job, (directory, layers, &staged)).await?;
+        let running = self.run_somehow(&command, &job, (directory, layers, &staged));
+        let ended = running.instrument(trace::part("command")).await?;
         self.metadata.execution_completed_timestamp = Some(timestamp());
         self.note_usage(&ended);
 
         self.metadata.output_upload_start_timestamp = Some(timestamp());
         self.reports.progress(self.metadata.clone());
-        let outcome =
-            self.bounded("uploading the outputs", OUTPUTS_MAX, self.answer(&job, command, ended)).await?;
+        let outcome = self
+            .bounded(
+                "uploading the outputs",
+                OUTPUTS_MAX,
+                self.answer(&job, command, ended).instrument(trace::part("outputs")),
+            )
+            .await?;
         self.metadata.output_upload_completed_timestamp = Some(timestamp());
         self.metadata.worker_completed_timestamp = Some(timestamp());
         Ok(self.with_metadata(outcome))

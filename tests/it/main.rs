@@ -42,6 +42,7 @@ mod roles;
 mod sandbox;
 #[path = "../../src/store/servers.rs"]
 mod servers;
+mod spans;
 mod split;
 mod systemd;
 mod tiers;

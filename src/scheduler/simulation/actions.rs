@@ -44,6 +44,7 @@ pub(super) fn task(number: u64, asker: &Asker) -> Task {
         invocation: asker.invocation.into(),
         identity: asker.identity.into(),
         neighbours: Box::default(),
+        trace: None,
     }
 }
 

@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::super::{Blob, Chunks, Key};
 use super::read::Walk;
@@ -134,12 +135,13 @@ pub(super) fn board(shared: &Arc<Shared>, key: &Key, from: usize) -> Option<Seat
     vacant.insert(Known { number, progress: progress.clone(), cancel: cancel.clone() });
     drop(flights);
     let flight = Flight { shared: shared.clone(), key: key.clone(), number, progress: sender };
-    tasks::spawn("fill a faster tier", async move {
+    let filling = async move {
         tokio::select! {
             () = flight.fly(from) => {}
             () = cancel.cancelled() => {}
         }
-    });
+    };
+    tasks::spawn("fill a faster tier", filling.in_current_span());
     Some(Seat { progress })
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::error::{Error, Kind, Result};
 use crate::tasks;
@@ -74,10 +75,11 @@ where
     T: Clone + Send + Sync + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let task = AbortOnDropHandle::new(tasks::spawn("stage inputs", async move {
+    let staging = async move {
         let _entry = entry;
         work.await
-    }));
+    };
+    let task = AbortOnDropHandle::new(tasks::spawn("stage inputs", staging.in_current_span()));
     async move {
         let ended = task.await;
         let stopping = |_| Error::new(Kind::Cancelled, "the farm is stopping");

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use super::reports::{PACE, Reports};
 use crate::error::{Error, Kind, Result};
@@ -15,6 +16,7 @@ use crate::proto::worker::finished::Outcome;
 use crate::proto::worker::worker_message::Message as FromWorker;
 use crate::proto::worker::{Finished, Lease, Start, leases_max};
 use crate::tasks::{self, Shutdown};
+use crate::trace::{self, Carried};
 use crate::worker::{Worker, answer};
 
 /// What the running leases tell and no scheduler has taken yet; more waits in the tasks that tell it.
@@ -174,8 +176,10 @@ impl Leases {
 
 async fn run(worker: Worker, start: Start, (kill, reports): (Shutdown, Reports)) -> Box<Finished> {
     let lease = start.lease.clone();
+    let span = trace::resume(Carried::read(&start.trace_parent).as_ref(), "action");
+    span.record("croft.worker", worker.name());
     let outcome = tokio::select! {
-        outcome = worker.run(start, kill, reports.clone()) => outcome,
+        outcome = worker.run(start, kill, reports.clone()).instrument(span) => outcome,
         never = reports.follow(PACE) => match never {},
     };
     Box::new(Finished { lease, outcome: Some(answer::fitting(outcome)) })

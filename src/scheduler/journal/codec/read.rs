@@ -133,6 +133,7 @@ impl Reader {
             invocation: self.text(&read.invocation),
             identity: self.text(&read.identity),
             neighbours: read.neighbours.into(),
+            trace: None,
         }))
     }
 

@@ -41,6 +41,7 @@ fn task() -> impl Strategy<Value = Arc<Task>> {
             invocation: texts.1,
             identity: texts.2,
             neighbours: numbers.4.into(),
+            trace: None,
         })
     })
 }
