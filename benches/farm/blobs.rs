@@ -92,14 +92,7 @@ pub(crate) async fn batches(rounds: Rounds) -> Figure {
     let client = Client::new(&farm).await;
     let (mut ours, mut limit) = (Vec::new(), Vec::new());
     for round in 0..rounds.0.min(5) {
-        let batches: Vec<Vec<Bytes>> = (0..BATCHES)
-            .map(|batch| {
-                let seed = (round * BATCHES + batch) * BATCH;
-                (0..BATCH).map(|blob| content(SMALL, 1_000_000 + (seed + blob) as u64)).collect()
-            })
-            .collect();
-        let puts = stream::iter(batches).map(|batch| client.put_all(batch)).buffer_unordered(BATCHES_AT_ONCE);
-        ours.push(rate((BATCHES * BATCH) as f64, puts.for_each(|_| std::future::ready(()))).await);
+        ours.push(batch_rate(&client, round).await);
         limit.push(limits::synced_groups(farm.data(), &content(SMALL, 0), BATCHES * BATCH, GROUP));
     }
     Figure {
@@ -110,6 +103,18 @@ pub(crate) async fn batches(rounds: Rounds) -> Figure {
         unit: "/s",
         goal: Goal::Rate(20_000.0),
     }
+}
+
+/// How many small blobs in batches, of a round that was not before, are stored in a second.
+pub(crate) async fn batch_rate(client: &Client, round: usize) -> f64 {
+    let batches: Vec<Vec<Bytes>> = (0..BATCHES)
+        .map(|batch| {
+            let seed = (round * BATCHES + batch) * BATCH;
+            (0..BATCH).map(|blob| content(SMALL, 1_000_000 + (seed + blob) as u64)).collect()
+        })
+        .collect();
+    let puts = stream::iter(batches).map(|batch| client.put_all(batch)).buffer_unordered(BATCHES_AT_ONCE);
+    rate((BATCHES * BATCH) as f64, puts.for_each(|_| std::future::ready(()))).await
 }
 
 /// Writes small blobs one by one through ByteStream, as clients without batches do.

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench farm` starts the real binary, drives it over loopback from this process, and prints for each figure the
 //! machine's own limit: the same bytes over a raw socket, the same file written and synced, bare processes. `-- --quick` takes
-//! fewer rounds, `-- reads writes` measures only these (also `actions`, `dispatch`, `batches`, `singles`, `streams`, `missing`, `results`). Client, server and worker share the machine's cores.
+//! fewer rounds, `-- reads writes` measures only these (also `actions`, `dispatch`, `overhead`, `batches`, `singles`, `streams`, `missing`, `results`). Client, server and worker share the machine's cores.
 
 #![allow(
     clippy::print_stdout,
@@ -23,6 +23,7 @@ mod dispatch;
 mod fleet;
 mod limits;
 mod lookups;
+mod overhead;
 mod relay;
 mod streams;
 
@@ -87,8 +88,9 @@ async fn main() {
 async fn measure(rounds: Rounds, is_wanted: impl Fn(&str) -> bool) -> Vec<Figure> {
     let mut figures = Vec::new();
     for name in
-        ["actions", "dispatch", "reads", "writes", "batches", "singles", "streams", "missing", "results"]
-    {
+        [
+        "actions", "dispatch", "overhead", "reads", "writes", "batches", "singles", "streams", "missing", "results",
+    ] {
         if is_wanted(name) {
             figures.extend(measure_one(name, rounds).await);
         }
@@ -101,6 +103,7 @@ async fn measure_one(name: &str, rounds: Rounds) -> Vec<Figure> {
     match name {
         "actions" => figures.push(actions::no_ops(rounds).await),
         "dispatch" => figures.extend(dispatch::figures(rounds).await),
+        "overhead" => figures.extend(overhead::figures(rounds).await),
         "reads" => figures.push(blobs::reads(rounds).await),
         "writes" => figures.push(blobs::durable_writes(rounds).await),
         "batches" => figures.push(blobs::batches(rounds).await),
