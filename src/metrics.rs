@@ -189,4 +189,15 @@ pub fn promise_scheduler() {
     LazyLock::force(&WORKER_CONNECTIONS);
     LazyLock::force(&JOURNAL_PENDING);
     LazyLock::force(&JOURNAL_RECORDS);
+    LazyLock::force(&AUDIT_DIFFERENCES);
+    // A series that begins with its first event hides that event from every rate.
+    for (counters, outcomes) in [
+        (&ACTIONS, ["ok", "failed", "error"]),
+        (&HEDGES, ["started", "won", "lost"]),
+        (&AUDITS, ["same", "differs", "failed"]),
+    ] {
+        for outcome in outcomes {
+            counters.with_label_values(&[outcome]);
+        }
+    }
 }

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-at_once=2
+at_once=$(($(nproc) < 2 ? 1 : 2))
 memory_mib=1024  # a target that takes more holds on to what its bytes declare
 input_seconds=10 # one input; all of them take well under a millisecond
 input_bytes=65536

@@ -163,9 +163,17 @@ bazel_quiet() {
 }
 
 # open_bazel7, open_bazel4   open the root and choose the workspace.
+# open_sleepers' workspace is the story's own: the story beside it may have something that sleeps, too.
 open_bazel7() {
   WORKSPACE=$WORK/workspace7
   root_open "$SID" "$STORY/root-bazel" parent
+}
+
+open_sleepers() {
+  open_bazel7
+  WORKSPACE=$STORY/workspace
+  MARKER=$((86400 + RANDOM)).$((1000 + $$ % 9000))0
+  python3 "$HERE/workspace.py" --out "$WORKSPACE" --bazel 7 --marker "$MARKER"
 }
 
 open_bazel4() {

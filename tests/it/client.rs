@@ -14,11 +14,13 @@ use croft::proto::rev2::content_addressable_storage_client::ContentAddressableSt
 use croft::proto::rev2::execution_client::ExecutionClient;
 use croft::proto::rev2::{
     self, Action, BatchUpdateBlobsRequest, Command, Directory, ExecuteOperationMetadata, ExecuteRequest,
-    ExecuteResponse, FindMissingBlobsRequest, UpdateActionResultRequest,
+    ExecuteResponse, FindMissingBlobsRequest, GetActionResultRequest, RequestMetadata,
+    UpdateActionResultRequest,
 };
 use prost::Message;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::farm::{Farm, MESSAGE_BYTES_MAX};
 
@@ -168,6 +170,23 @@ impl Client {
     pub(crate) async fn run(&self, script: &str, inputs: &Inputs, outputs: &[&str]) -> ExecuteResponse {
         let action = self.action(&shell(script, outputs), inputs, |_| {}).await;
         self.execute(self.request(&action)).await.unwrap()
+    }
+
+    /// Asks for the result of an action, as a client that says which kind of action it is.
+    pub(crate) async fn look_up(
+        &self,
+        action: &Digest,
+        mnemonic: &str,
+    ) -> Result<rev2::ActionResult, Status> {
+        let metadata = RequestMetadata { action_mnemonic: mnemonic.into(), ..RequestMetadata::default() };
+        let mut request = Request::new(GetActionResultRequest {
+            action_digest: Some(action.to_proto()),
+            digest_function: self.function.to_proto().into(),
+            ..GetActionResultRequest::default()
+        });
+        let value = MetadataValue::from_bytes(&metadata.encode_to_vec());
+        request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", value);
+        self.cache.clone().get_action_result(request).await.map(tonic::Response::into_inner)
     }
 
     pub(crate) async fn put_result(&self, action: &Digest, result: rev2::ActionResult) -> Result<(), Status> {

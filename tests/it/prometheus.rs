@@ -1,21 +1,34 @@
-//! A real Prometheus scrapes a farm and evaluates our rules: alerts fire when they should, and clear.
+//! A real Prometheus beside a farm: it scrapes, evaluates our rules and answers what a dashboard asks.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use croft::proto::longrunning::CancelOperationRequest;
+use croft::digest::Digest;
 use croft::proto::rev2::{Platform, platform};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{Client, Inputs, shell};
-use crate::farm::Farm;
+
+mod alerts;
+mod dashboards;
+mod evaluated;
+
+const ALERTS: &str = include_str!("../../monitoring/alerts.yml");
+const RECORDING: &str = include_str!("../../monitoring/recording.yml");
 
 /// Far more than a scrape each second takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two looks at what is waited for.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Instead of the minutes that rates and increases of the rules look back. No shorter: what happened before the second scrape that
+/// sees it must still be within it on a busy machine.
+const LOOK_BACK: &str = "[20s]";
 
 /// A running Prometheus. Dropping it kills it.
 struct Prometheus {
@@ -25,13 +38,12 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// One that looks at the farm each second; none when the machine has no Prometheus.
-    fn start(farm: &Farm) -> Option<Self> {
+    /// One that looks at `targets` each second and has `alerts` for rules beside the recording ones; none, and a word about it, when
+    /// the machine has no Prometheus.
+    fn start(targets: &[&str], alerts: &str) -> Option<Self> {
         let data = tempfile::tempdir().unwrap();
-        configure(data.path(), &farm.admin);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
+        configure(data.path(), targets, alerts);
+        let address = free_address();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", data.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", data.path().join("data").display()))
@@ -39,9 +51,14 @@ impl Prometheus {
             .arg("--log.level=error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .spawn()
-            .ok()?;
-        Some(Self { child, address, _data: data })
+            .spawn();
+        match child {
+            Ok(child) => Some(Self { child, address, _data: data }),
+            Err(error) => {
+                eprintln!("skipped: no prometheus ({error}); Debian: apt install prometheus");
+                None
+            }
+        }
     }
 
     /// What its interface says, or null while it says nothing.
@@ -57,6 +74,34 @@ impl Prometheus {
         answer.await.unwrap_or_default()
     }
 
+    /// The values that an expression has at this moment.
+    async fn values(&self, expression: &str) -> Vec<f64> {
+        let answer = self.ask(&format!("/api/v1/query?query={}", encoded(expression))).await;
+        assert_ne!(answer["status"], "error", "{expression}: {answer}");
+        let result = &answer["data"]["result"];
+        let number = |value: &Value| value[1].as_str().and_then(|number| number.parse().ok());
+        match answer["data"]["resultType"].as_str() {
+            Some("scalar") => number(result).into_iter().collect(),
+            Some(_) => {
+                result.as_array().into_iter().flatten().filter_map(|one| number(&one["value"])).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Waits until `expression` has one value, which is about `wanted`.
+    async fn until_value(&self, expression: &str, wanted: f64) {
+        let start = Instant::now();
+        loop {
+            let values = self.values(expression).await;
+            if matches!(values[..], [value] if (value - wanted).abs() < 1e-9) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{expression} is {values:?} instead of {wanted}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits until the state of an alert is as wanted: whether it fires.
     async fn until(&self, alert: &str, fires: bool) {
         let start = Instant::now();
@@ -69,7 +114,23 @@ impl Prometheus {
                 }
             }
             assert!(start.elapsed() < PATIENCE, "{alert} is not as it should be: {answer}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// All rules, once each of them has been evaluated.
+    async fn rules(&self) -> Vec<Value> {
+        let start = Instant::now();
+        loop {
+            let answer = self.ask("/api/v1/rules").await;
+            let groups = answer["data"]["groups"].as_array().into_iter().flatten();
+            let rules: Vec<Value> =
+                groups.flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+            if !rules.is_empty() && rules.iter().all(|rule| rule["health"] != "unknown") {
+                return rules;
+            }
+            assert!(start.elapsed() < PATIENCE, "the rules are not evaluated: {answer}");
+            tokio::time::sleep(POLL).await;
         }
     }
 }
@@ -82,61 +143,54 @@ impl Drop for Prometheus {
     }
 }
 
-/// Writes the configuration, and our rules without their patience.
-fn configure(directory: &Path, target: &str) {
-    let alerts = include_str!("../../monitoring/alerts.yml");
-    let is_patience = |line: &&str| line.trim_start().starts_with("for: ");
-    let impatient: Vec<&str> = alerts.lines().filter(|line| !is_patience(line)).collect();
-    std::fs::write(directory.join("alerts.yml"), impatient.join("\n")).unwrap();
-    std::fs::write(directory.join("recording.yml"), include_str!("../../monitoring/recording.yml")).unwrap();
+fn configure(directory: &Path, targets: &[&str], alerts: &str) {
+    std::fs::write(directory.join("alerts.yml"), alerts).unwrap();
+    std::fs::write(directory.join("recording.yml"), RECORDING).unwrap();
     let configuration = format!(
         "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
          rule_files: [alerts.yml, recording.yml]\n\
-         scrape_configs: [{{ job_name: croft, static_configs: [{{ targets: ['{target}'] }}] }}]\n"
+         scrape_configs: [{{ job_name: croft, static_configs: [{{ targets: {targets:?} }}] }}]\n"
     );
     std::fs::write(directory.join("prometheus.yml"), configuration).unwrap();
 }
 
-/// Has an action queued that no worker can run. Returns the operation's name.
-async fn queue(client: &Client, number: usize) -> String {
-    let property = platform::Property { name: "Pool".into(), value: "nowhere".into() };
-    let command = shell(&format!("echo {number}"), &[]);
+/// Our alerts with other durations and nothing else.
+fn impatient() -> String {
+    let line = |line: &str| match line.split_once("for: ") {
+        Some((indent, _)) if indent.trim().is_empty() => format!("{indent}for: 1s\n"),
+        Some(_) | None => ["[2m]", "[5m]", "[15m]"]
+            .iter()
+            .fold(format!("{line}\n"), |line, range| line.replace(range, LOOK_BACK)),
+    };
+    ALERTS.lines().map(line).collect()
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// As a part of a URL.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+/// An action for the workers of a pool.
+async fn action(client: &Client, script: &str, pool: &str) -> Digest {
+    let property = platform::Property { name: "Pool".into(), value: pool.into() };
     let change = |action: &mut croft::proto::rev2::Action| {
         action.platform = Some(Platform { properties: vec![property] });
     };
-    let action = client.action(&command, &Inputs::default(), change).await;
-    let mut operations =
-        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
-    operations.message().await.unwrap().unwrap().name
+    client.action(&shell(script, &[]), &Inputs::default(), change).await
 }
 
-#[tokio::test]
-async fn alerts_fire_on_a_farm_in_trouble_and_clear() {
-    let farm = Farm::start_with(&[("CROFT_SCHEDULER__UNSATISFIABLE_AFTER", "10m")]);
-    let Some(prometheus) = Prometheus::start(&farm) else {
-        eprintln!("skipped: this machine has no prometheus (Debian: apt install prometheus)");
-        return;
-    };
-    let client = Client::new(&farm).await;
-    // The farm has one worker, and nothing waits or was read.
-    prometheus.until("CroftFewWorkers", true).await;
-    prometheus.until("CroftQueueLong", false).await;
-    prometheus.until("CroftLowHitRate", false).await;
-
-    let mut waiting = Vec::new();
-    for number in 0..150 {
-        waiting.push(queue(&client, number).await);
-    }
-    prometheus.until("CroftQueueLong", true).await;
-    for number in 0..1000_u32 {
-        client.read_blob(&client.function.hash(&number.to_le_bytes())).await.unwrap_err();
-    }
-    prometheus.until("CroftLowHitRate", true).await;
-
-    for name in waiting {
-        client.operations.clone().cancel_operation(CancelOperationRequest { name }).await.unwrap();
-    }
-    prometheus.until("CroftQueueLong", false).await;
-    let rules = prometheus.ask("/api/v1/rules").await.to_string();
-    assert!(rules.contains("\"health\":\"ok\"") && !rules.contains("\"health\":\"err\""), "{rules}");
+/// Has an action executed and does not wait for its end. Returns the operation's name.
+async fn begin(client: &Client, action: &Digest) -> String {
+    let mut operations = client.execution.clone().execute(client.request(action)).await.unwrap().into_inner();
+    operations.message().await.unwrap().unwrap().name
 }

@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 source "$(dirname "$0")/../lib.sh"
-open_bazel7
+open_sleepers
 farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel out build //daemon $(remote) --remote_timeout=60 --execution_log_json_file="$STORY/spawns.json" ||

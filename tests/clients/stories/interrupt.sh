@@ -13,7 +13,7 @@ client_of() {
   echo "$pid"
 }
 
-open_bazel7
+open_sleepers
 farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel out build //slow:sleeper0 //slow:sleeper1 $(remote) &

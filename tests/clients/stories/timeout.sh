@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/../lib.sh"
 TIMEOUT_SECONDS=12
 SLACK_SECONDS=20
-open_bazel7
+open_sleepers
 farm_start_sid "$STORY/data"
 # shellcheck disable=SC2046 # flags are words
 bazel out build //slow:sleeping_test $(remote) --test_timeout="$TIMEOUT_SECONDS" || fail "the build failed: see out.log"
