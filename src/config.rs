@@ -6,12 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Env, Serialized};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::systemd::Sockets;
 use crate::worker::Machine;
-use crate::{access, audit, rpc, scheduler, store, telemetry, tls, trace, worker};
+use crate::{access, audit, listen, rpc, scheduler, store, telemetry, tls, trace, worker};
+
+mod credentials;
+
+use credentials::Credentials;
 
 /// The whole configuration. Every part belongs to the component of its name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,6 +71,9 @@ pub struct Listener {
     /// Whether it may listen beyond loopback without TLS: for networks that encrypt by themselves, or behind a proxy with TLS.
     #[serde(default)]
     pub insecure: bool,
+    /// Connections that one address may have open, but for those of this machine.
+    #[serde(default = "connections_per_address")]
+    pub connections_per_address: u32,
     /// Its certificate, and whether it asks clients for theirs.
     #[serde(default)]
     pub tls: Option<tls::Server>,
@@ -105,11 +113,16 @@ impl Default for Config {
     }
 }
 
+fn connections_per_address() -> u32 {
+    listen::CONNECTIONS_PER_ADDRESS
+}
+
 impl Listener {
     /// A listener on this machine's loopback, without TLS.
     pub const fn on_loopback(port: u16) -> Self {
         Self {
             insecure: false,
+            connections_per_address: listen::CONNECTIONS_PER_ADDRESS,
             tls: None,
             listen: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
         }
@@ -128,8 +141,10 @@ impl Listener {
         });
         let is_both = self.insecure && self.tls.is_some();
         let both = is_both.then(|| format!("{name}.insecure: there is {name}.tls, so drop one of them"));
+        let closed = (self.connections_per_address == 0)
+            .then(|| format!("{name}.connections_per_address: with 0 nobody could connect"));
         let tls = self.tls.as_ref().map_or_else(Vec::new, |tls| tls.check(&format!("{name}.tls")));
-        exposed.into_iter().chain(both).chain(tls).collect()
+        exposed.into_iter().chain(both).chain(closed).chain(tls).collect()
     }
 }
 
@@ -137,16 +152,30 @@ impl Config {
     /// Reads the defaults, then `file` if there is one, then the environment.
     ///
     /// # Errors
-    /// `Invalid` with every key that is unknown or of the wrong type.
+    /// `Invalid` with every key that is unknown or of the wrong type, or with the credential that this process was not given.
     pub fn load(file: Option<&Path>) -> Result<Self> {
+        Self::load_with(file, &Credentials::of_this_process())
+    }
+
+    /// As [`Config::load`], where the farm need not be able to run: with the files of credentials that could not be looked for.
+    ///
+    /// # Errors
+    /// `Invalid` with every key that is unknown or of the wrong type.
+    pub fn load_to_check(file: &Path) -> Result<(Self, Vec<PathBuf>)> {
+        let credentials = Credentials::where_the_farm_runs();
+        let config = Self::load_with(Some(file), &credentials)?;
+        Ok((config, credentials.into_unseen()))
+    }
+
+    fn load_with(file: Option<&Path>, credentials: &Credentials) -> Result<Self> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
             if !file.is_file() {
                 return Err(Error::invalid(format!("there is no configuration file at {}", file.display())));
             }
-            figment = figment.merge(Toml::file_exact(file));
+            figment = figment.merge(credentials.file(file));
         }
-        figment.merge(environment()).extract().map_err(|error| {
+        figment.merge(credentials.environment(environment())).extract().map_err(|error| {
             let problems: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
             Error::invalid(problems.join("; "))
         })
@@ -219,6 +248,7 @@ impl Config {
             problems.extend(self.worker.file_problems());
         }
         problems.extend(self.storage.file_problems());
+        problems.extend(self.access.iter().flat_map(access::Config::file_problems));
         problems
     }
 
@@ -289,12 +319,38 @@ impl Config {
         worker
     }
 
+    /// The configuration of a process that was given `sockets`: that is where it listens, whatever `listen` says.
+    ///
+    /// # Errors
+    /// `Invalid` with the socket that no listener is for.
+    pub fn listening_on(mut self, sockets: &Sockets) -> Result<Self> {
+        for (name, address) in sockets.addresses()? {
+            let listener = match name {
+                "public" => self.public_listener().map(|_| &mut self.public),
+                "workers" => {
+                    self.workers = self.worker_listener();
+                    self.workers.as_mut()
+                }
+                "admin" => Some(&mut self.admin),
+                _ => None,
+            };
+            let unwanted = || {
+                Error::invalid(format!(
+                    "the socket `{name}` that was handed over is for no listener of this process: those are {}",
+                    "public, workers and admin, as far as its roles have them"
+                ))
+            };
+            listener.ok_or_else(unwanted)?.listen = address;
+        }
+        Ok(self)
+    }
+
     /// [`Config::load`], refused if [`Config::check`] finds anything.
     ///
     /// # Errors
     /// `Invalid` with all problems.
-    pub fn load_checked(file: Option<&Path>) -> Result<Self> {
-        let config = Self::load(file)?;
+    pub fn load_checked(file: Option<&Path>, sockets: &Sockets) -> Result<Self> {
+        let config = Self::load(file)?.listening_on(sockets)?;
         let problems = config.check();
         if problems.is_empty() { Ok(config) } else { Err(Error::invalid(problems.join("; "))) }
     }

@@ -2,7 +2,7 @@
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
 //! commands → server, config → rpc, worker, web → access, audit → listen, store, scheduler → status, digest, error, index, proto, metrics, tasks,
-//! reload, credential, systemd, tls, trace.
+//! reload, credential, systemd, tally, tls, trace.
 
 pub mod access;
 pub mod audit;
@@ -24,6 +24,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod systemd;
+pub mod tally;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::OptionFuture;
 use tokio::sync::watch;
 
 use crate::access::Access;
@@ -18,11 +17,12 @@ use crate::listen::Listener;
 use crate::rpc::{Assets, Farm, Health, Instances, Logs, Offered, Owners, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
+use crate::systemd::{self, Sockets};
 use crate::tasks::{self, Shutdown};
 use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier, Unready};
 use crate::worker::Worker;
 use crate::worker::link::{self, Connection, Link, Stop};
-use crate::{listen, reload, rpc, store, systemd, tls, web};
+use crate::{listen, reload, rpc, store, tls, web};
 
 /// How long the parts may take to stop: more than the listeners give to requests that are under way.
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -71,17 +71,18 @@ struct Faces {
 }
 
 impl Server {
-    /// Starts what the roles name: by default all of a farm, that is cache, scheduler and one worker.
+    /// Starts what the roles name: by default all of a farm, that is cache, scheduler and one worker. A listener whose name one of
+    /// `sockets` has serves that, and the others what they bind.
     ///
     /// # Errors
     /// What is wrong with the machine or the configuration: an address that is taken, data that another farm uses, a kernel without
     /// what the sandbox needs.
-    pub async fn start(config: &Config, stop: Stop) -> Result<Self> {
+    pub async fn start(config: &Config, sockets: Sockets, stop: Stop) -> Result<Self> {
         let data = config.data_directory()?;
         store::make_private_directory(&data)?;
         let access = Access::new(config.access.as_ref())?;
         let stack = Stack::open(&config.storage, &data).await?;
-        let listeners = Listeners::bind(config).await?;
+        let listeners = Listeners::bind(config, sockets)?;
         let mut server = Self {
             public: listeners.public.as_ref().map(Listener::address).transpose()?,
             workers: listeners.workers.as_ref().map(Listener::address).transpose()?,
@@ -166,6 +167,7 @@ impl Server {
         } else {
             Handle::absent(config.scheduler.clone())
         };
+        let owners = Owners::restored(scheduler.claims(), scheduler.config().reconnect_within);
         Ok(Farm {
             offered,
             assets: Assets::new(config.asset.clone(), stored, instances.clone(), fetches)?,
@@ -177,7 +179,7 @@ impl Server {
             http: config.http,
             uploads: Uploads::default(),
             logs: Logs::default(),
-            owners: Owners::default(),
+            owners,
         })
     }
 
@@ -317,15 +319,18 @@ impl Server {
 }
 
 impl Listeners {
-    async fn bind(config: &Config) -> Result<Self> {
-        let bind = async |name, listener: Option<config::Listener>| {
-            let bound = listener.map(async |it| listen::bind(name, it.listen, it.tls.as_ref()).await);
-            OptionFuture::from(bound).await.transpose()
+    fn bind(config: &Config, mut sockets: Sockets) -> Result<Self> {
+        let mut open = |name, listener: config::Listener| {
+            let opened = match sockets.take(name) {
+                Some(socket) => listen::adopt(name, socket, listener.tls.as_ref()),
+                None => listen::bind(name, listener.listen, listener.tls.as_ref()),
+            };
+            opened.map(|opened| opened.with_connections_per_address(listener.connections_per_address))
         };
         Ok(Self {
-            public: bind("public", config.public_listener()).await?,
-            workers: bind("workers", config.worker_listener()).await?,
-            admin: listen::bind("admin", config.admin.listen, config.admin.tls.as_ref()).await?,
+            public: config.public_listener().map(|it| open("public", it)).transpose()?,
+            workers: config.worker_listener().map(|it| open("workers", it)).transpose()?,
+            admin: open("admin", config.admin.clone())?,
         })
     }
 }

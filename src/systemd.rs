@@ -1,4 +1,5 @@
-//! What the service manager is told, where there is one: the protocol of `Type=notify-reload` and of the watchdog (sd_notify).
+//! The service manager, where there is one: what it is told, by the protocol of `Type=notify-reload` and of the watchdog (sd_notify),
+//! and the sockets that it hands over.
 
 use std::time::Duration;
 
@@ -6,6 +7,10 @@ use sd_notify::{NotifyState, notify};
 use tokio::time::timeout;
 
 use crate::tasks::Shutdown;
+
+mod sockets;
+
+pub use sockets::Sockets;
 
 /// Pings within the time after which the service manager takes the process for dead: one may be late.
 const PINGS_PER_TIMEOUT: u32 = 3;

@@ -48,6 +48,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("reload", &[]),
     ("credential", &[]),
     ("systemd", &[]),
+    ("tally", &[]),
     ("tls", &[]),
     ("trace", &[]),
 ];
@@ -64,6 +65,7 @@ const BASE: &[&str] = &[
     "reload",
     "credential",
     "systemd",
+    "tally",
     "tls",
     "trace",
 ];
@@ -85,7 +87,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("zstd", &["src/store/", "src/rpc/assets/archive/"]),
     ("fastcdc", &["src/store/"]),
     ("prometheus", &["src/metrics.rs", "src/metrics/"]),
-    ("figment", &["src/config.rs"]),
+    ("figment", &["src/config.rs", "src/config/"]),
     ("axum", &["src/web/", "src/rpc/http/"]),
     ("clap", &["src/commands/", "src/main.rs"]),
     ("tracing_subscriber", &["src/telemetry.rs", "src/trace/"]),
@@ -105,6 +107,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tonic_health", &["src/rpc/health.rs", "src/rpc/routes.rs"]),
     ("jsonwebtoken", &["src/access/"]),
     ("sd_notify", &["src/systemd.rs"]),
+    ("listenfd", &["src/systemd/sockets.rs"]),
     ("bcrypt", &["src/access/basic.rs"]),
     ("getrandom", &["src/access/token.rs"]),
     ("subtle", &["src/access/token.rs"]),

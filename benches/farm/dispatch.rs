@@ -14,6 +14,7 @@ use croft::proto::rev2::execution_server::ExecutionServer;
 use croft::proto::rev2::{Action, Command, Directory, DirectoryNode, ExecuteRequest};
 use croft::proto::worker::workers_server::WorkersServer;
 use croft::server::Server;
+use croft::systemd::Sockets;
 use croft::tasks::{self, Shutdown};
 use croft::worker::link::Stop;
 use futures_util::stream::{self, StreamExt};
@@ -267,7 +268,10 @@ impl Target {
             ..loaded
         };
         let shutdown = stop.now.clone();
-        let server = runtime.spawn(async move { Server::start(&config, stop).await.unwrap() }).await.unwrap();
+        let server = runtime
+            .spawn(async move { Server::start(&config, Sockets::default(), stop).await.unwrap() })
+            .await
+            .unwrap();
         let address = |address: Option<SocketAddr>| address.unwrap().to_string();
         let (public, workers) = (address(server.public), address(server.workers));
         runtime.spawn(server.run());
@@ -348,7 +352,7 @@ fn runtime(name: &str) -> tokio::runtime::Runtime {
 }
 
 async fn serve(routes: Routes, shutdown: Shutdown) -> String {
-    let listener = listen::bind("bench", "127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+    let listener = listen::bind("bench", "127.0.0.1:0".parse().unwrap(), None).unwrap();
     let address = listener.address().unwrap().to_string();
     tasks::spawn("listener", listen::serve(listener, routes, shutdown));
     address

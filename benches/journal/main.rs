@@ -102,7 +102,8 @@ async fn run(handle: &Handle, number: usize) {
 
 async fn work(handle: Handle, worker: u128) {
     let (worker, name) = (WorkerId::new(worker), format!("worker {worker}"));
-    let offer = Offer { worker, name, slots: 1, properties: BTreeMap::new(), leases: Vec::new() };
+    let offer =
+        Offer { worker, name, owner: "".into(), slots: 1, properties: BTreeMap::new(), leases: Vec::new() };
     let mut session = handle.join(offer).await.unwrap();
     while let Some(command) = session.next().await {
         if let Command::Start { lease, .. } = command

@@ -170,5 +170,12 @@ fn offer(number: usize, worker: WorkerId) -> Offer {
         ("cores".to_owned(), vec!["8".to_owned()]),
         ("memory".to_owned(), vec![(16_u64 << 30).to_string()]),
     ]);
-    Offer { worker, name: format!("worker {number}"), slots: SLOTS, properties, leases: Vec::new() }
+    Offer {
+        worker,
+        name: format!("worker {number}"),
+        owner: "".into(),
+        slots: SLOTS,
+        properties,
+        leases: Vec::new(),
+    }
 }

@@ -56,7 +56,7 @@ impl Passwords {
     /// # Errors
     /// `Invalid` when the file cannot be read or a line is not a name and a bcrypt hash.
     pub(super) fn open(config: &BasicConfig) -> Result<Self> {
-        let files = vec![NamedFile { key: "access.basic.file".to_owned(), path: config.file.clone() }];
+        let files = vec![named(config)];
         let config = config.clone();
         let make = move |contents: &[Content]| Users::read(&contents[0], &config);
         Ok(Self {
@@ -141,6 +141,15 @@ impl Users {
         let by_name = parse(text, config).map_err(|error| content.wrong(&error.public_message()))?;
         Ok(Self { by_name, remembered: Remembered::new()? })
     }
+}
+
+fn named(config: &BasicConfig) -> NamedFile {
+    NamedFile { key: "access.basic.file".to_owned(), path: config.file.clone() }
+}
+
+/// What is wrong with the file, as a sentence for the operator.
+pub(super) fn file_problem(config: &BasicConfig) -> Option<String> {
+    Users::read(&named(config).read(), config).err().map(|error| error.chain())
 }
 
 fn parse(text: &str, config: &BasicConfig) -> Result<HashMap<String, (String, Arc<Identity>)>> {

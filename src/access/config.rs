@@ -1,6 +1,7 @@
 //! The configuration `[access]`: who there is, and who may do what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::right::Right;
 use super::rules::Rules;
-use super::token;
+use super::{basic, jwt, token};
 
 /// Bytes of a name or a group. They stand in the log, and in the queue beside each action.
 pub(super) const NAME_BYTES_MAX: usize = 256;
@@ -54,7 +55,7 @@ pub struct RuleConfig {
 }
 
 /// A static token. The token itself is nowhere in the configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenConfig {
     /// Who has it.
@@ -63,6 +64,13 @@ pub struct TokenConfig {
     pub groups: Vec<String>,
     /// The SHA-256 of the token in hexadecimal, as `croft token` prints it.
     pub sha256: String,
+}
+
+impl fmt::Debug for TokenConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("TokenConfig");
+        fields.field("name", &self.name).field("groups", &self.groups).finish_non_exhaustive()
+    }
 }
 
 /// An issuer of signed tokens, as OpenID Connect has them.
@@ -147,6 +155,12 @@ impl Config {
         problems.extend(self.jwt.iter().flat_map(JwtConfig::problems));
         problems.extend(self.issuer_problems());
         problems
+    }
+
+    /// What is wrong with the files of passwords and of keys, one sentence each.
+    pub fn file_problems(&self) -> Vec<String> {
+        let passwords = self.basic.as_ref().and_then(basic::file_problem);
+        passwords.into_iter().chain(self.jwt.iter().filter_map(jwt::file_problem)).collect()
     }
 
     /// What two issuers say of themselves must not be the same: the weaker one could name whoever the other trusts.

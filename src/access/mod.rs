@@ -52,7 +52,7 @@ pub use self::warnings::Exposure;
 pub struct Access {
     /// None where nothing is configured: then whoever is on this machine may do everything.
     known: Option<Known>,
-    open: Arc<OpenRequests>,
+    open: OpenRequests,
     log: Log,
 }
 

@@ -1,66 +1,40 @@
 //! The requests that each identity has open, so that one whose client has gone wild leaves room for the others.
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body::{Body, Frame, SizeHint};
 
 use crate::error::{Error, Kind, Result};
+use crate::tally::{Share, Tally};
 
-/// The open requests of all identities; there is an entry for each that has one.
+/// The open requests of all identities.
 #[derive(Debug)]
-pub(super) struct OpenRequests {
-    each_max: u32,
-    counts: Mutex<HashMap<String, u32>>,
-}
+pub(super) struct OpenRequests(Arc<Tally<String>>);
 
 /// One open request. Dropping it says that it is over.
-#[derive(Debug)]
-pub(super) struct Place {
-    open: Arc<OpenRequests>,
-    account: String,
-}
+pub(super) type Place = Share<String>;
 
 impl OpenRequests {
-    pub(super) fn new(each_max: u32) -> Arc<Self> {
-        Arc::new(Self { each_max, counts: Mutex::default() })
+    pub(super) fn new(each_max: u32) -> Self {
+        Self(Tally::new(each_max))
     }
 
     /// A request of `account` begins. What a part of this process asks, which has no account, is not counted.
     ///
     /// # Errors
     /// `Exhausted` when the account has as many open as it may.
-    pub(super) fn begin(self: &Arc<Self>, account: String) -> Result<Option<Place>> {
+    pub(super) fn begin(&self, account: String) -> Result<Option<Place>> {
         if account.is_empty() {
             return Ok(None);
         }
-        let mut counts = self.lock();
-        let count = counts.entry(account.clone()).or_default();
-        if *count >= self.each_max {
-            let message =
-                format!("`{account}` has {} requests open and may have no more at a time", self.each_max);
-            return Err(Error::new(Kind::Exhausted, message));
-        }
-        *count += 1;
-        Ok(Some(Place { open: Arc::clone(self), account }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.open.lock();
-        if let Some(count) = counts.get_mut(&self.account) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.account);
-            }
-        }
+        let full = || {
+            let max = self.0.each_max();
+            let message = format!("`{account}` has {max} requests open and may have no more at a time");
+            Error::new(Kind::Exhausted, message)
+        };
+        self.0.take(account.clone()).map(Some).ok_or_else(full)
     }
 }
 
@@ -124,7 +98,6 @@ mod tests {
         drop(first);
         assert_eq!(kind(begin("token:ci")), Ok(()));
         drop(second);
-        assert!(open.lock().is_empty(), "nobody has a request open");
     }
 
     #[test]

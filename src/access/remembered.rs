@@ -14,7 +14,7 @@ use super::token;
 const REMEMBERED_MAX: usize = 8192;
 
 /// The name of a credential: a hash under a key that only this process has, so that what stands in memory cannot be tried out elsewhere.
-type Key = [u8; 32];
+type Key = token::Hash;
 
 /// Verified credentials. Those that nobody has used while half of all places were taken by others are forgotten first.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Remembered {
     /// # Errors
     /// `Bug` when the system has no random numbers.
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { key: token::random()?, halves: Mutex::default() })
+        Ok(Self { key: token::Hash(token::random()?), halves: Mutex::default() })
     }
 
     /// Whose credential it is, if that was verified and still holds.
@@ -64,7 +64,7 @@ impl Remembered {
     }
 
     fn key_of(&self, credential: &[u8]) -> Key {
-        token::hash(&[&self.key[..], credential].concat())
+        token::hash(&[&self.key.0[..], credential].concat())
     }
 }
 

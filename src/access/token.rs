@@ -1,5 +1,6 @@
 //! Static tokens: the farm knows their hashes, so that nothing that it keeps lets anybody in.
 
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -18,7 +19,18 @@ const PREFIX: &str = "croft_";
 /// Random bytes of a token: nobody tries them all.
 const RANDOM_BYTES: usize = 32;
 
-type Hash = [u8; 32];
+/// A hash that a secret is known by. It is not printed: what it is compared with may be less random than our tokens are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Hash(pub(super) [u8; 32]);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// What is printed for debugging instead of a secret, or of what is known of it.
+pub(super) const HIDDEN: &str = "(hidden)";
 
 /// The static tokens of a configuration.
 #[derive(Debug, Default)]
@@ -39,7 +51,7 @@ impl Tokens {
         let hash = hash(token.as_bytes());
         let mut found = None;
         for (known, identity) in &self.0 {
-            if bool::from(known.ct_eq(&hash)) {
+            if bool::from(known.0.ct_eq(&hash.0)) {
                 found = Some(Arc::clone(identity));
             }
         }
@@ -48,10 +60,15 @@ impl Tokens {
 }
 
 /// A token that nobody has, and its hash for the configuration.
-#[derive(Debug)]
 pub struct FreshToken {
     pub token: String,
     pub sha256: String,
+}
+
+impl fmt::Debug for FreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FreshToken").finish_non_exhaustive()
+    }
 }
 
 impl FreshToken {
@@ -59,7 +76,7 @@ impl FreshToken {
     /// `Bug` when the system has no random numbers.
     pub fn generate() -> Result<Self> {
         let token = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random::<RANDOM_BYTES>()?));
-        let sha256 = hex::encode(hash(token.as_bytes()));
+        let sha256 = hex::encode(hash(token.as_bytes()).0);
         Ok(Self { token, sha256 })
     }
 }
@@ -75,13 +92,13 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
 
 pub(super) fn hash(bytes: &[u8]) -> Hash {
     let digest = Function::Sha256.hash(bytes);
-    *digest.hash().first_chunk().expect("SHA-256 has 32 bytes")
+    Hash(*digest.hash().first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
 pub(super) fn parse_hash(text: &str) -> Option<Hash> {
     let mut hash = [0; 32];
     hex::decode_to_slice(text, &mut hash).ok()?;
-    Some(hash)
+    Some(Hash(hash))
 }
 
 #[cfg(test)]
@@ -97,7 +114,13 @@ mod tests {
             groups: vec![],
             sha256: sha256.into(),
         };
-        let tokens = Tokens::new(&[config("ci", &ci.sha256.to_uppercase()), config("broken", "x")]);
+        let configs = [config("ci", &ci.sha256.to_uppercase()), config("broken", "x")];
+        let tokens = Tokens::new(&configs);
+        let printed = format!("{ci:?} {configs:?} {tokens:?}").to_lowercase();
+        let numbers = format!("{:?}", parse_hash(&ci.sha256).unwrap().0);
+        for secret in [&ci.token, &ci.sha256, numbers.trim_matches(['[', ']'])] {
+            assert!(!printed.contains(&secret.to_lowercase()), "{printed}");
+        }
         assert_eq!(tokens.find(&ci.token).unwrap().to_string(), "token:ci");
         for wrong in ["", &other.token, &ci.sha256, &ci.token[..ci.token.len() - 1]] {
             assert!(tokens.find(wrong).is_none(), "{wrong}");

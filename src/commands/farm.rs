@@ -13,7 +13,7 @@ use crate::config::{Config, Listener, Role};
 use crate::error::{Context, Result};
 use crate::server::Server;
 use crate::store::TierSummary;
-use crate::systemd;
+use crate::systemd::{self, Sockets};
 use crate::tasks;
 use crate::telemetry;
 use crate::trace::Export;
@@ -26,14 +26,15 @@ const BLOCKING_THREADS_MAX: usize = 64;
 const FILES_MAX: u64 = 1 << 18;
 
 pub(super) fn run(file: Option<&Path>) -> Result<()> {
-    let config = Config::load_checked(file)?;
+    let sockets = Sockets::take_inherited()?;
+    let config = Config::load_checked(file, &sockets)?;
     allow_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .context(|| "start the runtime")?;
-    runtime.block_on(traced(&config))
+    runtime.block_on(traced(&config, sockets))
 }
 
 /// Shells and service managers allow 1,024 files for the sake of old programs; what the process may allow itself is far more.
@@ -47,18 +48,18 @@ fn allow_files() {
 }
 
 /// Traces are exported from before the first line of the log to after the last part has stopped.
-async fn traced(config: &Config) -> Result<()> {
+async fn traced(config: &Config, sockets: Sockets) -> Result<()> {
     let export = Export::start(&config.trace)?;
     telemetry::start(&config.log)?;
-    let served = serve(config).await;
+    let served = serve(config, sockets).await;
     export.stop().await;
     served
 }
 
-async fn serve(config: &Config) -> Result<()> {
+async fn serve(config: &Config, sockets: Sockets) -> Result<()> {
     let stop = Stop::default();
     stop_on_signals(stop.clone(), config.drain_timeout())?;
-    let server = Server::start(config, stop).await?;
+    let server = Server::start(config, sockets, stop).await?;
     greet(config, &server)?;
     systemd::ready("ready");
     server.run().await

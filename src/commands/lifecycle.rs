@@ -6,11 +6,12 @@ use std::path::Path;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::object::Provider;
+use crate::systemd::Sockets;
 
 /// Prints the rules of each object tier, or of the one that is named; the provider's command for them goes to standard error, so
 /// that the rules of one tier can go to a file.
 pub(super) fn run(file: &Path, tier: Option<&str>) -> Result<()> {
-    let config = Config::load_checked(Some(file))?;
+    let config = Config::load_checked(Some(file), &Sockets::default())?;
     let providers = config.storage.object_tiers();
     let named: Vec<Provider<'_>> =
         providers.into_iter().filter(|provider| tier.is_none_or(|tier| tier == provider.label())).collect();

@@ -16,7 +16,8 @@ use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::{Listener, Peer, Socket};
+use super::addresses::{Addresses, Counted};
+use super::{Listener, PLACES_PER_ADDRESS, Peer, Socket};
 use crate::tls::{Acceptor, Refusal};
 use crate::{metrics, tasks};
 
@@ -41,7 +42,7 @@ pub(super) struct Accepted {
     peer: Socket,
     /// None when the client has begun.
     beginning: Option<Beginning>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The wait for what a client begins with: the preface of HTTP/2, or the headers of a request. Nobody else times these.
@@ -92,12 +93,43 @@ enum Transport {
 struct Arrived {
     stream: TcpStream,
     address: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Place,
+}
+
+/// What a connection keeps from others: one of those that may be open, and one of those of its address.
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_address: Counted,
+}
+
+/// The places of a listener.
+struct Places {
+    listener: String,
+    all: Arc<Semaphore>,
+    addresses: Addresses,
+}
+
+impl Places {
+    fn new(listener: String, count: usize, per_address: u32) -> Self {
+        Self { listener, all: Arc::new(Semaphore::new(count)), addresses: Addresses::new(per_address) }
+    }
+
+    /// The place of a connection from `address`, if that has not as many as it may.
+    fn take(&self, of_all: OwnedSemaphorePermit, address: SocketAddr) -> Option<Place> {
+        let of_address = self.addresses.count(address.ip());
+        if of_address.is_none() {
+            metrics::CONNECTIONS_REFUSED.with_label_values(&[&self.listener]).inc();
+        }
+        Some(Place { _of_all: of_all, _of_address: of_address? })
+    }
 }
 
 /// The connections of a listener, for ever.
 pub(super) fn connections(listener: Listener) -> impl Stream<Item = io::Result<Accepted>> + Send {
-    let places = Arc::new(Semaphore::new(connections_max()));
+    let count = connections_max();
+    let per_address = u64::from(listener.connections_per_address).min(count as u64 / PLACES_PER_ADDRESS);
+    let per_address = u32::try_from(per_address).expect("it was one");
+    let places = Places::new(listener.name, count, per_address);
     let tls = listener.tls.map(Handshakes::new);
     stream::unfold((listener.socket, places, tls), |(socket, places, mut tls)| async move {
         let accepted = match &mut tls {
@@ -123,7 +155,7 @@ impl Handshakes {
     }
 
     /// The next connection whose handshake is done. Those that arrive meanwhile begin theirs.
-    async fn next(&mut self, socket: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
+    async fn next(&mut self, socket: &TcpListener, places: &Places) -> Accepted {
         loop {
             let arrived = tokio::select! {
                 Some(accepted) = self.done.1.recv() => return accepted,
@@ -165,14 +197,16 @@ fn connections_max() -> usize {
     usize::try_from(half.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)).unwrap_or(usize::MAX)
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Arrived {
-    let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
+async fn accept(listener: &TcpListener, places: &Places) -> Arrived {
     loop {
+        let of_all = Arc::clone(&places.all).acquire_owned().await.expect("nobody closes it");
         match listener.accept().await {
             // It fails for a connection that its client has reset already.
             Ok((stream, address)) if stream.set_nodelay(true).is_ok() => {
                 unpace(&stream);
-                return Arrived { stream, address, place };
+                if let Some(place) = places.take(of_all, address) {
+                    return Arrived { stream, address, place };
+                }
             }
             Ok(_) => {}
             Err(error) => {
@@ -192,7 +226,7 @@ fn unpace(connection: &TcpStream) {
 }
 
 impl Accepted {
-    fn new(stream: Transport, peer: Socket, place: OwnedSemaphorePermit) -> Self {
+    fn new(stream: Transport, peer: Socket, place: Place) -> Self {
         Self { stream, peer, beginning: Some(Beginning::new(BEGINNING_MAX)), _place: place }
     }
 
@@ -284,7 +318,7 @@ mod tests {
     use crate::tls::authority::Authority;
 
     async fn connected() -> (TcpStream, Accepted) {
-        let listener = super::super::bind("test", "127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+        let listener = super::super::bind("test", "127.0.0.1:0".parse().unwrap(), None).unwrap();
         let client = TcpStream::connect(listener.address().unwrap()).await.unwrap();
         let accepted = Box::pin(connections(listener)).next().await.unwrap().unwrap();
         (client, accepted)
@@ -320,7 +354,7 @@ mod tests {
     async fn a_connection_too_many_waits_for_a_place() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let places = Arc::new(Semaphore::new(1));
+        let places = Places::new("test".to_owned(), 1, 1);
         let (_one, _two) =
             (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
         let first = accept(&listener, &places).await;
@@ -329,15 +363,30 @@ mod tests {
         accept(&listener, &places).await;
     }
 
+    #[test]
+    fn an_address_with_too_many_connections_is_counted_and_gives_its_place_back() {
+        let places = Places::new("crowded".to_owned(), 3, 1);
+        let refused = || metrics::CONNECTIONS_REFUSED.with_label_values(&["crowded"]).get();
+        let take = |address: &str| {
+            let of_all = Arc::clone(&places.all).try_acquire_owned().unwrap();
+            places.take(of_all, address.parse().unwrap())
+        };
+        let _first = take("10.0.0.1:1").unwrap();
+        assert!(take("10.0.0.1:2").is_none());
+        assert_eq!((refused(), places.all.available_permits()), (1, 2));
+        let _others = (take("10.0.0.2:1").unwrap(), take("127.0.0.1:1").unwrap());
+        assert_eq!(refused(), 1);
+    }
+
     #[tokio::test]
     async fn a_handshake_has_a_place_and_nobody_waits_for_it() {
         let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
         let (certificate, key) = authority.issue("server").write(directory.path(), "server");
         let tls = crate::tls::Server { certificate, key, clients: None };
         let any = "127.0.0.1:0".parse().unwrap();
-        let listener = super::super::bind("handshakes", any, Some(&tls)).await.unwrap();
+        let listener = super::super::bind("handshakes", any, Some(&tls)).unwrap();
         let address = listener.address().unwrap();
-        let places = Arc::new(Semaphore::new(2));
+        let places = Places::new("test".to_owned(), 2, 1);
         let mut handshakes = Handshakes::new(listener.tls.unwrap());
         let silent = TcpStream::connect(address).await.unwrap();
         let connecting = async {
@@ -346,9 +395,9 @@ mod tests {
             connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
         };
         let (accepted, _client) = tokio::join!(handshakes.next(&listener.socket, &places), connecting);
-        assert_eq!(places.available_permits(), 0, "the silent one has a place, too");
+        assert_eq!(places.all.available_permits(), 0, "the silent one has a place, too");
         drop((silent, accepted));
-        let all = tokio::time::timeout(BEGINNING_MAX, places.acquire_many(2)).await;
+        let all = tokio::time::timeout(BEGINNING_MAX, places.all.acquire_many(2)).await;
         assert!(all.unwrap().is_ok(), "who is gone has none");
     }
 }

@@ -93,6 +93,7 @@ impl Call {
         self.code = Some(match status.as_u16() {
             ..400 => Code::Ok,
             404 => Code::NotFound,
+            429 => Code::ResourceExhausted,
             400..500 => Code::InvalidArgument,
             503 => Code::Unavailable,
             507 => Code::ResourceExhausted,

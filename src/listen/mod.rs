@@ -1,12 +1,13 @@
 //! Sockets: bind, accept, serve, drain. Also the in-memory pipe that joins parts of one process.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::time::Duration;
 
 use futures_util::Stream;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tokio::net::{TcpListener, TcpSocket};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -18,6 +19,7 @@ use crate::tasks::Shutdown;
 use crate::tls;
 
 mod accept;
+mod addresses;
 mod connect;
 mod incoming;
 mod measured;
@@ -56,6 +58,11 @@ const ERRORS_MAX: usize = 256;
 /// fills; and a sender that met a closed window may wait for 200 ms before it tries again.
 const RECEIVE_BUFFER_BYTES: u32 = 4 << 20;
 
+/// Connections that one address may have open when nothing else is said, and how many of a listener's places they may be at most. A Bazel
+/// has up to 100, so some 40 may share an address; who would take all places leaves half of them to others.
+pub const CONNECTIONS_PER_ADDRESS: u32 = 4096;
+const PLACES_PER_ADDRESS: u64 = 2;
+
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
@@ -91,12 +98,24 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// A socket that connections can be made to, not served yet.
 pub struct Listener {
+    name: String,
     socket: TcpListener,
     /// None: without TLS.
     tls: Option<tls::Acceptor>,
+    connections_per_address: u32,
 }
 
 impl Listener {
+    fn new(name: &str, socket: TcpListener, tls: Option<tls::Acceptor>) -> Self {
+        Self { name: name.to_owned(), socket, tls, connections_per_address: CONNECTIONS_PER_ADDRESS }
+    }
+
+    /// The same, where one address may have so many connections open.
+    #[must_use]
+    pub fn with_connections_per_address(self, connections_per_address: u32) -> Self {
+        Self { connections_per_address, ..self }
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -110,7 +129,7 @@ impl Listener {
 ///
 /// # Errors
 /// `Unavailable` with what to do when the address is taken, `Invalid` when it is not ours or the files of `tls` are wrong.
-pub async fn bind(name: &str, address: SocketAddr, tls: Option<&tls::Server>) -> Result<Listener> {
+pub fn bind(name: &str, address: SocketAddr, tls: Option<&tls::Server>) -> Result<Listener> {
     let tls = tls.map(|tls| tls::Acceptor::new(name, tls)).transpose()?;
     let socket = open(address).map_err(|error| {
         let (kind, hint) = if error.kind() == io::ErrorKind::AddrInUse {
@@ -122,7 +141,22 @@ pub async fn bind(name: &str, address: SocketAddr, tls: Option<&tls::Server>) ->
         };
         Error::new(kind, format!("listen on {address} ({name}): {hint}")).with_source(error)
     })?;
-    Ok(Listener { socket, tls })
+    Ok(Listener::new(name, socket, tls))
+}
+
+/// Serves a socket that listens already, under the name `name`.
+///
+/// # Errors
+/// `Invalid` when the files of `tls` are wrong, `Unavailable` when the socket is of no use.
+pub fn adopt(name: &str, socket: net::TcpListener, tls: Option<&tls::Server>) -> Result<Listener> {
+    let tls = tls.map(|tls| tls::Acceptor::new(name, tls)).transpose()?;
+    let serve = |socket: net::TcpListener| {
+        set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES as usize)?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
+    };
+    let socket = serve(socket).context(|| format!("listen on the socket that was handed over ({name})"))?;
+    Ok(Listener::new(name, socket, tls))
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

@@ -337,6 +337,13 @@ metrics! {
     TRACE_SPANS: IntCounterVec =
         Declaration::new("croft_trace_spans_total", "spans of traces that were exported").by(&["outcome"]);
 
+    /// Connections that were closed at once, since their address has as many as it may.
+    CONNECTIONS_REFUSED: IntCounterVec = Declaration::new(
+        "croft_connections_refused_total",
+        "connections beyond those that an address may have",
+    )
+    .by(&["listener"]);
+
     /// Always 1; what runs is in the label.
     BUILD: IntGaugeVec = Declaration::new("croft_build_info", "the version that runs").by(&["version"]);
 }

@@ -91,7 +91,7 @@ impl Farm {
             // What it would go on with has been completed by another upload.
             return Ok(uploads::not_needed(&name));
         }
-        let mut upload = self.uploads.begin(&self.cas, name, &first)?;
+        let mut upload = self.uploads.begin(&self.cas, (name, demand.caller.account()), &first)?;
         let mut message = first;
         loop {
             let is_last = message.finish_write;

@@ -47,7 +47,7 @@ impl Operations for Farm {
         let found = self.scheduler.list(after, wanted.min(PAGE_MAX)).await?;
         let is_last = found.len() < wanted.min(PAGE_MAX);
         let next_page_token = match found.last() {
-            Some((id, _)) if !is_last => id.to_string(),
+            Some((id, _)) if !is_last => token(*id),
             _ => String::new(),
         };
         let mut operations = Vec::new();
@@ -112,10 +112,40 @@ async fn until_done(watch: &mut Watch) {
     }
 }
 
+/// Where the next page begins. The last operation of a page may be another instance's, which who lists this one must not learn of: half
+/// of an identifier is a place among all of them, and the other half is not to be guessed. Identifiers are random, so that no two have
+/// the same half.
+fn token(last: OperationId) -> String {
+    format!("{:016x}", last.number() >> 64)
+}
+
 fn parse_token(token: &str) -> Result<Option<OperationId>, Error> {
     if token.is_empty() {
         return Ok(None);
     }
-    let id = OperationId::parse(token).ok_or_else(|| Error::invalid("the page token is not one of ours"))?;
-    Ok(Some(id))
+    let is_half = token.len() == 16 && token.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let half = u64::from_str_radix(token, 16).ok().filter(|_| is_half);
+    let half = half.ok_or_else(|| Error::invalid("the page token is not one of ours"))?;
+    Ok(Some(OperationId::new(u128::from(half) << 64 | u128::from(u64::MAX))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_is_a_place_behind_an_operation_and_does_not_name_it() {
+        let last = OperationId::new(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        let token = token(last);
+        assert!(OperationId::parse(&token).is_none(), "{token}");
+        let after = parse_token(&token).unwrap().unwrap();
+        assert!(after >= last && after < OperationId::new(0x0123_4567_89ab_cdf0 << 64));
+        assert_ne!(after, last);
+        assert!(parse_token("").unwrap().is_none());
+        for wrong in
+            [&last.to_string()[..], "0", "x123456789abcdef", "+123456789abcdef", "0123456789abcde\u{e9}"]
+        {
+            assert!(parse_token(wrong).is_err(), "{wrong}");
+        }
+    }
 }

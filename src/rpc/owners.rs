@@ -1,7 +1,8 @@
 //! Whose each worker is, and which worker was given which lease.
 //!
 //! A worker is whoever first came under its identifier. So nobody who may work, too, can take its place, speak for it, or say what came
-//! of an action that another was given. It is known as long as the scheduler waits for the worker.
+//! of an action that another was given. It is known as long as the scheduler waits for the worker, also over a restart: the journal has
+//! whose the workers were that had something to do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::access::{Caller, Identity};
 use crate::error::{Error, Kind, Result};
-use crate::scheduler::{Lease, Offer, WorkerId};
+use crate::scheduler::{Claim, Lease, Offer, WorkerId};
 
 /// Workers that are known; more than any farm has.
 const WORKERS_MAX: usize = 1 << 16;
@@ -32,7 +33,7 @@ struct Shelf {
 
 #[derive(Debug)]
 struct Owned {
-    owner: Arc<Identity>,
+    owner: Arc<str>,
     name: String,
     connections: u32,
     /// When it is forgotten if it does not come back; it counts while there is no connection.
@@ -48,7 +49,24 @@ pub(super) struct Tenure {
     kept_for: Duration,
 }
 
+/// What an owner is known by: certificates and tokens are renewed, but their name and kind stay.
+pub(super) fn account(identity: &Identity) -> Arc<str> {
+    identity.to_string().into()
+}
+
 impl Owners {
+    /// Knows the workers that the scheduler waits for since its start, each for `kept_for` unless it comes back.
+    pub fn restored(claims: &[Claim], kept_for: Duration) -> Self {
+        let (owners, until) = (Self::default(), Instant::now() + kept_for);
+        let mut shelf = owners.lock();
+        for Claim { lease, worker, name, owner } in claims {
+            shelf.enter(*worker, owner, (name, until));
+            shelf.leases.insert(*lease, *worker);
+        }
+        drop(shelf);
+        owners
+    }
+
     /// A worker connects; it is remembered for `kept_for` after its connection is over.
     ///
     /// # Errors
@@ -56,14 +74,14 @@ impl Owners {
     pub(super) fn begin(&self, caller: &Caller, offer: &Offer, kept_for: Duration) -> Result<Tenure> {
         let mut shelf = self.lock();
         shelf.forget(Instant::now());
-        if let Some(problem) = shelf.problem(caller.identity(), offer) {
+        if let Some(problem) = shelf.problem(offer) {
             drop(shelf);
             return Err(caller.refuse_worker(problem));
         }
-        if !shelf.has_room(caller.identity(), offer.worker) {
+        if !shelf.has_room(offer) {
             return Err(Error::new(Kind::Exhausted, "there are too many workers"));
         }
-        shelf.begin(caller.identity(), offer, Instant::now() + kept_for);
+        shelf.begin(offer, Instant::now() + kept_for);
         Ok(Tenure { owners: self.clone(), worker: offer.worker, caller: caller.clone(), kept_for })
     }
 
@@ -73,10 +91,9 @@ impl Owners {
 }
 
 impl Shelf {
-    fn problem(&self, identity: &Identity, offer: &Offer) -> Option<&'static str> {
-        let is_other = |worker: &WorkerId| {
-            self.workers.get(worker).is_some_and(|owned| !is_same(&owned.owner, identity))
-        };
+    fn problem(&self, offer: &Offer) -> Option<&'static str> {
+        let is_other =
+            |worker: &WorkerId| self.workers.get(worker).is_some_and(|owned| owned.owner != offer.owner);
         if is_other(&offer.worker) {
             return Some("the worker's identifier is that of somebody else's worker");
         }
@@ -89,31 +106,37 @@ impl Shelf {
     }
 
     /// Whether one more worker can be known, or this one is.
-    fn has_room(&self, identity: &Identity, worker: WorkerId) -> bool {
-        if self.workers.contains_key(&worker) {
+    fn has_room(&self, offer: &Offer) -> bool {
+        if self.workers.contains_key(&offer.worker) {
             return true;
         }
-        let of_one = self.workers.values().filter(|owned| is_same(&owned.owner, identity)).count();
+        let of_one = self.workers.values().filter(|owned| owned.owner == offer.owner).count();
         self.workers.len() < WORKERS_MAX && of_one < WORKERS_OF_ONE_MAX
     }
 
-    fn begin(&mut self, identity: &Arc<Identity>, offer: &Offer, until: Instant) {
+    fn begin(&mut self, offer: &Offer, until: Instant) {
         let worker = offer.worker;
-        let owned = self.workers.entry(worker).or_insert_with(|| Owned {
-            owner: Arc::clone(identity),
-            name: offer.name.clone(),
-            connections: 0,
-            until,
-        });
-        owned.connections += 1;
-        let name = std::mem::replace(&mut owned.name, offer.name.clone());
-        if self.names.get(&name) == Some(&worker) {
-            self.names.remove(&name);
-        }
-        self.names.insert(offer.name.clone(), worker);
+        self.enter(worker, &offer.owner, (&offer.name, until)).connections += 1;
         // What it does not hold it need not answer for. After a restart of the farm only the worker knows what it was given.
         self.leases.retain(|_, holder| *holder != worker);
         self.leases.extend(offer.leases.iter().map(|lease| (*lease, worker)));
+    }
+
+    /// Knows a worker under this name, of this owner if it has none.
+    fn enter(&mut self, worker: WorkerId, owner: &Arc<str>, (name, until): (&str, Instant)) -> &mut Owned {
+        let Self { workers, names, .. } = self;
+        let owned = workers.entry(worker).or_insert_with(|| Owned {
+            owner: Arc::clone(owner),
+            name: name.to_owned(),
+            connections: 0,
+            until,
+        });
+        let old = std::mem::replace(&mut owned.name, name.to_owned());
+        if names.get(&old) == Some(&worker) {
+            names.remove(&old);
+        }
+        names.insert(name.to_owned(), worker);
+        owned
     }
 
     /// Forgets the workers that nobody waits for. Workers come seldom, so each arrival can look at all.
@@ -126,11 +149,6 @@ impl Shelf {
             leases.retain(|_, worker| workers.contains_key(worker));
         }
     }
-}
-
-/// Certificates and tokens are renewed, but their name and kind stay.
-fn is_same(one: &Identity, other: &Identity) -> bool {
-    one.proof == other.proof && one.name() == other.name()
 }
 
 impl Tenure {
@@ -190,9 +208,21 @@ mod tests {
         Caller::with(Access::of_this_machine(), identity, Grants::everything())
     }
 
+    fn begin(owners: &Owners, who: &str, offer: Offer) -> Result<Tenure> {
+        let caller = caller(who);
+        owners.begin(&caller, &Offer { owner: account(caller.identity()), ..offer }, KEPT)
+    }
+
     fn offer(worker: u128, name: &str, leases: &[Lease]) -> Offer {
         let (name, leases) = (name.to_owned(), leases.to_vec());
-        Offer { worker: WorkerId::new(worker), name, slots: 1, properties: Default::default(), leases }
+        Offer {
+            worker: WorkerId::new(worker),
+            name,
+            owner: "".into(),
+            slots: 1,
+            properties: Default::default(),
+            leases,
+        }
     }
 
     fn lease(number: u128) -> Lease {
@@ -202,7 +232,7 @@ mod tests {
     #[test]
     fn a_worker_a_name_and_a_lease_are_whose_they_were_first_until_the_worker_is_given_up() {
         let owners = Owners::default();
-        let begin = |who: &str, offer: Offer| owners.begin(&caller(who), &offer, KEPT);
+        let begin = |who: &str, offer| begin(&owners, who, offer);
         let first = begin("a", offer(1, "one", &[])).unwrap();
         first.give(lease(7));
         assert!(is_denied(begin("b", offer(1, "other", &[]))));
@@ -227,5 +257,25 @@ mod tests {
         assert!(is_denied(begin("b", offer(1, "one", &[]))), "the scheduler waits for it");
         owners.lock().forget(Instant::now() + KEPT);
         begin("b", offer(1, "one", &[])).unwrap();
+    }
+
+    #[test]
+    fn after_a_restart_a_worker_and_its_lease_are_still_whose_they_were() {
+        let claim = Claim {
+            lease: lease(7),
+            worker: WorkerId::new(1),
+            name: "one".into(),
+            owner: account(caller("a").identity()),
+        };
+        let owners = Owners::restored(&[claim], KEPT);
+        for stolen in [offer(1, "other", &[]), offer(2, "one", &[]), offer(2, "two", &[lease(7)])] {
+            assert!(is_denied(begin(&owners, "b", stolen)));
+        }
+        assert!(is_denied(begin(&owners, "a", offer(3, "three", &[lease(7)]))), "it is one worker's only");
+        let thief = begin(&owners, "b", offer(2, "two", &[])).unwrap();
+        assert_eq!(thief.holds(lease(7)).unwrap_err().kind(), Kind::Denied);
+        assert!(begin(&owners, "a", offer(1, "one", &[lease(7)])).unwrap().holds(lease(7)).unwrap());
+        owners.lock().forget(Instant::now() + 2 * KEPT);
+        begin(&owners, "b", offer(1, "one", &[])).unwrap();
     }
 }

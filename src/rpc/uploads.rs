@@ -15,6 +15,7 @@ use tracing::Instrument;
 use crate::error::{Error, Kind, Result};
 use crate::proto::bytestream::WriteRequest;
 use crate::store::{Blob, Cas, Chunks, zstandard};
+use crate::tally::{Share, Tally};
 use crate::tasks;
 
 use super::resource::{self, Form};
@@ -25,6 +26,9 @@ const PARKED_MAX: usize = 1024;
 /// Uploads that are under way or parked. Each is a task, and a temporary file as soon as something of it has come: a few times what all
 /// clients of a large farm have open at once, and a part of the files that the system allows a service.
 const OPEN_MAX: usize = 4096;
+
+/// Those of one identity, or without one of an address: more than one client needs, and a fourth is left for the others.
+const OPEN_OF_ONE_MAX: u32 = (OPEN_MAX / 4 * 3) as u32;
 
 /// How long an upload waits for its next piece: longer than any client's pause between retries.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -48,6 +52,14 @@ pub struct Uploads {
     parked: Arc<Mutex<HashMap<resource::Write, Session>>>,
     /// Places for more.
     places: Arc<Semaphore>,
+    shares: Arc<Tally<String>>,
+}
+
+/// The place of an upload among all, and among those of whose it is; within this process nobody's.
+#[derive(Debug)]
+pub(super) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_one: Option<Share<String>>,
 }
 
 /// One upload in the hands of one request. Dropping it parks it.
@@ -62,7 +74,7 @@ pub struct Upload {
 
 #[derive(Debug)]
 struct Session {
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     /// Bytes that have come, in the form that they have on the wire.
     position: u64,
     sender: mpsc::Sender<Piece>,
@@ -79,27 +91,32 @@ enum State {
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self::with_places(OPEN_MAX)
+        Self::with_places(OPEN_MAX, OPEN_OF_ONE_MAX)
     }
 }
 
 impl Uploads {
-    /// At most `places` at a time.
-    fn with_places(places: usize) -> Self {
-        Self { parked: Arc::default(), places: Arc::new(Semaphore::new(places)) }
+    /// At most `places` at a time, and so many of one account.
+    fn with_places(places: usize, of_one: u32) -> Self {
+        Self { parked: Arc::default(), places: Arc::new(Semaphore::new(places)), shares: Tally::new(of_one) }
     }
 
-    /// Goes on with a parked upload, or begins a new one at offset 0, as the `first` message says.
+    /// Goes on with a parked upload, or begins a new one of `account` at offset 0, as the `first` message says.
     ///
     /// # Errors
     /// `Invalid` when the offset is not where the upload stands, `Exhausted` when too many others are under way.
-    pub fn begin(&self, cas: &Cas, name: resource::Write, first: &WriteRequest) -> Result<Upload> {
+    pub fn begin(
+        &self,
+        cas: &Cas,
+        (name, account): (resource::Write, String),
+        first: &WriteRequest,
+    ) -> Result<Upload> {
         let offset = first.write_offset;
         let parked = self.lock().remove(&name);
         let session = match parked.filter(Session::is_alive) {
             parked if offset == 0 => {
                 drop(parked);
-                Session::start(cas.clone(), &name, self.place()?)
+                Session::start(cas.clone(), &name, self.place(account)?)
             }
             Some(session) if i64::try_from(session.position) == Ok(offset) => session,
             other => {
@@ -117,11 +134,21 @@ impl Uploads {
         self.lock().get(name).filter(|session| session.is_alive()).map(|session| session.position)
     }
 
-    /// A place for a new upload, if need be that of a parked one: its client may never come back.
+    /// A place for a new upload of `account`, if need be that of a parked one: its client may never come back.
     ///
     /// # Errors
     /// `Exhausted` when there is none.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit> {
+    pub(super) fn place(&self, account: String) -> Result<Place> {
+        let of_one = match account.as_str() {
+            "" => None,
+            _ => Some(self.shares.take(account).ok_or_else(|| {
+                let max = self.shares.each_max();
+                Error::new(
+                    Kind::Exhausted,
+                    format!("you have {max} uploads under way and may have no more at a time"),
+                )
+            })?),
+        };
         let take = || Arc::clone(&self.places).try_acquire_owned().ok();
         let place = take().or_else(|| {
             let mut parked = self.lock();
@@ -129,9 +156,10 @@ impl Uploads {
             parked.remove(&name)?;
             take()
         });
-        place.ok_or_else(|| {
+        let full = || {
             Error::new(Kind::Exhausted, "as many uploads are under way as the server takes; try again later")
-        })
+        };
+        Ok(Place { _of_all: place.ok_or_else(full)?, _of_one: of_one })
     }
 
     fn park(&self, name: resource::Write, session: Option<Session>) {
@@ -281,7 +309,7 @@ impl Drop for Upload {
 }
 
 impl Session {
-    fn start(cas: Cas, name: &resource::Write, place: OwnedSemaphorePermit) -> Self {
+    fn start(cas: Cas, name: &resource::Write, place: Place) -> Self {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let (done, stored) = oneshot::channel();
         let (digest, size) = (name.digest, name.digest.size());
@@ -350,4 +378,22 @@ fn chunks(receiver: mpsc::Receiver<Piece>) -> Chunks {
         }
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_have_places_and_one_account_leaves_some_for_the_others() {
+        let uploads = Uploads::with_places(4, 2);
+        let place = |account: &str| uploads.place(account.to_owned()).map_err(|error| error.to_string());
+        let _own = [place("token:ci").unwrap(), place("token:ci").unwrap()];
+        let refusal = place("token:ci").unwrap_err();
+        assert!(refusal.contains("you have 2 uploads"), "{refusal}");
+        let _others = [place("token:developer").unwrap(), place("").unwrap()];
+        let refusal = place("").unwrap_err();
+        assert!(refusal.contains("as many uploads"), "{refusal}");
+        assert!(place("token:developer").is_err());
+    }
 }

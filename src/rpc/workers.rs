@@ -21,7 +21,7 @@ use crate::scheduler::{
 };
 use crate::tasks;
 
-use super::owners::Tenure;
+use super::owners::{self, Tenure};
 use super::{Farm, Logs};
 
 /// How long a connection may take to say who it is.
@@ -54,7 +54,8 @@ impl Workers for Farm {
         let caller = Caller::of(request.extensions());
         caller.demand_everywhere(Right::Work)?;
         let mut incoming = request.into_inner();
-        let offer = greet(&mut incoming).await?;
+        let owner = owners::account(caller.identity());
+        let offer = Offer { owner, ..greet(&mut incoming).await? };
         let kept_for = self.scheduler.config().reconnect_within;
         let tenure = self.owners.begin(&caller, &offer, kept_for)?;
         let session = self.scheduler.join(offer).await?;
@@ -97,7 +98,7 @@ fn offer(hello: wire::Hello) -> Result<Offer> {
         properties.entry(property.name).or_default().push(property.value);
     }
     let worker = WorkerId::new(u128::from_be_bytes(worker));
-    Ok(Offer { worker, name: hello.name, slots: hello.slots, properties, leases })
+    Ok(Offer { worker, name: hello.name, owner: "".into(), slots: hello.slots, properties, leases })
 }
 
 /// What a worker says of itself is kept as long as it is known, so it must not be large.

@@ -40,8 +40,8 @@ impl Bare {
     /// When the offer is malformed.
     pub fn join(&mut self, offer: Offer) -> Result<()> {
         let capacity = Arc::new(Capacity::resolve(&self.config, &offer)?);
-        let (worker, name, leases) = (offer.worker, offer.name.into(), Vec::new());
-        self.feed(Event::WorkerJoined { worker, name, capacity, leases });
+        let Offer { worker, name, owner, .. } = offer;
+        self.feed(Event::WorkerJoined { worker, name: name.into(), owner, capacity, leases: Vec::new() });
         Ok(())
     }
 

@@ -167,8 +167,8 @@ impl Core {
             Event::Unwatched { operation } => self.unwatched(operation),
             Event::Cancel { operation } => self.cancel(operation, "the client cancelled the operation"),
             Event::Delete { operation } => self.delete(operation),
-            Event::WorkerJoined { worker, name, capacity, leases } => {
-                self.connect(worker, name, capacity);
+            Event::WorkerJoined { worker, name, owner, capacity, leases } => {
+                self.connect(worker, (name, owner), capacity);
                 self.resume(worker, &leases);
             }
             Event::WorkerAway { worker } => self.worker_away(worker),

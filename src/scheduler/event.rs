@@ -26,7 +26,13 @@ pub(super) enum Event {
     /// No client will ask for the operation again; it still runs to its end.
     Delete { operation: OperationId },
     /// A worker connected, perhaps again. `leases` is what it still runs, or has run and not been thanked for.
-    WorkerJoined { worker: WorkerId, name: Arc<str>, capacity: Arc<Capacity>, leases: Vec<Lease> },
+    WorkerJoined {
+        worker: WorkerId,
+        name: Arc<str>,
+        owner: Arc<str>,
+        capacity: Arc<Capacity>,
+        leases: Vec<Lease>,
+    },
     /// A worker's connection broke. It may run on and come back.
     WorkerAway { worker: WorkerId },
     /// A worker said goodbye: nothing of it runs any more.

@@ -20,7 +20,7 @@ use super::session::WorkerSession;
 use super::shared::Shared;
 use super::task::{Availability, Offer, Task, Update};
 use super::view::{Load, Overview, Why, WorkerView};
-use super::{Listed, Settle};
+use super::{Claim, Listed, Settle};
 
 /// Messages that may wait for the driver. It handles one in microseconds; whoever sends waits when this is full.
 const MESSAGES_MAX: usize = 1024;
@@ -32,6 +32,8 @@ pub struct Handle {
     messages: mpsc::Sender<Message>,
     /// Held for a moment, to share what tasks have in common.
     shared: Arc<Mutex<Shared>>,
+    /// What workers held when the journal ended.
+    claims: Arc<[Claim]>,
 }
 
 /// What the driver is sent.
@@ -96,18 +98,24 @@ impl Handle {
     ) -> (Self, JoinHandle<Result<()>>) {
         let config = Arc::new(Config { journal: kept.is_some(), ..config });
         let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
+        let claims = kept.iter().flat_map(|(_, restored)| restored.claims()).collect();
         let mut driver = Driver::new(Arc::clone(&config), settle, messages.clone());
         if let Some((writer, restored)) = kept {
             driver = driver.resume(writer, restored);
         }
         let running = tasks::spawn("scheduler", driver.run(inbox, shutdown));
-        (Self { config, messages, shared: Arc::default() }, running)
+        (Self { config, messages, shared: Arc::default(), claims }, running)
     }
 
     /// The way to nowhere, for a process whose part of the farm has no scheduler: whatever is asked fails with `Unavailable`.
     pub fn absent(config: Config) -> Self {
         let (messages, _) = mpsc::channel(1);
-        Self { config: Arc::new(config), messages, shared: Arc::default() }
+        Self { config: Arc::new(config), messages, shared: Arc::default(), claims: Arc::default() }
+    }
+
+    /// The leases that workers were given before this start, by what the journal tells.
+    pub fn claims(&self) -> &[Claim] {
+        &self.claims
     }
 
     /// How often workers are to send a heartbeat, and the other numbers.

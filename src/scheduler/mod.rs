@@ -59,6 +59,17 @@ pub use view::{
     Demand, Load, Overview, QueueView, RunningView, Why, WorkerCounts, WorkerView, whole_workers,
 };
 
+/// A lease that a worker was given before the scheduler started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub lease: Lease,
+    pub worker: WorkerId,
+    /// The worker's name.
+    pub name: Arc<str>,
+    /// Whose the worker was, as [`Offer::owner`] said.
+    pub owner: Arc<str>,
+}
+
 /// An operation with where it stands.
 pub type Listed = (OperationId, Arc<Update>);
 

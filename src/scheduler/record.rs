@@ -19,7 +19,7 @@ pub(super) enum Record {
     /// An operation is finished and can still be asked for.
     Finished { operation: OperationId, update: Arc<Update> },
     /// A worker was given a lease, and no answer to it is safe.
-    Leased { lease: Lease, worker: WorkerId, name: Arc<str> },
+    Leased { lease: Lease, worker: WorkerId, name: Arc<str>, owner: Arc<str> },
     /// A worker takes no new work. Kept under its name, so that it holds for its next life as well.
     Worker { name: Arc<str>, availability: Availability },
 }

@@ -319,7 +319,8 @@ mod tests {
         let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
         let properties = properties.iter().map(|(name, values)| ((*name).to_owned(), list(values))).collect();
         let worker = crate::scheduler::WorkerId::new(1);
-        let offer = Offer { worker, name: "w".into(), slots: 1, properties, leases: Vec::new() };
+        let offer =
+            Offer { worker, name: "w".into(), owner: "".into(), slots: 1, properties, leases: Vec::new() };
         Capacity::resolve(&Config::default(), &offer)
     }
 

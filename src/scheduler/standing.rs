@@ -27,6 +27,8 @@ pub(super) struct Standings {
 #[derive(Debug)]
 struct Standing {
     name: Arc<str>,
+    /// Whose it is; empty until it has connected.
+    owner: Arc<str>,
     is_away: bool,
     /// It has been connected since the scheduler started.
     has_connected: bool,
@@ -36,19 +38,20 @@ struct Standing {
 
 impl Standings {
     /// A worker connects. Returns whether it was known.
-    pub(super) fn connect(&mut self, worker: WorkerId, name: &Arc<str>) -> bool {
+    pub(super) fn connect(&mut self, worker: WorkerId, name: &Arc<str>, owner: Arc<str>) -> bool {
         let old = self.workers.get_mut(&worker);
         let own = old.map(|old| std::mem::take(&mut old.own));
         let is_known = own.is_some();
         let own = own.unwrap_or_default();
-        self.set(worker, Standing { name: Arc::clone(name), is_away: false, has_connected: true, own });
+        let name = Arc::clone(name);
+        self.set(worker, Standing { name, owner, is_away: false, has_connected: true, own });
         is_known
     }
 
     /// A worker is known only by the lease that it had before the scheduler started.
     pub(super) fn expect(&mut self, worker: WorkerId, name: &Arc<str>) {
         let (name, own) = (Arc::clone(name), Availability::Open);
-        self.set(worker, Standing { name, is_away: true, has_connected: false, own });
+        self.set(worker, Standing { name, owner: Arc::from(""), is_away: true, has_connected: false, own });
     }
 
     fn set(&mut self, worker: WorkerId, standing: Standing) {
@@ -87,6 +90,11 @@ impl Standings {
     /// Empty for a worker that is not known.
     pub(super) fn name(&self, worker: WorkerId) -> Arc<str> {
         self.workers.get(&worker).map_or_else(|| Arc::from(""), |standing| Arc::clone(&standing.name))
+    }
+
+    /// Whose the worker is; empty for one that is not known.
+    pub(super) fn owner(&self, worker: WorkerId) -> Arc<str> {
+        self.workers.get(&worker).map_or_else(|| Arc::from(""), |standing| Arc::clone(&standing.owner))
     }
 
     /// All workers of one name.

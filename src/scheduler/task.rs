@@ -165,6 +165,8 @@ pub struct Offer {
     pub worker: WorkerId,
     /// A name for people; two workers may share it.
     pub name: String,
+    /// Whose the worker is, as `token:workers`; empty where nobody asks.
+    pub owner: Arc<str>,
     /// How many actions it runs at once.
     pub slots: u32,
     /// The values it offers of each declared property.

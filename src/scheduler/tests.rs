@@ -74,7 +74,14 @@ impl Drop for Farm {
 
 fn offer() -> Offer {
     let (name, properties) = ("worker".into(), BTreeMap::new());
-    Offer { worker: WorkerId::new(fastrand::u128(..)), name, slots: 1, properties, leases: Vec::new() }
+    Offer {
+        worker: WorkerId::new(fastrand::u128(..)),
+        name,
+        owner: "".into(),
+        slots: 1,
+        properties,
+        leases: Vec::new(),
+    }
 }
 
 fn answer() -> Outcome {

@@ -5,6 +5,8 @@ mod machines;
 mod table;
 mod workers;
 
+use std::path::Path;
+
 use croft::access::FreshToken;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
@@ -46,6 +48,15 @@ impl Doors {
     }
 
     fn start(&self, environment: &[(&str, &str)]) -> Farm {
+        self.start_by(environment, Farm::start_with)
+    }
+
+    /// On the data of a former farm, or of one to come.
+    fn start_in(&self, data: &Path, environment: &[(&str, &str)]) -> Farm {
+        self.start_by(environment, |environment| Farm::start_in(data, environment))
+    }
+
+    fn start_by(&self, environment: &[(&str, &str)], start: impl FnOnce(&[(&str, &str)]) -> Farm) -> Farm {
         let mut environment = environment.to_vec();
         let (rules, tokens) = self.values();
         environment.extend([
@@ -53,7 +64,7 @@ impl Doors {
             ("CROFT_ACCESS__TOKENS", tokens.as_str()),
             ("CROFT_WORKERS__LISTEN", "127.0.0.1:0"),
         ]);
-        Farm::start_with(&environment)
+        start(&environment)
     }
 
     /// The values of `access.rules` and `access.tokens`.

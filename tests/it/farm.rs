@@ -56,7 +56,14 @@ impl Farm {
 
     /// As [`Farm::start_in`], or the exit status and what it said on standard error.
     pub(crate) fn try_start(data: &Path, environment: &[(&str, &str)]) -> Result<Self, (ExitStatus, String)> {
-        let mut child = command(data, environment).spawn().unwrap();
+        Self::try_start_by(command(data, environment), data)
+    }
+
+    /// As [`Farm::try_start`], by a command of one's own.
+    pub(crate) fn try_start_by(mut command: Command, data: &Path) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command.spawn().unwrap();
+        // What it hands over is the farm's alone.
+        drop(command);
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut greeting = String::new();
         while !greeting.contains("Ctrl-C stops the farm") {

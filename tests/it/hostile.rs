@@ -242,7 +242,8 @@ async fn begin(client: Client, number: usize) -> Option<Code> {
 
 #[tokio::test]
 async fn unfinished_uploads_have_a_bound() {
-    // Above what the farm takes at a time, and several times what it parks.
+    // Above what the farm takes at a time, and several times what it parks. From the first refusal on, each further attempt is as the one
+    // before: a million of them would show no more and take a debug build many minutes.
     const AT_ONCE: usize = 3000;
     const CONNECTIONS: usize = 2;
     const ROUNDS: usize = 5;

@@ -64,6 +64,28 @@ async fn a_list_shows_the_operations_of_one_instance() {
         let names: Vec<_> = answer.operations.iter().map(|operation| &operation.name).collect();
         assert_eq!(names, [expected]);
     }
+    // Each page is a look at one operation, be it of this instance or of the other.
+    let (mut token, mut names) = (String::new(), Vec::new());
+    for _ in 0..3 {
+        let request = ListOperationsRequest {
+            name: "main/operations".into(),
+            page_size: 1,
+            page_token: token,
+            ..Default::default()
+        };
+        let page = client.operations.clone().list_operations(request).await.unwrap().into_inner();
+        names.extend(page.operations.into_iter().map(|operation| operation.name));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+        for collection in ["operations", "main/operations"] {
+            let get = GetOperationRequest { name: format!("{collection}/{token}") };
+            let looked = client.operations.clone().get_operation(get).await;
+            assert!(looked.is_err(), "a token names no operation");
+        }
+    }
+    assert_eq!((names.as_slice(), token.as_str()), (&[here.name.clone()][..], ""));
     let foreign = GetOperationRequest { name: here.name.replace("main/", "") };
     assert_eq!(client.operations.clone().get_operation(foreign).await.unwrap_err().code(), Code::NotFound);
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::error::{Error, Kind, Result};
 
 use self::keys::Keys;
+pub(super) use self::source::file_problem;
 use super::config::{JwtConfig, is_name};
 use super::identity::{Identity, Proof};
 use super::remembered::Remembered;

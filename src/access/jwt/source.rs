@@ -70,14 +70,24 @@ impl Source {
 }
 
 fn watched(config: &JwtConfig, file: &str) -> Result<Arc<Reloaded<JwkSet>>> {
-    let key = format!("access.jwt `{}`: keys", config.issuer);
-    let files = vec![NamedFile { key, path: file.into() }];
-    let make = |contents: &[Content]| {
-        let bytes = contents[0].bytes()?;
-        serde_json::from_slice(bytes)
-            .map_err(|error| contents[0].wrong("it is no set of keys (JWKS)").with_source(error))
-    };
+    let make = |contents: &[Content]| key_set(&contents[0]);
+    let files = vec![named(config, file)];
     Reloaded::new((reload::Kind::Keys, config.issuer.clone()), files, Box::new(make))
+}
+
+fn named(config: &JwtConfig, file: &str) -> NamedFile {
+    NamedFile { key: format!("access.jwt `{}`: keys", config.issuer), path: file.into() }
+}
+
+fn key_set(content: &Content) -> Result<JwkSet> {
+    let malformed = |error| content.wrong("it is no set of keys (JWKS)").with_source(error);
+    serde_json::from_slice(content.bytes()?).map_err(malformed)
+}
+
+/// What is wrong with the file of keys, if they come from one, as a sentence for the operator.
+pub(in crate::access) fn file_problem(config: &JwtConfig) -> Option<String> {
+    let file = config.keys.as_deref().filter(|keys| !keys.contains("://"))?;
+    key_set(&named(config, file).read()).err().map(|error| error.chain())
 }
 
 /// It follows no redirects: they could lead from https:// to a place where anybody answers.

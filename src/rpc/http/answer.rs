@@ -10,6 +10,9 @@ use crate::store::Chunks;
 
 use super::range::Range;
 
+/// When a client may try again that found no place: most uploads are over by then.
+const RETRY_AFTER_SECONDS: u32 = 5;
+
 /// Why a request is not served: what only HTTP knows, or an error of ours.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -21,6 +24,8 @@ pub(super) enum Refusal {
     TooLarge(u64),
     /// The blob has this many bytes.
     Range(u64),
+    /// There is no place at the moment.
+    Busy(Error),
     Error(Error),
 }
 
@@ -49,6 +54,11 @@ pub(super) fn refuse(refusal: Refusal) -> Response {
             let whole = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
             let message = format!("the range begins behind the blob of {size} bytes");
             (whole, text(StatusCode::RANGE_NOT_SATISFIABLE, &message)).into_response()
+        }
+        // Of the statuses that say so, Bazel tries again after this one only.
+        Refusal::Busy(error) => {
+            let later = [(header::RETRY_AFTER, RETRY_AFTER_SECONDS)];
+            (later, text(StatusCode::SERVICE_UNAVAILABLE, &error.public_message())).into_response()
         }
         Refusal::Error(error) => failed(&error),
     }
@@ -116,4 +126,20 @@ fn described(status: StatusCode, length: u64, body: Body) -> Response {
         [(header::CONTENT_TYPE, "application/octet-stream"), (header::ACCEPT_RANGES, "bytes")];
     let length = [(header::CONTENT_LENGTH, length)];
     (status, CONTENT, length, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_place_is_told_when_to_come_again_and_a_full_store_is_another_matter() {
+        let full = || Error::new(Kind::Exhausted, "full");
+        let busy = refuse(Refusal::Busy(full()));
+        assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(busy.headers()[header::RETRY_AFTER], "5");
+        let stored = refuse(Refusal::Error(full()));
+        assert_eq!(stored.status(), StatusCode::INSUFFICIENT_STORAGE);
+        assert!(!stored.headers().contains_key(header::RETRY_AFTER));
+    }
 }

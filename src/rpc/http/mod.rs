@@ -129,7 +129,7 @@ impl Farm {
         match (&name.cache, method) {
             (Cache::Blobs, Method::GET) => self.get_blob(&name, request.headers()).await,
             (Cache::Blobs, Method::HEAD) => self.head_blob(&name).await,
-            (Cache::Blobs, Method::PUT) => self.put_blob(&name, request).await,
+            (Cache::Blobs, Method::PUT) => self.put_blob(&name, demand.caller.account(), request).await,
             (Cache::Results, Method::GET) => Ok(answer::whole(self.get_result(&name).await?)),
             (Cache::Results, Method::HEAD) => Ok(answer::head(self.get_result(&name).await?.len() as u64)),
             (Cache::Results, Method::PUT) => self.put_result(&name, request).await,
@@ -168,14 +168,14 @@ impl Farm {
         located.ok_or_else(|| Error::new(Kind::NotFound, format!("blob {} is not in the CAS", name.hash)))
     }
 
-    async fn put_blob(&self, name: &Name, request: Request) -> Result<Response, Refusal> {
+    async fn put_blob(&self, name: &Name, account: String, request: Request) -> Result<Response, Refusal> {
         let digest = name.digest(content_length(&request)?)?;
         let mut chunks = body(request);
         if self.cas.missing(&[digest]).await?.is_empty() {
             // Clients of HTTP/1.1 take an answer before the end of their body for a failure.
             while chunks.try_next().await?.is_some() {}
         } else {
-            let _place = self.uploads.place()?;
+            let _place = self.uploads.place(account).map_err(Refusal::Busy)?;
             self.cas.put(&digest, Blob::Stream { size: digest.size(), chunks }).await?;
         }
         Ok(answer::stored())
@@ -198,7 +198,7 @@ impl Farm {
         if size > RESULT_MAX {
             return Err(Refusal::TooLarge(RESULT_MAX));
         }
-        let _room = room(size).await?;
+        let _room = room(size).await.map_err(Refusal::Busy)?;
         let bytes = Blob::Stream { size, chunks: body(request) }.into_bytes(RESULT_MAX).await?;
         if self.http.validate_results {
             let result = ActionResult::decode(bytes)

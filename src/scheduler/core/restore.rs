@@ -42,7 +42,7 @@ impl Past {
                     past.live.entry(execution).or_default().push(operation)
                 }
                 Record::Finished { operation, update } => past.finished.push((operation, update)),
-                Record::Leased { lease, worker, name } => {
+                Record::Leased { lease, worker, name, .. } => {
                     past.leases.entry(lease.execution).or_default().push(Leased { lease, worker, name });
                 }
                 Record::Worker { name, availability } => past.marks.push((name, availability)),

@@ -24,13 +24,18 @@ enum Departure {
 
 impl Core {
     /// A worker connects, for the first time or again. It gets nothing new before it is known what it has.
-    pub(super) fn connect(&mut self, worker: WorkerId, name: Arc<str>, capacity: Arc<Capacity>) {
+    pub(super) fn connect(
+        &mut self,
+        worker: WorkerId,
+        (name, owner): (Arc<str>, Arc<str>),
+        capacity: Arc<Capacity>,
+    ) {
         #[cfg(test)]
         let capacity = self.misjudged(capacity);
         for predecessor in self.standings.succeeded_by(worker, &name) {
             self.drop_worker(predecessor, "another worker came under its name");
         }
-        let are_classes_changed = if self.standings.connect(worker, &name) {
+        let are_classes_changed = if self.standings.connect(worker, &name, owner) {
             self.fleet.change_capacity(worker, capacity)
         } else {
             self.fleet.join(worker, name, capacity)

@@ -43,7 +43,8 @@ impl Core {
 
     pub(super) fn keep_lease(&mut self, worker: WorkerId, lease: Lease) {
         if self.config.journal {
-            self.keep(Record::Leased { lease, worker, name: self.standings.name(worker) });
+            let (name, owner) = (self.standings.name(worker), self.standings.owner(worker));
+            self.keep(Record::Leased { lease, worker, name, owner });
         }
     }
 

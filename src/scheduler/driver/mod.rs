@@ -290,9 +290,9 @@ impl Driver {
         metrics::WORKER_CONNECTIONS.inc();
         let connection = Connection { number: self.connected, outbox, reserved, thanks: VecDeque::new() };
         self.connections.insert(worker, connection);
-        let name = offer.name.into();
-        let capacity = Arc::new(capacity);
-        self.feed(Event::WorkerJoined { worker, name, capacity, leases: offer.leases });
+        let Offer { name, owner, leases, .. } = offer;
+        let (name, capacity) = (name.into(), Arc::new(capacity));
+        self.feed(Event::WorkerJoined { worker, name, owner, capacity, leases });
         let guard = self.departures.guard(Gone::Worker(worker, self.connected));
         WorkerSession::new(worker, commands, self.settling.messages(), guard)
     }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::super::Settle;
 use super::super::id::ExecutionId;
 use super::super::journal::{Change, Journal};
 use super::super::record::{Pending, Record};
 use super::super::task::{Stage, Update};
+use super::super::{Claim, Settle};
 use crate::error::Result;
 use crate::proto::rev2::ExecuteResponse;
 use crate::{metrics, tasks};
@@ -28,6 +28,23 @@ type Recalled = BTreeMap<ExecutionId, Arc<ExecuteResponse>>;
 pub(in super::super) struct Restored {
     pub(super) records: Vec<Record>,
     pub(super) changes: Vec<Change>,
+}
+
+impl Restored {
+    /// Which worker held which lease, where it is known whose the worker was.
+    pub(in super::super) fn claims(&self) -> Vec<Claim> {
+        let claim = |record: &Record| match record {
+            Record::Leased { owner, .. } if owner.is_empty() => None,
+            Record::Leased { lease, worker, name, owner } => {
+                let (name, owner) = (Arc::clone(name), Arc::clone(owner));
+                Some(Claim { lease: *lease, worker: *worker, name, owner })
+            }
+            Record::Execution(_) | Record::Live { .. } | Record::Finished { .. } | Record::Worker { .. } => {
+                None
+            }
+        };
+        self.records.iter().filter_map(claim).collect()
+    }
 }
 
 /// Loads the records and finishes what has a result already.

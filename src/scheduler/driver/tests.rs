@@ -79,6 +79,7 @@ impl Desk {
         let offer = Offer {
             worker: WorkerId::new(7),
             name: "worker".into(),
+            owner: "".into(),
             slots,
             properties: BTreeMap::new(),
             leases: Vec::new(),

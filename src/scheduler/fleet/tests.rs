@@ -21,7 +21,8 @@ impl Yard {
         let worker = WorkerId::new(number);
         let amounts = amounts.iter().map(|(name, amount)| ((*name).to_owned(), vec![amount.to_string()]));
         let properties: BTreeMap<_, _> = amounts.collect();
-        let offer = Offer { worker, name: "w".into(), slots, properties, leases: Vec::new() };
+        let offer =
+            Offer { worker, name: "w".into(), owner: "".into(), slots, properties, leases: Vec::new() };
         let capacity = Arc::new(Capacity::resolve(&Config::default(), &offer).unwrap());
         self.fleet.join(worker, "w".into(), capacity);
         self.fleet.introduce(self.queue.open_lines());

@@ -63,7 +63,7 @@ impl Farm {
 
     async fn join(&self, worker: u128, slots: u32, leases: Vec<Lease>) -> WorkerSession {
         let (worker, name) = (WorkerId::new(worker), format!("worker {worker}"));
-        let offer = Offer { worker, name, slots, properties: BTreeMap::new(), leases };
+        let offer = Offer { worker, name, owner: "".into(), slots, properties: BTreeMap::new(), leases };
         self.handle.join(offer).await.unwrap()
     }
 

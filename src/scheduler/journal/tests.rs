@@ -31,7 +31,7 @@ pub(in super::super) fn live(number: u32) -> Record {
 
 pub(in super::super) fn leased(number: u32) -> Record {
     let lease = Lease { execution: ExecutionId::new(number.into()), attempt: 1 };
-    Record::Leased { lease, worker: WorkerId::new(7), name: "worker".into() }
+    Record::Leased { lease, worker: WorkerId::new(7), name: "worker".into(), owner: "token:a".into() }
 }
 
 /// A finished operation whose answer names so many outputs, of about 100 bytes each.

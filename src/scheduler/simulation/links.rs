@@ -73,7 +73,7 @@ impl World {
         if let Some(old) = self.links.current.insert(link.worker, link) {
             self.schedule(Duration::from_millis(5), Happening::Closes { link: old });
         }
-        self.feed(Event::WorkerJoined { worker: link.worker, name, capacity, leases })
+        self.feed(Event::WorkerJoined { worker: link.worker, name, owner: "".into(), capacity, leases })
     }
 
     pub(super) fn hear(&mut self, link: Link, event: Event) -> Result<(), String> {

@@ -121,9 +121,16 @@ impl Steady {
         for number in 1..=1 + self.random.below(4) {
             let (worker, name) = (WorkerId::new(u128::from(number)), format!("worker {number}"));
             let properties = properties.clone();
-            let offer = Offer { worker, name: name.clone(), slots, properties, leases: Vec::new() };
+            let offer =
+                Offer { worker, name: name.clone(), owner: "".into(), slots, properties, leases: Vec::new() };
             let capacity = Arc::new(Capacity::resolve(&self.config, &offer).unwrap());
-            self.feed(Event::WorkerJoined { worker, name: name.into(), capacity, leases: Vec::new() })?;
+            self.feed(Event::WorkerJoined {
+                worker,
+                name: name.into(),
+                owner: "".into(),
+                capacity,
+                leases: Vec::new(),
+            })?;
         }
         Ok(())
     }

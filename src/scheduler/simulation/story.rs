@@ -15,7 +15,7 @@ pub(super) fn describe(event: &Event) -> String {
             one.task.invocation
         ),
         Event::Restore(records) => format!("Restore {} records", records.len()),
-        Event::WorkerJoined { worker, name, capacity, leases } => {
+        Event::WorkerJoined { worker, name, capacity, leases, .. } => {
             format!("WorkerJoined {worker:?} {name} with {leases:?} {capacity:?}")
         }
         Event::Finished { worker, lease, outcome } => match outcome {

@@ -99,8 +99,14 @@ impl World {
         ]);
         let slots = 1 + u32::try_from(self.random.below(3)).unwrap();
         let name = format!("worker {}", self.fresh_id());
-        let offer =
-            Offer { worker: WorkerId::new(0), name: name.clone(), slots, properties, leases: Vec::new() };
+        let offer = Offer {
+            worker: WorkerId::new(0),
+            name: name.clone(),
+            owner: "".into(),
+            slots,
+            properties,
+            leases: Vec::new(),
+        };
         let capacity = Arc::new(Capacity::resolve(&self.config, &offer).unwrap());
         self.begins(Birth { name: name.into(), capacity });
     }

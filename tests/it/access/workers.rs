@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use croft::proto::rev2::action_cache_client::ActionCacheClient;
-use croft::proto::rev2::{ActionResult, ExecuteResponse, GetActionResultRequest, UpdateActionResultRequest};
+use croft::proto::rev2::{
+    ActionResult, ExecuteResponse, GetActionResultRequest, UpdateActionResultRequest, WaitExecutionRequest,
+};
 use croft::proto::worker::finished::Outcome;
 use croft::proto::worker::scheduler_message::Message as FromScheduler;
 use croft::proto::worker::worker_message::Message as FromWorker;
@@ -115,6 +117,34 @@ async fn a_worker_answers_only_for_what_it_was_given() {
     genuine.say(finished(&lease, "genuine\n")).await;
     let response = tokio::time::timeout(LIMIT, finish(&mut operations)).await.unwrap().unwrap();
     assert_eq!(stdout(&response), "genuine\n");
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_scheduler_a_lease_is_still_that_of_who_was_given_it() {
+    const ROLES: [(&str, &str); 1] = [("CROFT_ROLES", "[\"cas\", \"scheduler\"]")];
+    let (doors, data) = (doors(), tempfile::tempdir().unwrap());
+    let mut farm = doors.start_in(data.path(), &ROLES);
+    let mut genuine = Worker::connect(&farm, doors.bearer("b"), hello(2, "b")).await.unwrap();
+    let client = Client::new(&farm).await;
+    let action = client.action(&shell("echo genuine", &[]), &Inputs::default(), |_| {}).await;
+    let mut operations =
+        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    let name = operations.message().await.unwrap().unwrap().name;
+    let lease = genuine.start().await.lease.unwrap();
+    farm.kill();
+
+    let farm = doors.start_in(data.path(), &ROLES);
+    let holding = |number, name| Hello { leases: vec![lease.clone()], ..hello(number, name) };
+    for stolen in [holding(2, "b"), hello(2, "c"), hello(1, "b"), holding(1, "a")] {
+        let refusal = Worker::connect(&farm, doors.bearer("a"), stolen).await.map(|_| ()).unwrap_err();
+        assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
+    }
+    let genuine = Worker::connect(&farm, doors.bearer("b"), holding(2, "b")).await.unwrap();
+    genuine.say(finished(&lease, "genuine\n")).await;
+    let client = Client::new(&farm).await;
+    let waiting = client.execution.clone().wait_execution(WaitExecutionRequest { name }).await;
+    let response = tokio::time::timeout(LIMIT, finish(&mut waiting.unwrap().into_inner())).await;
+    assert_eq!(stdout(&response.unwrap().unwrap()), "genuine\n");
 }
 
 #[tokio::test]

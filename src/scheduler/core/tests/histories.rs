@@ -119,7 +119,8 @@ fn records_that_do_not_fit_together_are_dropped() {
     }
     let mut three = stage.journal.clone();
     for (lease, worker, name) in [(lease("1/0"), 7, "w7"), (lease("1/2"), 8, "w8")] {
-        let record = Record::Leased { lease, worker: WorkerId::new(worker), name: name.into() };
+        let record =
+            Record::Leased { lease, worker: WorkerId::new(worker), name: name.into(), owner: "".into() };
         three.insert(record.key(), record);
     }
     let kept = restored(&config, Time::START, &three).record_keys();

@@ -31,9 +31,16 @@ impl Farm {
     fn join(&mut self, number: u128, slots: u32, cores: u64) {
         let worker = WorkerId::new(number);
         let properties = [("cores".to_owned(), vec![cores.to_string()])].into();
-        let offer = Offer { worker, name: String::new(), slots, properties, leases: Vec::new() };
+        let offer =
+            Offer { worker, name: String::new(), owner: "".into(), slots, properties, leases: Vec::new() };
         let capacity = Arc::new(Capacity::resolve(&patient(), &offer).unwrap());
-        self.feed(Event::WorkerJoined { worker, name: "w".into(), capacity, leases: Vec::new() });
+        self.feed(Event::WorkerJoined {
+            worker,
+            name: "w".into(),
+            owner: "".into(),
+            capacity,
+            leases: Vec::new(),
+        });
     }
 
     fn submit(&mut self, invocation: &str, priority: i32, cores: u64) -> u128 {

@@ -228,6 +228,7 @@ impl Stage {
         let offer = Offer {
             worker: self::worker(worker),
             name: option(properties, "name=").unwrap_or(worker).to_owned(),
+            owner: "".into(),
             slots: slots.parse().unwrap(),
             properties: offered,
             leases: properties.iter().filter_map(|word| word.strip_prefix("holds=")).map(lease).collect(),
@@ -236,6 +237,7 @@ impl Stage {
         Event::WorkerJoined {
             worker: self::worker(worker),
             name: offer.name.into(),
+            owner: offer.owner,
             capacity,
             leases: offer.leases,
         }

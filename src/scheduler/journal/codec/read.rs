@@ -103,6 +103,7 @@ impl Reader {
             lease,
             worker: WorkerId::new(number(&read.worker)?),
             name: self.text(&read.name),
+            owner: self.text(&read.owner),
         })
     }
 

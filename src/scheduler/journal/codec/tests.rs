@@ -95,11 +95,12 @@ fn record() -> impl Strategy<Value = Record> {
         operation: OperationId::new(operation),
         execution: ExecutionId::new(execution),
     });
-    let leased = (any::<u128>(), any::<u32>(), any::<u128>(), text()).prop_map(
-        |(execution, attempt, worker, name)| Record::Leased {
+    let leased = (any::<u128>(), any::<u32>(), any::<u128>(), text(), text()).prop_map(
+        |(execution, attempt, worker, name, owner)| Record::Leased {
             lease: Lease { execution: ExecutionId::new(execution), attempt },
             worker: WorkerId::new(worker),
             name,
+            owner,
         },
     );
     prop_oneof![execution(), live, finished(), leased, worker()]

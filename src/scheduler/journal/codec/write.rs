@@ -26,8 +26,9 @@ pub(super) fn value(record: &Record, bytes: &mut Vec<u8>) {
         Record::Finished { update, .. } => {
             operation(proto::operation::State::Finished(finished(update)), bytes);
         }
-        Record::Leased { worker, name, .. } => {
-            encode(&proto::Lease { worker: worker_bytes(*worker), name: name.as_ref().into() }, bytes);
+        Record::Leased { worker, name, owner, .. } => {
+            let (worker, name) = (worker_bytes(*worker), name.as_ref().into());
+            encode(&proto::Lease { worker, name, owner: owner.as_ref().into() }, bytes);
         }
         Record::Worker { availability, .. } => {
             encode(&proto::Worker { availability: written_availability(availability) }, bytes);
@@ -39,7 +40,7 @@ pub(super) fn weight(record: &Record) -> usize {
     let content = match record {
         Record::Execution(pending) => task_weight(&pending.task),
         Record::Live { .. } => 0,
-        Record::Leased { name, .. } => name.len(),
+        Record::Leased { name, owner, .. } => name.len() + owner.len(),
         Record::Finished { update, .. } => {
             let response = update.response.as_ref().map_or(0, |response| response.encoded_len());
             let metadata = update.metadata.as_ref().map_or(0, |metadata| metadata.encoded_len());

@@ -75,7 +75,7 @@ impl Leases {
     /// Enters what an event says of workers. Returns the leases that a worker has brought back and that count.
     pub(super) fn enter_event(&mut self, event: &Event) -> Vec<(WorkerId, Lease)> {
         match event {
-            Event::WorkerJoined { worker, name, capacity, leases } => {
+            Event::WorkerJoined { worker, name, capacity, leases, .. } => {
                 let (name, capacity) = (Arc::clone(name), Arc::clone(capacity));
                 let old = self.workers.get(worker);
                 // If it was given up meanwhile, what it said of itself is forgotten.
