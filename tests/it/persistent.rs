@@ -177,7 +177,7 @@ async fn many_actions_of_one_process_leave_no_trace_on_the_machine() {
         }
     };
     run(5).await;
-    let before = Held::by(farm.pid());
+    let before = Held::settled(farm.pid()).await;
     run(100).await;
     before.until_again(farm.pid()).await;
     assert_eq!(

@@ -1,6 +1,7 @@
 //! What an action can and cannot do, tried in the real sandbox by the real binary.
 
 mod groups;
+mod inits;
 mod roots;
 
 use std::fs::{self, File};

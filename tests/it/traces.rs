@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SLACK: usize = 8;
 
 /// What a farm and its launcher hold on the machine.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     processes: usize,
     descriptors: usize,
@@ -43,6 +43,20 @@ impl Held {
             namespaces: namespaces(&family).len(),
             keys: lines("/proc/keys".into()),
             groups: group_count(),
+        }
+    }
+
+    /// What is held when what ends has ended and what is prepared is ready: two counts in a row are the same.
+    pub(crate) async fn settled(farm: u32) -> Self {
+        let begin = Instant::now();
+        let mut last = Self::by(farm);
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let next = Self::by(farm);
+            if next == last || begin.elapsed() > LIMIT {
+                return next;
+            }
+            last = next;
         }
     }
 
@@ -121,7 +135,7 @@ async fn many_actions_leave_no_trace_on_the_machine() {
     for number in 0..20 {
         run(number).await;
     }
-    let before = Held::by(farm.pid());
+    let before = Held::settled(farm.pid()).await;
     let runs = futures_util::stream::iter((20..actions + 20).map(run));
     futures_util::StreamExt::collect::<()>(futures_util::StreamExt::buffer_unordered(runs, 4)).await;
     before.until_again(farm.pid()).await;

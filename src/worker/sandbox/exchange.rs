@@ -14,8 +14,9 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::init::{EXEC_ROOT, PLAIN, Purpose};
+use super::init::{EXEC_ROOT, PLAIN};
 use super::launcher::{Fault, Step};
+use super::order::Purpose;
 use super::skeleton::HIDDEN;
 use super::wire::{self, Left};
 

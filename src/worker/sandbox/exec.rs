@@ -106,9 +106,6 @@ fn prepare(
     rustix::stdio::dup2_stderr(&left.stderr).step("set stderr")?;
     sys::close_on_exec_from(3).step("close all other descriptors")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    for (resource, soft, hard) in LIMITS {
-        limit(*resource, *soft, *hard).step("limit the command")?;
-    }
     set_ceilings(ceilings).step("limit processes and files")?;
     // The command finds itself at the root of all control groups, whatever the host calls its own.
     sys::unshare(UnshareFlags::NEWCGROUP).step("create a control group namespace")?;
@@ -116,6 +113,11 @@ fn prepare(
     sys::unblock_signals();
     // Last: from here on this process does nothing but execute the command.
     filter.install()
+}
+
+/// Sets the limits that every command has, for this process and those that it forks.
+pub(super) fn set_limits() -> Result<(), rustix::io::Errno> {
+    LIMITS.iter().try_for_each(|(resource, soft, hard)| limit(*resource, *soft, *hard))
 }
 
 fn limit(resource: Resource, soft: u64, hard: Option<u64>) -> Result<(), rustix::io::Errno> {

@@ -1,4 +1,4 @@
-//! The launcher: a process of one thread that enters the namespaces all actions share and then forks one init per action.
+//! The launcher: a process of one thread that enters the namespaces all actions share and keeps a number of inits.
 //!
 //! The farm's own process has many threads and much memory, which makes forking it slow and wrong; the launcher is small, and
 //! what is the same for every action (user namespace, root, networks) is made once.
@@ -9,17 +9,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::DumpableBehavior;
-use rustix::thread::{CapabilitySet, UnshareFlags};
+use rustix::thread::{CapabilitySet, Timespec, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
-use super::init::{self, Order, Plan};
+use super::exec;
+use super::init;
 use super::seccomp::Filter;
 use super::skeleton::{self, System};
-use super::sys::{self, Side, Stack};
+use super::sys::{self, Side, Stack, Wait};
 use super::wire;
 
 /// The id of user and group inside the sandbox: the same on every host, and not root's.
@@ -33,6 +35,9 @@ const NAMESPACES: UnshareFlags = UnshareFlags::NEWUSER
     .union(UnshareFlags::NEWNET)
     .union(UnshareFlags::NEWIPC)
     .union(UnshareFlags::NEWUTS);
+
+/// How long the place of an init that has ended stays empty, so that one that ends at once does not take a processor.
+const REPLACEMENT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// A sentence for people: what could not be done, why, and what to change.
 pub(super) type Fault = String;
@@ -58,8 +63,8 @@ pub(super) struct Setting {
     /// The ids on the host that actions run under, if the farm is root.
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Network namespaces to make: one for each action that runs at a time.
-    pub(super) networks: u32,
+    /// Inits to keep, each with a network of its own.
+    pub(super) inits: u32,
     pub(super) scratch: Scratch,
 }
 
@@ -91,27 +96,34 @@ pub fn main() -> ExitCode {
     sys::assert_single_threaded();
     let Ok(socket) = take_socket() else { return ExitCode::FAILURE };
     let Ok(Some(setting)) = wire::receive_value::<Setting>(&socket) else { return ExitCode::FAILURE };
-    let ready = enter(&setting).and_then(|entered| {
-        Ok((entered, Filter::compile()?, Stack::new().step("make room for the start of commands")?))
-    });
-    match ready {
-        Ok(((ownership, rooms), filter, stack)) => {
-            let name = match ownership {
-                Ownership::Same => "Rsame",
-                Ownership::Mapped { .. } => "Rmapped",
-                Ownership::Foreign { .. } => "Rforeign",
-            };
-            if wire::send(&socket, name.as_bytes(), &[]).is_ok() {
-                serve(&socket, &rooms, setting.scratch, (&filter, stack));
-            }
-            ExitCode::SUCCESS
-        }
+    match serve(&socket, &setting) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             // The farm may be gone already; then nobody waits for the sentence.
             let _ = wire::send_fault(&socket, &fault);
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(socket: &OwnedFd, setting: &Setting) -> Result<(), Fault> {
+    let (ownership, rooms) = enter(setting)?;
+    let filter = Filter::compile()?;
+    let stack = Stack::new().step("make room for the start of commands")?;
+    let children = sys::watch_children().step("watch the inits")?;
+    let inits = rooms.networks.iter().map(|_| None).collect();
+    let scratch = setting.scratch;
+    let mut keeper = Keeper { orders: socket, rooms: &rooms, scratch, filter: &filter, stack, inits };
+    keeper.fill()?;
+    let name = match ownership {
+        Ownership::Same => "Rsame",
+        Ownership::Mapped { .. } => "Rmapped",
+        Ownership::Foreign { .. } => "Rforeign",
+    };
+    if wire::send(socket, name.as_bytes(), &[]).is_ok() {
+        keeper.keep(&children);
+    }
+    Ok(())
 }
 
 /// Moves the socket away from descriptor 0, so that no action can inherit it.
@@ -127,7 +139,8 @@ fn take_socket() -> io::Result<OwnedFd> {
 pub(super) struct Rooms {
     /// Mount namespaces, one for each of [`Setting::roots`].
     pub(super) roots: Vec<OwnedFd>,
-    pub(super) networks: Vec<OwnedFd>,
+    /// One for each init.
+    networks: Vec<OwnedFd>,
 }
 
 /// Enters the shared namespaces; makes the roots and the networks.
@@ -147,7 +160,7 @@ fn enter(setting: &Setting) -> Result<(Ownership, Rooms), Fault> {
     unshare(ids)?;
     rustix::system::sethostname(HOSTNAME).step("set the host name")?;
     rustix::system::setdomainname(DOMAIN_NAME).step("set the domain name")?;
-    let networks = (0..setting.networks).map(|_| network()).collect::<Result<_, _>>()?;
+    let networks = (0..setting.inits).map(|_| network()).collect::<Result<_, _>>()?;
     let parts = match parts {
         Some(parts) => parts,
         None => skeleton::collect(setting, None)?,
@@ -156,9 +169,9 @@ fn enter(setting: &Setting) -> Result<(Ownership, Rooms), Fault> {
     // Not dumpable means that no action can look at an init through /proc or trace it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the launcher")?;
     drop_bounding_set().step("drop the bounding set of capabilities")?;
-    // Once for all inits, which inherit both: dozens of calls that would be most of an action's.
+    // Once for all inits and their commands, which inherit both: dozens of calls that would be much of an action's.
     sys::reset_signals().step("reset the signals")?;
-    sys::ignore_children();
+    exec::set_limits().step("limit the commands")?;
     Ok((ownership, Rooms { roots, networks }))
 }
 
@@ -243,35 +256,61 @@ fn drop_bounding_set() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Forks an init for every request until the farm closes its end.
-fn serve(socket: &OwnedFd, rooms: &Rooms, scratch: Scratch, (filter, mut stack): (&Filter, Stack)) {
-    let mut buffer = vec![0; wire::PIECE_BYTES];
-    loop {
-        let Ok((length, fds)) = wire::receive(socket, &mut buffer) else { return };
-        if length == 0 {
-            return;
-        }
-        let mut fds = fds.into_iter();
-        let Some(channel) = fds.next() else { continue };
-        let group = fds.next();
-        let started = plan(&buffer[..length], &channel, scratch).and_then(|plan| {
-            Ok((plan, sys::fork(libc::CLONE_NEWPID).step("start a process for the action")?))
-        });
-        match started {
-            Ok((plan, Side::Child)) => {
-                init::main(init::Init { channel, group, rooms, filter, plan, stack: &mut stack })
+/// Keeps as many inits as there are networks until the farm closes its end.
+struct Keeper<'a> {
+    orders: &'a OwnedFd,
+    rooms: &'a Rooms,
+    scratch: Scratch,
+    filter: &'a Filter,
+    stack: Stack,
+    /// The init of each network.
+    inits: Vec<Option<libc::pid_t>>,
+}
+
+impl Keeper<'_> {
+    /// Forks an init for each network that has none.
+    fn fill(&mut self) -> Result<(), Fault> {
+        for (network, init) in self.rooms.networks.iter().zip(&mut self.inits) {
+            if init.is_some() {
+                continue;
             }
-            Ok((_, Side::Parent(_))) => {}
-            Err(fault) => {
-                // A farm that has given up the action waits for no sentence.
-                let _ = wire::send_fault(&channel, &fault);
+            match sys::fork(libc::CLONE_NEWPID).step("start an init")? {
+                Side::Child => init::main(init::Init {
+                    orders: self.orders,
+                    network,
+                    rooms: self.rooms,
+                    scratch: self.scratch,
+                    filter: self.filter,
+                    stack: &mut self.stack,
+                }),
+                Side::Parent(pid) => *init = Some(pid),
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces inits that end. Returns when the farm is gone, or there can be no inits any more.
+    fn keep(&mut self, children: &OwnedFd) {
+        loop {
+            // Nothing is expected of the socket: what comes is for the inits, and its end is told in any case.
+            let mut fds =
+                [PollFd::new(children, PollFlags::IN), PollFd::new(self.orders, PollFlags::empty())];
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+                Ok(_) => {}
+            }
+            if !fds[1].revents().is_empty() {
+                return;
+            }
+            let _ = rustix::io::read(children, &mut [0; 1024]);
+            while let Ok(Wait::Ended { pid, .. }) = sys::wait(false) {
+                self.inits.iter_mut().filter(|init| **init == Some(pid)).for_each(|init| *init = None);
+            }
+            let _ = rustix::thread::nanosleep(&REPLACEMENT_PAUSE);
+            if self.fill().is_err() && self.inits.iter().all(Option::is_none) {
+                return;
             }
         }
     }
-}
-
-/// What an order asks for, whose first datagram is `first`. A farm that does not send the rest closes the channel.
-fn plan(first: &[u8], channel: &OwnedFd, scratch: Scratch) -> Result<Plan, Fault> {
-    let order = wire::receive_rest::<Order>(first, channel).step("read the command")?;
-    Plan::new(order.ok_or("read the command: it is cut short")?, scratch)
 }

@@ -1,7 +1,9 @@
 //! Runs commands where they see their inputs, a read-only system and nothing else of the host.
 //!
-//! Three processes stand behind a command: the farm's, the [`launcher`] that all actions share, and an init per action. The
-//! farm talks to each init over a channel of its own; closing it kills the action, so nothing can outlive a dropped [`Running`].
+//! Three processes stand behind a command: the farm's, the [`launcher`] that all actions share, and one of its inits. An init does one
+//! action after the other and prepares the next one's surroundings while there is none. The farm sends an order to all inits, of which
+//! the one that has waited longest takes it, and talks to that over the order's own channel; closing it kills the action, so nothing
+//! can outlive a dropped [`Running`].
 
 mod cgroup;
 mod exchange;
@@ -9,9 +11,11 @@ mod exec;
 mod init;
 pub mod launcher;
 mod limits;
+mod order;
 mod resident;
 mod seccomp;
 mod skeleton;
+mod stage;
 mod sys;
 mod wire;
 
@@ -29,9 +33,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(super) use cgroup::directory_of;
 pub use cgroup::{Claim, Controller, Groups, claim};
-pub(super) use init::DISK_DIRECTORY;
 pub use launcher::{Ownership, Scratch};
 pub use limits::{Limits, Spent};
+pub(super) use order::DISK_DIRECTORY;
 pub use resident::{Pipes, Request, Resident};
 pub use skeleton::System;
 pub(super) use skeleton::is_taken;
@@ -41,15 +45,17 @@ pub use wire::End;
 use crate::error::{Context, Error, Kind, Result};
 use crate::tasks;
 use cgroup::Group;
-use init::{Order, Purpose};
 use launcher::Setting;
 use limits::Ceilings;
+use order::{Order, Purpose};
 use wire::{Account, Event, Left};
 
 /// The hidden command that the binary runs as the launcher.
 pub const LAUNCHER_COMMAND: &str = "launcher";
 /// A message of an init is one line.
 const EVENT_BYTES: usize = 64 * 1024;
+/// Inits beyond one for each action that runs at a time: they are ready while others clear away what an action has left.
+const SPARE_INITS: u32 = 2;
 
 /// What the sandbox needs to know of the machine.
 #[derive(Debug, Clone)]
@@ -113,8 +119,6 @@ struct Inner {
     ownership: Ownership,
     process: Mutex<Arc<Process>>,
     free: Arc<Semaphore>,
-    /// The networks that no action uses; never empty while a permit of `free` is held.
-    networks: Mutex<Vec<usize>>,
 }
 
 /// The launcher's process, which ends when its socket is closed.
@@ -129,7 +133,7 @@ pub struct Running {
     group: Option<Group>,
     /// Set while [`Running::wait`] waits, as soon as the command begins.
     printed: OnceLock<Arc<Printed>>,
-    _network: Network,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The files that a running command prints into.
@@ -139,13 +143,6 @@ pub struct Printed {
     pub stderr: File,
 }
 
-/// A network namespace in use by one action.
-struct Network {
-    index: usize,
-    inner: Arc<Inner>,
-    _permit: OwnedSemaphorePermit,
-}
-
 impl Launcher {
     /// Starts the launcher: `executable` is this program, whose hidden command `launcher` it runs. Blocks until it is ready.
     ///
@@ -153,14 +150,13 @@ impl Launcher {
     /// `Unavailable` with a sentence that says what the machine lacks and what to change.
     pub fn start(executable: &Path, config: Config) -> Result<Self> {
         let (process, ownership) = Process::start(executable, &config)?;
-        let networks = config.networks as usize;
+        let free = Arc::new(Semaphore::new(config.networks as usize));
         Ok(Self {
             inner: Arc::new(Inner {
                 executable: executable.to_owned(),
                 ownership,
                 process: Mutex::new(Arc::new(process)),
-                free: Arc::new(Semaphore::new(networks)),
-                networks: Mutex::new((0..networks).collect()),
+                free,
                 config,
             }),
         })
@@ -187,9 +183,8 @@ impl Launcher {
     }
 
     async fn begin(&self, spec: Spec, purpose: Purpose) -> Result<Running> {
-        let network = self.network().await?;
+        let permit = self.inner.free.clone().acquire_owned().await.expect("nothing closes the semaphore");
         let order = Order {
-            network: network.index,
             root: spec.root,
             directory: spec.directory,
             layers: spec.layers,
@@ -218,15 +213,16 @@ impl Launcher {
                 break;
             }
         }
-        Ok(Running { channel, group, printed: OnceLock::new(), _network: network })
+        Ok(Running { channel, group, printed: OnceLock::new(), _permit: permit })
     }
 
     /// What stands in for the control groups that the machine does not have.
     fn ceilings(&self, limits: &Limits) -> Ceilings {
         let config = &self.inner.config;
         let is_counted = config.groups.as_ref().is_some_and(|groups| groups.has(Controller::Pids));
-        // All actions are one user's, and each has an init.
-        let together = limits.processes.saturating_add(1).saturating_mul(u64::from(config.networks));
+        // All actions are one user's, and so are the inits.
+        let inits = u64::from(config.networks.saturating_add(SPARE_INITS));
+        let together = limits.processes.saturating_mul(u64::from(config.networks)).saturating_add(inits);
         let is_on_disk = config.scratch == Scratch::Disk;
         Ceilings {
             processes: (!is_counted).then_some(together),
@@ -240,16 +236,10 @@ impl Launcher {
         tasks::blocking(move || groups.make(&limits).map(Some).map_err(failed)).await
     }
 
-    async fn network(&self) -> Result<Network> {
-        let permit = self.inner.free.clone().acquire_owned().await.expect("nothing closes the semaphore");
-        let index = lock(&self.inner.networks).pop().expect("there is a network for every permit");
-        Ok(Network { index, inner: self.inner.clone(), _permit: permit })
-    }
-
-    /// Asks the launcher for an init by the first datagram of an order; starts the launcher anew if it is gone.
+    /// Hands the first datagram of an order to the inits; starts the launcher anew if it is gone.
     async fn request(&self, order: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let process = lock(&self.inner.process).clone();
-        if send(&process.socket, order, fds).await.is_ok() {
+        if process.runs() && send(&process.socket, order, fds).await.is_ok() {
             return Ok(());
         }
         tracing::warn!("the sandbox's launcher is gone and is started again");
@@ -336,12 +326,6 @@ impl Running {
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        lock(&self.inner.networks).push(self.index);
-    }
-}
-
 impl Process {
     fn start(executable: &Path, config: &Config) -> Result<(Self, Ownership)> {
         let (ours, theirs) = wire::pair().context(|| "open a channel to the sandbox's launcher")?;
@@ -361,6 +345,11 @@ impl Process {
         let ownership = greet(&ours, config)?;
         Ok((Self { socket: nonblocking(ours)?, child: Mutex::new(child) }, ownership))
     }
+
+    /// Its inits end after it, and what is sent meanwhile is lost with them.
+    fn runs(&self) -> bool {
+        matches!(lock(&self.child).try_wait(), Ok(None))
+    }
 }
 
 impl Drop for Process {
@@ -375,8 +364,9 @@ impl Drop for Process {
 /// Tells a new launcher what it needs and waits until it is ready.
 fn greet(socket: &OwnedFd, config: &Config) -> Result<Ownership> {
     let (uid, gid) = (config.uid, config.gid);
-    let Config { directory, roots, networks, scratch, .. } = config.clone();
-    let setting = Setting { directory, roots, uid, gid, networks, scratch };
+    let Config { directory, roots, scratch, .. } = config.clone();
+    let inits = config.networks.saturating_add(SPARE_INITS);
+    let setting = Setting { directory, roots, uid, gid, inits, scratch };
     let pieces = wire::datagrams(&setting).map_err(|error| {
         Error::invalid("the worker's directory or root cannot be used").with_source(error)
     })?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 
-use super::init::Purpose;
+use super::order::Purpose;
 use super::wire::{Event, Left};
 use super::{Exit, Launcher, Running, Spec, send, unavailable};
 use crate::error::{Context, Error, Result};

@@ -126,7 +126,7 @@ pub(super) fn enter(all: Vec<Parts>) -> Result<Vec<OwnedFd>, Fault> {
 }
 
 /// The mount namespace of this process.
-fn namespace(proc: &str) -> Result<OwnedFd, Fault> {
+pub(super) fn namespace(proc: &str) -> Result<OwnedFd, Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open(format!("{proc}/self/ns/mnt"), flags, Mode::empty()).step("open a mount namespace")
 }

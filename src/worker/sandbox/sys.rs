@@ -268,7 +268,7 @@ pub(super) fn loopback_up(socket: impl AsFd) -> io::Result<()> {
     check(libc::c_long::from(result)).map(drop)
 }
 
-/// Heeds children again, blocks `SIGCHLD` alone, and returns a descriptor that tells of them.
+/// Blocks `SIGCHLD` alone, and returns a descriptor that tells of them.
 pub(super) fn watch_children() -> io::Result<OwnedFd> {
     // SAFETY: SIG_DFL is no handler, so no code runs in a signal's context.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -284,12 +284,6 @@ pub(super) fn watch_children() -> io::Result<OwnedFd> {
     check(libc::c_long::from(fd))?;
     // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Lets the kernel reap the children of this process by itself.
-pub(super) fn ignore_children() {
-    // SAFETY: SIG_IGN is no handler, so no code runs in a signal's context.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Blocks no signal. Ignored ones stay ignored over an `execve`, so [`reset_signals`] must have been called.
@@ -376,21 +370,60 @@ pub(super) fn has_filters() -> bool {
     result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
 }
 
-/// What the children that were waited for have used, and theirs.
-pub(super) fn children_usage() -> Usage {
-    // SAFETY: all-zero bytes are a valid `rusage`, and the call writes one.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
-        usage
-    };
-    let microseconds = |time: libc::timeval| {
-        time.tv_sec.unsigned_abs().saturating_mul(1_000_000).saturating_add(time.tv_usec.unsigned_abs())
-    };
-    Usage {
-        user_us: microseconds(usage.ru_utime),
-        system_us: microseconds(usage.ru_stime),
-        resident_bytes: usage.ru_maxrss.unsigned_abs().saturating_mul(1024),
+/// What has become of the children of this process.
+pub(super) enum Wait {
+    /// One has ended and is reaped; what it has used, and what those that it has waited for.
+    Ended {
+        pid: libc::pid_t,
+        status: libc::c_int,
+        used: Usage,
+    },
+    /// There are some, all of which run.
+    Running,
+    Nobody,
+}
+
+/// Reaps a child of any kind; if `is_patient`, waits until there is one that has ended.
+pub(super) fn wait(is_patient: bool) -> io::Result<Wait> {
+    let options = libc::__WALL | if is_patient { 0 } else { libc::WNOHANG };
+    let mut status = 0;
+    // SAFETY: all-zero bytes are a valid `rusage`: it holds integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are valid for writes, and the kernel keeps neither.
+        match unsafe { libc::wait4(-1, &raw mut status, options, &raw mut usage) } {
+            0 => return Ok(Wait::Running),
+            pid if pid > 0 => return Ok(Wait::Ended { pid, status, used: Usage::from(&usage) }),
+            _ => {}
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ECHILD) => return Ok(Wait::Nobody),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+impl Usage {
+    /// With what another process has used.
+    pub(super) fn add(&mut self, other: Self) {
+        self.user_us = self.user_us.saturating_add(other.user_us);
+        self.system_us = self.system_us.saturating_add(other.system_us);
+        self.resident_bytes = self.resident_bytes.max(other.resident_bytes);
+    }
+}
+
+impl From<&libc::rusage> for Usage {
+    fn from(usage: &libc::rusage) -> Self {
+        let microseconds = |time: libc::timeval| {
+            time.tv_sec.unsigned_abs().saturating_mul(1_000_000).saturating_add(time.tv_usec.unsigned_abs())
+        };
+        Self {
+            user_us: microseconds(usage.ru_utime),
+            system_us: microseconds(usage.ru_stime),
+            resident_bytes: usage.ru_maxrss.unsigned_abs().saturating_mul(1024),
+        }
     }
 }
 
