@@ -64,7 +64,7 @@ async fn serve(outbox: mpsc::Sender<WorkerMessage>, mut inbox: Inbox, arrived: A
             // A stream that breaks is the end of the farm.
             message = inbox.message() => match message.ok().flatten().and_then(|message| message.message) {
                 Some(FromScheduler::Start(start)) => answer(start, &arrived),
-                Some(FromScheduler::Acknowledge(_)) => continue,
+                Some(FromScheduler::Acknowledge(_) | FromScheduler::Warm(_)) => continue,
                 Some(other) => panic!("an action that runs at once is not {other:?}"),
                 None => return,
             },

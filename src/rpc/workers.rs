@@ -147,9 +147,13 @@ async fn converse(
                 }
                 None => return Err(Error::new(Kind::Unavailable, "the scheduler let the worker go")),
             },
-            message = incoming.message() => match message.map_err(broken)?.and_then(|message| message.message) {
-                Some(FromWorker::Goodbye(_)) => return post.session.leave().await,
-                Some(message) => post.apply(message).await?,
+            message = incoming.message() => match message.map_err(broken)? {
+                Some(wire::WorkerMessage { message: Some(FromWorker::Goodbye(_)) }) => {
+                    return post.session.leave().await;
+                }
+                Some(wire::WorkerMessage { message: Some(message) }) => post.apply(message).await?,
+                // A kind of message that this scheduler does not know: its worker is newer.
+                Some(wire::WorkerMessage { message: None }) => {}
                 None => return Ok(()),
             },
         }
@@ -167,6 +171,10 @@ async fn send(outgoing: &Outgoing, message: ToWorker) -> Result<()> {
 fn translate(command: Command) -> ToWorker {
     match command {
         Command::Start { lease, task } => ToWorker::Start(start(lease, &task)),
+        Command::Warm { task } => ToWorker::Warm(wire::Warm {
+            digest_function: task.input_root.function().to_proto().into(),
+            input_root_digest: Some(task.input_root.to_proto()),
+        }),
         Command::Acknowledge { lease } => {
             ToWorker::Acknowledge(wire::Acknowledge { lease: Some(to_wire(lease)) })
         }
@@ -198,7 +206,7 @@ impl Post {
         match command {
             Command::Start { lease, .. } => self.tenure.give(*lease),
             Command::Acknowledge { lease } => self.tenure.close(*lease),
-            Command::Kill { .. } => {}
+            Command::Kill { .. } | Command::Warm { .. } => {}
         }
     }
 

@@ -22,6 +22,7 @@ mod restore;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod warming;
 mod why;
 mod workers;
 
@@ -43,6 +44,7 @@ use super::queue::Queue;
 use super::standing::Standings;
 use super::task::Stage;
 use super::timers::{Timer, Timers};
+use super::warming::Warming;
 
 pub(super) use why::why_completed;
 
@@ -55,6 +57,7 @@ pub(super) struct Core {
     mergeable: Mergeable,
     queue: Queue,
     fleet: Fleet,
+    warming: Warming,
     history: History,
     /// The executions that have two leases.
     hedged: BTreeSet<ExecutionId>,
@@ -109,6 +112,12 @@ pub(super) enum Bug {
     StarveOld,
     /// A worker stays reserved for a line of which nothing is left.
     LeakReservation,
+    /// What is to run elsewhere runs anywhere.
+    RunOnAvoided,
+    /// A worker whose connection broke is told to make inputs ready.
+    WarmOnAway,
+    /// A worker is told to make any number of inputs ready.
+    WarmWithoutBound,
 }
 
 /// What one action's step causes, with a journal: the room is made at once.
@@ -124,6 +133,7 @@ impl Core {
             mergeable: Mergeable::default(),
             queue: Queue::default(),
             fleet: Fleet::default(),
+            warming: Warming::default(),
             hedged: BTreeSet::new(),
             standings: Standings::default(),
             timers: Timers::default(),

@@ -71,6 +71,8 @@ pub(super) struct Submission {
 pub(super) enum Effect {
     /// Have the worker run the task.
     Start { worker: WorkerId, lease: Lease, task: Arc<Task> },
+    /// Have the worker make the inputs of a queued execution ready, which may start there soon. A hint: it may be lost.
+    Warm { worker: WorkerId, execution: ExecutionId, task: Arc<Task> },
     /// Tell the worker that its answer is safe: it need not say it again.
     Acknowledge { worker: WorkerId, lease: Lease },
     /// Have the journal keep a record, in place of the one with its key.

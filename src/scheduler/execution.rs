@@ -41,6 +41,8 @@ pub(super) struct Execution {
     pub(super) failed: Vec<FailedAttempt>,
     /// How many workers were lost while they ran it.
     pub(super) losses: u32,
+    /// Some worker was told to make its inputs ready; none is told again.
+    pub(super) was_warmed: bool,
     /// Workers that failed an attempt; another one is preferred.
     pub(super) failed_on: BTreeSet<WorkerId>,
     /// When it was first queued, by the wall clock.
@@ -115,6 +117,7 @@ impl Execution {
             failures: 0,
             failed: Vec::new(),
             losses: 0,
+            was_warmed: false,
             failed_on: BTreeSet::new(),
             queued_at: submission.at,
             update: None,
@@ -144,6 +147,7 @@ impl Execution {
             failures: pending.failures,
             failed: Vec::new(),
             losses: pending.losses,
+            was_warmed: false,
             failed_on: BTreeSet::new(),
             queued_at: pending.queued_at,
             update: Some(Arc::new(queued(pending.execution, &task, pending.queued_at, pending.attempts))),

@@ -38,6 +38,7 @@ mod task;
 mod tests;
 mod timers;
 pub(crate) mod view;
+mod warming;
 
 use std::sync::Arc;
 

@@ -18,6 +18,8 @@ use super::task::{Availability, Outcome, Task};
 pub enum Command {
     /// Run the task.
     Start { lease: Lease, task: Arc<Task> },
+    /// Make the inputs of the task ready, which may start soon: a hint.
+    Warm { task: Arc<Task> },
     /// The answer to this lease is safe and need not be said again.
     Acknowledge { lease: Lease },
     /// Stop the lease and confirm with [`WorkerSession::finished`].

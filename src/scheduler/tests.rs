@@ -98,7 +98,7 @@ async fn started(worker: &mut WorkerSession) -> Lease {
     loop {
         match soon(worker.next()).await {
             Some(Command::Start { lease, .. }) => return lease,
-            Some(Command::Acknowledge { .. }) => {}
+            Some(Command::Acknowledge { .. } | Command::Warm { .. }) => {}
             other => panic!("no start, but {other:?}"),
         }
     }

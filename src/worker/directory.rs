@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -64,14 +64,17 @@ impl Directory {
 }
 
 fn fill(path: &Path, (ownership, scratch): Kind) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    // The sandbox's user may have to pass; what keeps others out is the directory of all actions.
-    builder.mode(0o755);
-    builder.create(path)?;
-    builder.create(path.join(LAYER))?;
+    // The sandbox's user may have to pass, whatever umask the farm was started with; what keeps others out is the directory of all
+    // actions.
+    let create = |path: &Path| {
+        fs::create_dir(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))
+    };
+    create(path)?;
+    create(&path.join(LAYER))?;
     if scratch == Scratch::Disk {
         let path = path.join(DISK_DIRECTORY);
-        builder.create(&path)?;
+        create(&path)?;
         if let Some((uid, gid)) = owner(ownership) {
             chown(&path, Some(uid), Some(gid))?;
         }

@@ -19,6 +19,7 @@ mod run;
 pub mod sandbox;
 #[cfg(test)]
 mod shelf;
+mod warming;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use machine::Machine;
 pub use root::Root;
 pub use sandbox::Scratch;
 
+use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::proto::rev2::platform::Property;
 use crate::proto::worker::Start;
@@ -46,6 +48,7 @@ use link::Reports;
 use persistent::{Pool, Wish};
 use run::Attempt;
 use sandbox::{End, Launcher, Ownership, Spec, System};
+use warming::Warming;
 
 /// Directories that may wait for their deletion while all slots are in use. Deleting one takes a few times as long as
 /// a command that does nothing, so without a bound a burst of those would fill the disk.
@@ -68,6 +71,7 @@ struct Shared {
     launcher: Launcher,
     machine: Machine,
     inputs: Inputs,
+    warming: Warming,
     /// The tools that stay running.
     pool: Pool,
     /// The worker's own.
@@ -130,6 +134,7 @@ impl Worker {
                 cas,
                 launcher,
                 machine,
+                warming: Warming::start(inputs.clone()),
                 inputs,
                 directory: directory.to_owned(),
                 _lock: lock,
@@ -157,6 +162,11 @@ impl Worker {
             () = kill.cancelled() => return Outcome::Killed(true),
         };
         Attempt::new(self.clone(), kill, reports).run(start).await
+    }
+
+    /// Has an input root staged of which an action may come.
+    pub(crate) fn warm(&self, root: Digest) {
+        self.shared.warming.add(root);
     }
 
     /// The input roots of its actions.

@@ -30,7 +30,7 @@ impl Facts {
     pub(super) fn of(exit: &Exit, limits: Limits, scratch: Scratch) -> Self {
         let is_disk_full = match scratch {
             Scratch::Memory => is_full(exit),
-            Scratch::Disk => exit.end == End::Signaled(libc::SIGXFSZ) && limits.disk_bytes.is_some(),
+            Scratch::Disk => is_file_too_large(exit.end) && limits.disk_bytes.is_some(),
         };
         Self { end: exit.end, spent: exit.spent, limits, is_disk_full }
     }
@@ -103,6 +103,11 @@ pub(super) fn disk_sentence(limit: Option<u64>) -> String {
 
 fn shown(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
+}
+
+/// Whether a file became larger than a file may: the command's own, or that of a program whose end its shell reports.
+fn is_file_too_large(end: End) -> bool {
+    [End::Signaled(libc::SIGXFSZ), End::Exited(SIGNAL_BASE + libc::SIGXFSZ)].contains(&end)
 }
 
 /// Whether the memory that the command could write its files to is used up; what it printed is there, too.

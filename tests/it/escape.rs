@@ -1,5 +1,7 @@
 //! Ways out of the sandbox, tried by actions of a client, each with the attempt's own evidence and a look at the host.
 
+mod terminal;
+
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -291,6 +293,44 @@ async fn shared_memory_is_bounded_and_a_huge_argument_is_the_commands_own_fault(
     assert_eq!((code(&response), exit_code(&response)), (0, 126), "{}", message(&response));
     assert!(stderr(&response).contains("Argument list too long"), "{}", stderr(&response));
     prison.stands().await;
+}
+
+/// The directories of actions that are there.
+fn directories(farm: &Farm) -> usize {
+    std::fs::read_dir(farm.data().join("worker/actions")).map_or(0, Iterator::count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fills_its_temporary_directory_fails_alone() {
+    for scratch in ["memory", "disk"] {
+        let environment = [
+            ("CROFT_WORKER__SCRATCH", scratch),
+            ("CROFT_WORKER__LIMITS__DISK", "32 MiB"),
+            ("CROFT_WORKER__SLOTS", "2"),
+        ];
+        let farm = Farm::start_with(&environment);
+        let client = Client::new(&farm).await;
+        let neighbour = "head -c 4m /dev/zero > /tmp/mine; for i in 1 2 3 4 5; do sleep 0.2; head -c 1m /dev/zero >> /tmp/mine || exit 9; done; \
+                         wc -c < /tmp/mine";
+        let glutton = "echo begun; head -c 256m /dev/zero > /tmp/full";
+        let none = Inputs::default();
+        let (beside, full) = tokio::join!(client.run(neighbour, &none, &[]), client.run(glutton, &none, &[]));
+        assert_ne!(exit_code(&full), 0, "{scratch}: {full:?}");
+        assert_eq!(stdout(&full), "begun\n", "{scratch}: {}", stderr(&full));
+        assert!(full.message.contains("limit of 32.0 MiB"), "{scratch}: {}", full.message);
+        assert_eq!((exit_code(&beside), stdout(&beside)), (0, format!("{}\n", 9 << 20)), "{scratch}");
+        let after = client.run("find /tmp /var/tmp/ -mindepth 1", &none, &[]).await;
+        assert_eq!(
+            (exit_code(&after), stdout(&after)),
+            (0, String::new()),
+            "{scratch}: the next one's is empty"
+        );
+        let begin = Instant::now();
+        while directories(&farm) > 0 {
+            assert!(begin.elapsed() < LIMIT, "{scratch}: what it wrote stays on the host");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// The same by a farm without privileges: the test runs itself as `nobody`, where it may.

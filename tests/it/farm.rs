@@ -59,6 +59,17 @@ impl Farm {
         Self::try_start_by(command(data, environment), data)
     }
 
+    /// A farm on the data in `data` that another program starts and becomes: `words` with the farm's own program behind them.
+    pub(crate) fn start_by(words: &[&str], data: &Path, environment: &[(&str, &str)]) -> Self {
+        let own = command(data, environment);
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(own.get_program());
+        command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::try_start_by(command, data)
+            .unwrap_or_else(|(_, errors)| panic!("the farm did not start: {errors}"))
+    }
+
     /// As [`Farm::try_start`], by a command of one's own.
     pub(crate) fn try_start_by(mut command: Command, data: &Path) -> Result<Self, (ExitStatus, String)> {
         let mut child = command.spawn().unwrap();

@@ -20,6 +20,7 @@ mod cas;
 mod client;
 mod closure;
 mod compressed;
+mod determinism;
 mod escape;
 mod execution;
 mod farm;
@@ -49,6 +50,7 @@ mod tiers;
 mod tls;
 mod toolchain;
 mod traces;
+mod warming;
 mod worker;
 
 // What `servers` finds at the root of the library, too.

@@ -118,6 +118,7 @@ impl Worker {
                     }
                 }
                 FromScheduler::Acknowledge(_) => safe += 1,
+                FromScheduler::Warm(_) => {}
                 other => panic!("{other:?}"),
             }
             if safe == DONE_EACH && self.held.len() == 1 {
@@ -139,7 +140,7 @@ impl Worker {
                     self.note(&start);
                     connection.say(finished(start.lease)).await;
                 }
-                FromScheduler::Acknowledge(_) => {}
+                FromScheduler::Acknowledge(_) | FromScheduler::Warm(_) => {}
                 other => panic!("{other:?}"),
             }
         }

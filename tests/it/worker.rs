@@ -1,6 +1,7 @@
 //! A worker and a scheduler of the test's own: whole leases over the real stream, in the real sandbox.
 
 mod bounds;
+mod hints;
 mod inputs;
 mod limits;
 mod machine;

@@ -27,6 +27,7 @@ impl Core {
         }
         self.check_fleet()?;
         self.check_standings()?;
+        self.check_warming()?;
         let queued = self.executions.iter().filter(|(_, execution)| execution.state == State::Queued).count();
         ensure!(
             queued == self.queue.len(),
@@ -150,6 +151,17 @@ impl Core {
         Ok(())
     }
 
+    /// Only what is queued has its inputs made ready.
+    fn check_warming(&self) -> Result<(), String> {
+        self.warming.check(&self.fleet.iter().map(|(id, _)| id).collect())?;
+        for id in self.warming.executions() {
+            let execution = self.executions.get(&id);
+            let is_queued = execution.is_some_and(|one| one.place.is_some() && one.was_warmed);
+            ensure!(is_queued, "{id:?} is in no line, and a worker has its inputs ready");
+        }
+        Ok(())
+    }
+
     fn check_idle(&self) -> Result<(), String> {
         for line in self.queue.lines() {
             let preference = Preference { avoided: &BTreeSet::new(), neighbours: &[] };
@@ -197,6 +209,7 @@ impl Core {
             && self.queue.len() == 0
             && self.queue.shape_count() == 0
             && self.fleet.len() == 0
+            && self.warming.is_empty()
             && self.standings.is_empty()
             && self.operations.live_count() + self.operations.finished_count() == 0
             && self.timers.next().is_none()

@@ -11,6 +11,8 @@ impl Core {
     /// What a task is put in line as: its requirements, and what earlier runs of its kind have used where it demands nothing itself.
     pub(super) fn shape_of(&self, kin: Kin, requirements: &Arc<Requirements>) -> Shape {
         let is_vain = requirements.avoided().is_some() && !self.fleet.has_taker(requirements);
+        #[cfg(test)]
+        let is_vain = is_vain || self.bug == Some(Bug::RunOnAvoided);
         let placed = if is_vain { Arc::new(requirements.anywhere()) } else { Arc::clone(requirements) };
         let shape = |soft| Shape { requirements: placed, soft };
         let Some(past) = self.history.expectation(kin) else { return shape(SoftSize::default()) };

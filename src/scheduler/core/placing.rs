@@ -49,14 +49,20 @@ impl Core {
         let line = self.line_of(&self.executions[&id].shape.clone());
         let execution = self.executions.get_mut(&id).expect("only an execution that exists is queued");
         let entry = Entry { execution: id, position: execution.position, since: self.now };
-        execution.place = Some(self.queue.insert(line, party(&execution.task), entry));
+        let place = self.queue.insert(line, party(&execution.task), entry);
+        execution.place = Some(place);
         self.check_stranded(line);
+        let trail = self.queue.trail(place);
+        self.warm_line(trail);
     }
 
     /// Takes an execution out of line.
     pub(super) fn dequeue(&mut self, id: ExecutionId) {
         let Some(execution) = self.executions.get_mut(&id) else { return };
         let Some(place) = execution.place.take() else { return };
+        if execution.was_warmed {
+            self.warming.end(id);
+        }
         self.queue.remove(place, execution.position);
         if !self.queue.has_entries(place.line()) {
             if self.queue.unstrand(place.line()) {
@@ -79,10 +85,15 @@ impl Core {
 
     /// Gives a worker that has room whatever is first in line for it.
     pub(super) fn fill(&mut self, worker: WorkerId) {
+        let mut trail = None;
         while let Some(id) = self.choose(worker) {
+            trail = self.executions[&id].place.map(|place| self.queue.trail(place));
             self.charge(id);
             self.dequeue(id);
             self.start(id, worker);
+        }
+        if let Some(trail) = trail {
+            self.warm_worker(worker, trail);
         }
     }
 
@@ -130,7 +141,7 @@ impl Core {
         }
         let first = self.queue.first(room.lines(), |needs| room.fits(needs))?;
         if !self.is_turn_by_age(worker) {
-            return Some(first);
+            return Some(self.rather_warm(worker, first));
         }
         if self.reserve_for_oldest(worker) {
             return None;

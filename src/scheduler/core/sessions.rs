@@ -32,6 +32,7 @@ impl Core {
     ) {
         #[cfg(test)]
         let capacity = self.misjudged(capacity);
+        let slots = capacity.slots;
         for predecessor in self.standings.succeeded_by(worker, &name) {
             self.drop_worker(predecessor, "another worker came under its name");
         }
@@ -41,6 +42,7 @@ impl Core {
             self.fleet.join(worker, name, capacity)
         };
         self.fleet.set_takes_work(worker, false);
+        self.warming.join(worker, slots);
         self.timers.clear(Timer::Away(worker));
         self.heard(worker);
         if are_classes_changed {
@@ -168,6 +170,7 @@ impl Core {
     fn depart(&mut self, id: WorkerId, departure: Departure) {
         let has_connected = self.standings.has_connected(id);
         self.standings.remove(id);
+        self.warming.leave(id);
         let Some((worker, is_last_of_class)) = self.fleet.leave(id) else { return };
         self.timers.clear(Timer::Silence(id));
         self.timers.clear(Timer::Away(id));

@@ -10,6 +10,7 @@ mod report;
 mod restoring;
 mod script;
 mod sessions;
+mod warming;
 
 use crate::scheduler::config::Config;
 use script::{patient, play, play_with};

@@ -320,6 +320,10 @@ impl Driver {
                 metrics::SCHEDULER_STARTS.inc();
                 return self.command(worker, Command::Start { lease, task });
             }
+            Effect::Warm { worker, execution, task } => {
+                tracing::trace!(%worker, %execution, "inputs are made ready");
+                self.hint(worker, Command::Warm { task });
+            }
             Effect::Kill { worker, lease } => return self.command(worker, Command::Kill { lease }),
             Effect::Acknowledge { worker, lease } => self.say(Gated::Acknowledge { worker, lease }),
             Effect::Keep(record) => self.gate.record((record.key(), Some(record))),
@@ -359,6 +363,16 @@ impl Driver {
         tracing::warn!(%worker, "a worker does not take its commands");
         self.connections.remove(&worker);
         Some(Event::WorkerAway { worker })
+    }
+
+    /// Tells a worker what it may also not hear: only if there is room that nothing else may need.
+    fn hint(&self, worker: WorkerId, command: Command) {
+        if let Some(connection) = self.connections.get(&worker)
+            && connection.outbox.capacity() > connection.reserved
+        {
+            // A connection that has ended takes no hints.
+            let _ = connection.outbox.try_send(command);
+        }
     }
 
     fn report(&mut self, operation: OperationId, update: Arc<Update>) {

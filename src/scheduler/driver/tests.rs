@@ -195,7 +195,7 @@ async fn a_burst_of_thanks_waits_for_room_and_loses_no_worker() {
         match soon(worker.next()).await.unwrap() {
             Command::Acknowledge { lease } => thanked.push(lease),
             Command::Kill { lease: killed } => assert_eq!(killed, lease(1000)),
-            other @ Command::Start { .. } => panic!("{other:?}"),
+            other @ (Command::Start { .. } | Command::Warm { .. }) => panic!("{other:?}"),
         }
         desk.driver.catch_up_on_thanks();
     }

@@ -15,6 +15,24 @@ impl Fleet {
         self.iter().filter(move |(_, worker)| classes[worker.class] && avoided != Some(&*worker.name))
     }
 
+    /// Whether the worker takes work and could run what is in `line` when it has room.
+    pub(in crate::scheduler) fn expects(&self, worker: WorkerId, line: LineId) -> bool {
+        let Some(worker) = self.get(worker).filter(|worker| worker.takes_work) else { return false };
+        let is_able = |able: &Able| able.class == worker.class && able.needs.admit(&worker.name);
+        worker.reserved_for.is_none_or(|reserved| reserved == line)
+            && self.lines[line.index()].able.iter().any(is_able)
+    }
+
+    /// The workers that had some of these trees, the one with most of them first.
+    pub(in crate::scheduler) fn familiar(
+        &self,
+        neighbours: &[u64],
+    ) -> impl Iterator<Item = WorkerId> + use<> {
+        let numbers = self.locality.workers(neighbours);
+        let known = numbers.filter_map(|number| self.workers.get(number as usize)?.as_ref());
+        known.map(|worker| worker.id).collect::<Vec<_>>().into_iter()
+    }
+
     /// How many connected workers could run this if they were idle and open.
     pub(in crate::scheduler) fn able_workers(&self, shape: &Shape) -> usize {
         if shape.requirements.avoided().is_some() {

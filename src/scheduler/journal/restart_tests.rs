@@ -90,7 +90,7 @@ async fn started(worker: &mut WorkerSession) -> (Lease, Arc<Task>) {
     loop {
         match soon(worker.next()).await.expect("the worker is wanted") {
             Command::Start { lease, task } => return (lease, task),
-            Command::Acknowledge { .. } | Command::Kill { .. } => {}
+            Command::Acknowledge { .. } | Command::Kill { .. } | Command::Warm { .. } => {}
         }
     }
 }
@@ -112,7 +112,7 @@ fn work(mut worker: WorkerSession) -> (Arc<Mutex<Vec<crate::digest::Digest>>>, J
                     worker.finished(lease, answer()).await
                 }
                 Command::Kill { lease } => worker.finished(lease, Outcome::Killed).await,
-                Command::Acknowledge { .. } => Ok(()),
+                Command::Acknowledge { .. } | Command::Warm { .. } => Ok(()),
             };
             if said.is_err() {
                 return;

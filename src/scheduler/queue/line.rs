@@ -47,6 +47,8 @@ struct Group {
     flow: u32,
     head: Queued,
     rest: Run,
+    /// The arrival up to which a search for what comes next has come.
+    advanced: u64,
 }
 
 /// What is first in a line.
@@ -97,7 +99,7 @@ impl Line {
     }
 
     fn add_group(&mut self, flows: &Flows, flow: u32, head: Queued) -> u32 {
-        let group = Group { flow, head, rest: Run::default() };
+        let group = Group { flow, head, rest: Run::default(), advanced: 0 };
         let number = match self.unused.pop() {
             Some(number) => {
                 self.groups[number as usize] = group;
@@ -179,6 +181,20 @@ impl Line {
         let group = &self.groups[number as usize];
         let first = usize::from(group.head.arrival < arrival);
         (first + group.rest.iter().take(most).take_while(|queued| queued.arrival < arrival).count()).min(most)
+    }
+
+    /// The oldest entry of a flow beyond what was passed.
+    pub(super) fn next_of(&self, flow: u32) -> Option<ExecutionId> {
+        let group = &self.groups[*self.by_flow.get(&flow)? as usize];
+        let head = Some(&group.head).filter(|head| head.arrival > group.advanced);
+        head.or_else(|| group.rest.after(group.advanced)).map(|queued| queued.execution)
+    }
+
+    pub(super) fn advance(&mut self, flow: u32, arrival: u64) {
+        if let Some(number) = self.by_flow.get(&flow) {
+            let group = &mut self.groups[*number as usize];
+            group.advanced = arrival.max(group.advanced);
+        }
     }
 
     pub(super) fn flow(&self, number: u32) -> u32 {

@@ -70,6 +70,19 @@ impl Place {
     }
 }
 
+/// One invocation in one line: where a search for what comes next goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trail {
+    line: LineId,
+    flow: u32,
+}
+
+impl Trail {
+    pub(super) fn line(self) -> LineId {
+        self.line
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) execution: ExecutionId,
@@ -292,6 +305,23 @@ impl Queue {
     /// The oldest execution of a line.
     pub(super) fn oldest_in(&self, line: LineId) -> Option<ExecutionId> {
         self.line(line).oldest().map(|(execution, _)| execution)
+    }
+
+    /// The trail that an execution is on.
+    pub(super) fn trail(&self, place: Place) -> Trail {
+        Trail { line: place.line, flow: self.line(place.line).flow(place.group) }
+    }
+
+    /// The oldest on a trail beyond what [`Queue::advance`] has passed.
+    pub(super) fn next_on(&self, trail: Trail) -> Option<ExecutionId> {
+        self.lines[trail.line.index()].as_ref()?.next_of(trail.flow)
+    }
+
+    /// Nothing up to this position is found on the trail any more.
+    pub(super) fn advance(&mut self, trail: Trail, position: Position) {
+        if let Some(line) = &mut self.lines[trail.line.index()] {
+            line.advance(trail.flow, position.arrival);
+        }
     }
 
     /// What is before an execution in its line. It counts no further than 10,000.

@@ -18,6 +18,9 @@ pub(super) struct Queued {
     since: u64,
 }
 
+/// Entries that are looked at for one that is no gap, where a guess is as good as an answer.
+const LOOKED_AT_MAX: usize = 64;
+
 /// Marks a gap.
 const GONE: u64 = u64::MAX;
 
@@ -83,6 +86,12 @@ impl Run {
         self.entries.get(index).filter(|queued| !queued.is_gap())
     }
 
+    /// The first entry that came after `arrival`; none if there is a wide gap.
+    pub(super) fn after(&self, arrival: u64) -> Option<&Queued> {
+        let begin = self.entries.partition_point(|queued| queued.arrival <= arrival);
+        self.entries.range(begin..).take(LOOKED_AT_MAX).find(|queued| !queued.is_gap())
+    }
+
     pub(super) fn remove(&mut self, arrival: u64) -> Option<Queued> {
         let index = self.entries.binary_search_by_key(&arrival, |one| one.arrival).ok()?;
         let found = self.entries[index];
@@ -139,6 +148,15 @@ mod tests {
         assert_eq!(run.pop().unwrap().arrival, 2);
         assert_eq!(run.pop().unwrap().execution, ExecutionId::new(u128::MAX - 1));
         assert_eq!(arrivals(&run), [6, 7, 8]);
+    }
+
+    #[test]
+    fn the_next_one_after_another_is_found_beyond_gaps() {
+        let mut run = Run::default();
+        [2, 5, 6, 7, 9].into_iter().for_each(|arrival| run.insert(queued(arrival)));
+        assert!(run.remove(6).is_some());
+        let after = |arrival| run.after(arrival).map(|queued| queued.arrival);
+        assert_eq!([0, 2, 5, 7, 9].map(after), [Some(2), Some(5), Some(7), Some(9), None]);
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Books {
     pub(super) fn enter(&mut self, event: &Event, effects: &[Effect]) -> Checked {
         if let Event::Submit(submission) = event {
             let number = action_number(&submission.task);
-            self.requirements.insert(number, Arc::clone(&submission.requirements));
+            let requirements = self.effective(&submission.requirements);
+            self.requirements.insert(number, requirements);
             self.askers.insert(submission.operation, Arc::clone(&submission.task));
         }
         if let Event::Settled { lease, result } = event {
@@ -98,6 +99,24 @@ impl Books {
         self.leases.check_merging()?;
         self.leases.check_told()?;
         self.check_idle()
+    }
+
+    /// What is to run elsewhere runs anywhere where there is no other worker when it comes.
+    fn effective(&mut self, requirements: &Arc<Requirements>) -> Arc<Requirements> {
+        if requirements.avoided().is_none() {
+            return Arc::clone(requirements);
+        }
+        if self.leases.has_taker(requirements) == Some(true) {
+            self.see("elsewhere");
+            return Arc::clone(requirements);
+        }
+        self.see("nowhere else");
+        Arc::new(requirements.anywhere())
+    }
+
+    /// Whether it can be told from outside where this is to run.
+    pub(super) fn is_clear(&self, requirements: &Requirements) -> bool {
+        self.leases.has_taker(requirements).is_some()
     }
 
     pub(super) fn see(&mut self, kind: &'static str) {
@@ -130,6 +149,11 @@ impl Books {
                 }
                 Ok(())
             }
+            Effect::Warm { worker, execution, task } => {
+                let is_queued = |one: &Operation| one.stage == Stage::Queued && *one.task == **task;
+                ensure!(self.operations.values().any(is_queued), "{execution:?} is warmed and not queued");
+                self.leases.warm(*worker, *execution, &self.requirements[&action_number(task)])
+            }
             Effect::Kill { worker, lease } => self.leases.kill(*worker, *lease),
             Effect::Settle { lease, .. } => {
                 self.leases.check_settle(event, *lease)?;
@@ -154,6 +178,11 @@ impl Books {
                 Ok(())
             }
             Effect::Keep(record) => {
+                if let Record::Leased { lease, worker, .. } = record
+                    && self.leases.cool(lease.execution) == Some(*worker)
+                {
+                    self.see("started where it is warm");
+                }
                 self.leases.keep(record);
                 self.promises.keep(record);
                 self.note_urgency(record);

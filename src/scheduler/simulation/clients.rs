@@ -9,9 +9,13 @@ use super::world::{Happening, World};
 use crate::scheduler::event::{Event, Submission};
 use crate::scheduler::id::{ExecutionId, OperationId};
 use crate::scheduler::requirements::Requirements;
+use crate::scheduler::task::Task;
 
 /// Few enough that equal actions meet.
 const ACTIONS: u64 = 24;
+
+/// The numbers of audits begin here. They are multiples of five, as of all actions that must run each time.
+const AUDITS: u64 = 1_000_000;
 
 /// How many operations a storm begins, and cancels at once.
 const STORM: u64 = 200;
@@ -31,6 +35,7 @@ impl World {
             6..13 => self.leaves(),
             13..17 => self.comes_back(),
             17 => self.deletes(),
+            18 => self.submits_elsewhere(),
             _ => self.submits_any(),
         }
     }
@@ -48,6 +53,22 @@ impl World {
     pub(super) fn submits(&mut self, number: u64, asker: &Asker) -> Result<(), String> {
         let task = task(number, asker);
         let requirements = Requirements::resolve(&self.config, &task.platform).unwrap();
+        self.submits_task(task, requirements)
+    }
+
+    /// An audit: an action of its own that must not run on one of the workers, if there is another one.
+    fn submits_elsewhere(&mut self) -> Result<(), String> {
+        let names: Vec<_> = self.workers.values().map(|worker| worker.offer().0).collect();
+        let Some(avoided) = self.random.pick(&names) else { return Ok(()) };
+        let asker = Asker { priority: 1, invocation: "audit", identity: "" };
+        // No other action has its number, and none of these is joined by others.
+        let number = AUDITS + 5 * u64::try_from(self.fresh_id()).unwrap();
+        let task = task(number, &asker);
+        let requirements = Requirements::resolve(&self.config, &task.platform).unwrap().elsewhere(avoided);
+        if self.books.is_clear(&requirements) { self.submits_task(task, requirements) } else { Ok(()) }
+    }
+
+    fn submits_task(&mut self, task: Task, requirements: Requirements) -> Result<(), String> {
         let operation = OperationId::new(self.fresh_id());
         let submission = Submission {
             operation,

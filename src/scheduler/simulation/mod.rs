@@ -184,6 +184,9 @@ fn planted_bugs_are_found() {
         Bug::CancelForgetsKill,
         Bug::HedgeNeverKilled,
         Bug::LeakReservation,
+        Bug::RunOnAvoided,
+        Bug::WarmOnAway,
+        Bug::WarmWithoutBound,
     ];
     let unfound: Vec<_> = bugs.into_iter().filter(|bug| !is_found(*bug)).collect();
     assert!(unfound.is_empty(), "{unfound:?} are not found");

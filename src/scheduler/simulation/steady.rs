@@ -171,6 +171,7 @@ impl Steady {
                 Effect::Report { .. } | Effect::Forget { .. } | Effect::Acknowledge { .. } => {}
                 Effect::Keep(_) | Effect::Erase(_) | Effect::Kill { .. } | Effect::Drop { .. } => {}
                 Effect::AttemptFailed { .. } | Effect::Judged { .. } | Effect::Hedge { .. } => {}
+                Effect::Warm { .. } => {}
             }
         }
         Ok(())

@@ -43,6 +43,7 @@ pub(super) fn describe_effect(effect: &Effect) -> String {
         Effect::Start { worker, lease, task } => {
             format!("Start {worker:?} {lease:?} action {}", action_number(task))
         }
+        Effect::Warm { worker, execution, .. } => format!("Warm {worker:?} {execution:?}"),
         Effect::Settle { lease, .. } => format!("Settle {lease:?}"),
         Effect::Report { operation, update } => {
             let end = update.response.as_ref().map(|response| &response.status);

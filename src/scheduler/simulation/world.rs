@@ -277,6 +277,8 @@ impl World {
                 return self.gate(Word::Effect(effect));
             }
             Effect::Report { .. } | Effect::Refuse(_) => {}
+            // What a worker makes of it is nothing that the scheduler hears of.
+            Effect::Warm { .. } => {}
             Effect::AttemptFailed { .. } | Effect::Judged { .. } | Effect::Hedge { .. } => {}
         }
         Ok(())

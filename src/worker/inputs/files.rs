@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::TryStreamExt;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
@@ -24,6 +25,9 @@ use crate::worker::sandbox::Ownership;
 /// Folders that the copies are spread over by the first byte of their hash.
 const FOLDERS: u16 = 256;
 
+/// Copies are published beside one another if their hashes begin differently: as many as batches are placed at a time, twice.
+const LOCKS: usize = 2 * BATCHES_ALL_MAX;
+
 /// The copies of one cache.
 pub(super) struct Files {
     directory: PathBuf,
@@ -32,6 +36,8 @@ pub(super) struct Files {
     next: AtomicU64,
     /// For batches of files, of all roots.
     pub(super) turns: Semaphore,
+    /// Held while it is looked whether there is a copy and, if not, one is made.
+    locks: [Mutex<()>; LOCKS],
 }
 
 /// A file that is being written. It goes when it is dropped, unless it got a name.
@@ -53,7 +59,14 @@ impl Files {
             }
         }
         let turns = Semaphore::new(BATCHES_ALL_MAX);
-        Ok(Self { directory, temporary, ownership, next: AtomicU64::new(0), turns })
+        Ok(Self {
+            directory,
+            temporary,
+            ownership,
+            next: AtomicU64::new(0),
+            turns,
+            locks: Default::default(),
+        })
     }
 
     pub(super) fn ownership(&self) -> Ownership {
@@ -101,11 +114,18 @@ impl Files {
         Ok(temporary)
     }
 
-    /// Gives a written file its look and its names: `target` and that of the copy.
+    /// Gives a written file its look and its names: `target` and that of the copy. If there is a copy by now, `target` becomes a link to that:
+    /// archivers tell links to one file from equal files, so whether equal inputs are one must not depend on what was there before.
     pub(super) fn publish(&self, temporary: Temporary, entry: &FileEntry, target: &Path) -> io::Result<()> {
         self.seal(&temporary.file, entry.look)?;
+        let lock = usize::from(entry.digest.hash()[0]) % LOCKS;
+        // What a lock guards is on the disk, and right between any two steps.
+        let _alone = self.locks[lock].lock().unwrap_or_else(PoisonError::into_inner);
+        if self.link(entry, target)? {
+            return Ok(());
+        }
         rustix::fs::link(&temporary.path, target)?;
-        // One that is there already has too many links, or somebody made it a moment ago: its links keep it.
+        // One that is there already has too many links: those keep it.
         fs::rename(&temporary.path, self.path(entry))
     }
 
@@ -286,6 +306,14 @@ mod tests {
         assert_eq!(fs::read(place.path("part")).expect("read"), b"3456");
         let metadata = file.metadata().expect("stat");
         assert_eq!((metadata.mode() & 0o7777, metadata.mtime()), (0o444, TIME.tv_sec));
+        assert_eq!(fs::read_dir(place.path("temporary")).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn equal_inputs_are_one_file_although_none_was_there_when_they_were_fetched() {
+        let place = Place::new();
+        let inodes = ["one", "two"].map(|name| place.place(name, 0o555, Blob::Whole("x".into())).ino());
+        assert_eq!(inodes[0], inodes[1]);
         assert_eq!(fs::read_dir(place.path("temporary")).expect("list").count(), 0);
     }
 

@@ -80,6 +80,8 @@ struct Shared {
     next: AtomicU64,
     /// Whether the file system takes what layers over other trees need.
     has_deltas: AtomicBool,
+    /// There was no room for the last tree that was built: what nobody waits for would be built in vain, and on a disk that is full.
+    is_cramped: AtomicBool,
 }
 
 /// An input root that is there as long as this is held.
@@ -129,6 +131,7 @@ impl Inputs {
             janitor,
             next: AtomicU64::new(0),
             has_deltas: AtomicBool::new(true),
+            is_cramped: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -148,11 +151,14 @@ impl Inputs {
         Ok(Staged { tree, served: self.shared.served.clone() })
     }
 
-    /// Has `root` staged for an action to come. It stays as long as the cache has room for it.
+    /// Has `root` staged for an action to come. It stays as long as the cache has room for it; where it has none, nothing is staged.
     ///
     /// # Errors
     /// As [`Inputs::stage`].
     pub async fn warm(&self, root: Digest) -> Result<()> {
+        if self.shared.is_cramped.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.stage(root).await.map(drop)
     }
 
@@ -262,6 +268,7 @@ impl Inputs {
         let pinned = cas.pin(tree.files.iter().map(|file| &file.digest));
         let reservation = self.reserve(cost(&tree)).await;
         let is_shared = reservation.is_some();
+        self.shared.is_cramped.store(!is_shared, Ordering::Relaxed);
         let entries = base.as_ref().map_or(tree.len(), |base| base.entries);
         let marks = if base.is_none() { index::marks(&tree.directories) } else { Vec::new() };
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);

@@ -28,8 +28,8 @@ pub type Connection = std::result::Result<(), String>;
 
 /// How long a scheduler may take to welcome a worker.
 const WELCOME_MAX: Duration = Duration::from_secs(15);
-/// The pause before the first attempt to connect again; it doubles up to the longest. A scheduler that starts again waits for its
-/// workers for 20 s by default, so even one that was away for long must be found well within that.
+/// The pause before the first attempt to connect again; it doubles up to the longest. A scheduler waits for a worker whose connection
+/// broke for 45 s by default, of which 30 s may be a cut of the network, so what is left must have room for two attempts.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -135,7 +135,7 @@ impl Link {
         tracing::info!(worker = self.worker.name(), "the worker is connected");
         self.tell(Ok(()));
         let begin = Instant::now();
-        let end = session.serve(leases, &self.stop).await;
+        let end = session.serve(&self.worker, leases, &self.stop).await;
         self.tell(Err("the connection to the scheduler has ended".to_owned()));
         backoff.held_for(begin.elapsed());
         Ok(end)

@@ -11,12 +11,15 @@ use tonic::{Code, Streaming};
 use super::Stop;
 use super::leases::{Leases, Said};
 use crate::credential::Lane;
+use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result, shown};
 use crate::proto;
 use crate::proto::worker::scheduler_message::Message as FromScheduler;
 use crate::proto::worker::worker_message::Message as FromWorker;
 use crate::proto::worker::workers_client::WorkersClient;
-use crate::proto::worker::{Draining, Goodbye, Heartbeat, Hello, SchedulerMessage, Welcome, WorkerMessage};
+use crate::proto::worker::{
+    Draining, Goodbye, Heartbeat, Hello, SchedulerMessage, Warm, Welcome, WorkerMessage,
+};
 use crate::worker::Worker;
 
 /// How long a scheduler may take to take a message from a worker before the connection counts as lost.
@@ -57,6 +60,8 @@ pub(super) enum End {
 /// What a session waits for.
 enum Event {
     Message(Box<FromScheduler>),
+    /// A kind of message that this worker does not know: its scheduler is newer, and knows that some workers are not.
+    Unknown,
     Said(Said),
     Heartbeat,
     Drain,
@@ -102,14 +107,15 @@ impl Session {
     }
 
     /// Serves the scheduler until the connection breaks or the worker has left.
-    pub(super) async fn serve(mut self, leases: &mut Leases, stop: &Stop) -> End {
+    pub(super) async fn serve(mut self, worker: &Worker, leases: &mut Leases, stop: &Stop) -> End {
         loop {
             if self.is_draining && leases.is_empty() {
                 self.leave().await;
                 return End::Left;
             }
             let result = match self.next(leases, stop).await {
-                Event::Message(message) => self.take(*message, leases).await,
+                Event::Message(message) => self.take(*message, leases, worker).await,
+                Event::Unknown => Ok(()),
                 Event::Said(said) => self.pass_on(said, leases).await,
                 Event::Heartbeat => self.send(FromWorker::Heartbeat(Heartbeat {})).await,
                 Event::Drain => self.drain().await,
@@ -131,8 +137,7 @@ impl Session {
             () = stop.drain.cancelled(), if !self.is_draining => Event::Drain,
             message = self.inbox.message() => match message {
                 Ok(Some(SchedulerMessage { message: Some(message) })) => Event::Message(Box::new(message)),
-                // A kind of message that this worker does not know.
-                Ok(Some(SchedulerMessage { message: None })) => Event::Lost(Some(tonic::Status::internal("an empty message"))),
+                Ok(Some(SchedulerMessage { message: None })) => Event::Unknown,
                 Ok(None) => Event::Lost(None),
                 Err(status) => Event::Lost(Some(status)),
             },
@@ -142,7 +147,7 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, message: FromScheduler, leases: &mut Leases) -> Result<()> {
+    async fn take(&mut self, message: FromScheduler, leases: &mut Leases, worker: &Worker) -> Result<()> {
         match message {
             FromScheduler::Start(start) => leases.start(start),
             FromScheduler::Kill(kill) => match leases.kill(kill.lease) {
@@ -151,6 +156,12 @@ impl Session {
             },
             FromScheduler::Acknowledge(acknowledge) => {
                 leases.acknowledge(acknowledge.lease.as_ref());
+                Ok(())
+            }
+            FromScheduler::Warm(warm) => {
+                if let Some(root) = root_of(&warm) {
+                    worker.warm(root);
+                }
                 Ok(())
             }
             FromScheduler::Welcome(_) => {
@@ -234,6 +245,12 @@ fn heartbeat(welcome: &Welcome) -> Interval {
     let mut interval = interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// The inputs that a hint is about. Of one that makes no sense nothing follows.
+fn root_of(warm: &Warm) -> Option<Digest> {
+    let function = Function::from_proto(warm.digest_function).ok().flatten()?;
+    Digest::from_proto(function, warm.input_root_digest.as_ref()).ok()
 }
 
 fn message(message: FromWorker) -> WorkerMessage {

@@ -39,13 +39,14 @@ pub(super) struct Stage {
 /// Which effects a scenario is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
-    /// All but what the journal is told and which answers are acknowledged.
+    /// All but what the journal is told, which answers are acknowledged and which inputs are made ready.
     Most,
+    Warming,
     Acknowledgements,
     Records,
 }
 
-/// Plays `lines` with the default configuration, but with workers that need no heartbeat.
+/// Plays `lines` with the default configuration, but with workers that need no heartbeat and are given up after 20 s.
 ///
 /// # Panics
 /// When the core says anything else, or breaks an invariant.
@@ -54,7 +55,11 @@ pub(super) fn play(lines: &[Line<'_>]) {
 }
 
 pub(super) fn patient() -> Config {
-    Config { heartbeat_timeout: Duration::from_secs(1_000_000), ..Config::default() }
+    Config {
+        heartbeat_timeout: Duration::from_secs(1_000_000),
+        reconnect_within: Duration::from_secs(20),
+        ..Config::default()
+    }
 }
 
 pub(super) fn play_with(config: Config, lines: &[Line<'_>]) {
@@ -69,6 +74,11 @@ pub(super) fn play_acknowledged(lines: &[Line<'_>]) {
 /// Plays `lines` and shows, beside the rest, what the journal is told and which answers are acknowledged.
 pub(super) fn play_recorded(lines: &[Line<'_>]) {
     play_shown(patient(), Shown::Records, lines);
+}
+
+/// Plays `lines` and shows, beside the rest, which inputs are made ready.
+pub(super) fn play_warming(lines: &[Line<'_>]) {
+    play_shown(patient(), Shown::Warming, lines);
 }
 
 fn play_shown(config: Config, shown: Shown, lines: &[Line<'_>]) {
@@ -95,6 +105,11 @@ impl Stage {
         Self { core, config, now: Time::START, journal, shown: Shown::Most }
     }
 
+    /// As `new`, but it shows which inputs are made ready.
+    pub(super) fn warming(config: Config) -> Self {
+        Self { shown: Shown::Warming, ..Self::new(config) }
+    }
+
     /// Plays one line and checks the core's invariants. Returns what it said.
     pub(super) fn play(&mut self, line: &str) -> Vec<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -113,7 +128,8 @@ impl Stage {
     fn shows(&self, effect: &Effect) -> bool {
         match effect {
             Effect::Keep(_) | Effect::Erase(_) => self.shown == Shown::Records,
-            Effect::Acknowledge { .. } => self.shown != Shown::Most,
+            Effect::Warm { .. } => self.shown == Shown::Warming,
+            Effect::Acknowledge { .. } => matches!(self.shown, Shown::Acknowledgements | Shown::Records),
             Effect::Start { .. } | Effect::Kill { .. } | Effect::Settle { .. } | Effect::Report { .. } => {
                 true
             }
@@ -330,6 +346,7 @@ fn say(effect: &Effect) -> String {
     let lease = |lease: &Lease| format!("{}/{}", lease.execution.number(), lease.attempt);
     match effect {
         Effect::Start { worker: id, lease: one, .. } => format!("{} starts {}", worker(id), lease(one)),
+        Effect::Warm { worker: id, execution, .. } => format!("{} warms {}", worker(id), execution.number()),
         Effect::Kill { worker: id, lease: one } => format!("{} kills {}", worker(id), lease(one)),
         Effect::Settle { lease: one, .. } => format!("settle {}", lease(one)),
         Effect::Report { operation, update } => {

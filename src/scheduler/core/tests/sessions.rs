@@ -21,6 +21,24 @@ fn what_a_worker_runs_goes_on_while_it_is_away() {
 }
 
 #[test]
+fn a_network_that_is_cut_for_30_seconds_ends_no_lease() {
+    play_with(
+        Config::default(),
+        &[
+            ("join w1 1", ""),
+            ("submit 1 a", "1 Queued; w1 starts 1/1; 1 Executing"),
+            // The cut begins. Its worker is missed as early as can be, and back as late as can be.
+            ("wait 8", ""),
+            ("away w1", ""),
+            ("wait 22", ""),
+            ("wait 10", ""),
+            ("join w1 1 holds=1/1", ""),
+            ("w1 1/1 answers", "settle 1/1"),
+        ],
+    );
+}
+
+#[test]
 fn a_worker_that_does_not_come_back_is_lost() {
     play(&[
         ("join w1 1", ""),

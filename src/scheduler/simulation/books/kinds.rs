@@ -43,12 +43,17 @@ pub(in super::super) const KINDS: &[&str] = &[
     "full outbox",
     "not back in time",
     "succeeded",
+    "elsewhere",
+    "nowhere else",
+    "warm",
+    "started where it is warm",
 ];
 
 pub(super) fn kind(effect: &Effect) -> &'static str {
     match effect {
         Effect::Start { lease, .. } if lease.attempt == 1 => "first attempt",
         Effect::Start { .. } => "later attempt",
+        Effect::Warm { .. } => "warm",
         Effect::Kill { .. } => "kill",
         Effect::Settle { .. } => "settle",
         Effect::Report { update, .. } => {

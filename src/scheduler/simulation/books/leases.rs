@@ -14,6 +14,9 @@ use crate::scheduler::task::{Availability, MergeKey, Outcome, Task};
 /// How many leases one execution may have at once: the second is a hedge.
 const LEASES_MAX: usize = 2;
 
+/// How many queued executions one worker may have the inputs of, and no more than it has slots.
+const WARM_MAX: usize = 4;
+
 #[derive(Default)]
 pub(super) struct Leases {
     workers: BTreeMap<WorkerId, Worker>,
@@ -36,6 +39,10 @@ pub(super) struct Leases {
     distrusted: BTreeSet<WorkerId>,
     /// Those that were lost while they were taken out. Nobody is told when their failures are forgotten.
     doubted: BTreeSet<WorkerId>,
+    /// The queued executions whose inputs a worker was told to make ready.
+    warm: BTreeMap<ExecutionId, WorkerId>,
+    /// All that this life of the scheduler has said of that.
+    warmed: BTreeSet<(WorkerId, ExecutionId)>,
 }
 
 struct Worker {
@@ -184,12 +191,10 @@ impl Leases {
         task: &Arc<Task>,
         requirements: &Arc<Requirements>,
     ) -> Result<bool, String> {
-        let Some(seen) = self.workers.get(&worker) else {
-            return Err(format!("{lease:?} starts on {worker:?}, which is gone"));
-        };
-        ensure!(seen.is_connected, "{lease:?} starts on {worker:?}, which is away");
-        let is_open = seen.own != Own::Closed && self.is_open(worker, seen);
-        ensure!(is_open, "{lease:?} starts on {worker:?}, which is taken out");
+        let seen = self.check_takes_work(worker);
+        let seen = seen.map_err(|why| format!("{lease:?} starts on {worker:?}, which {why}"))?;
+        let is_avoided = requirements.avoided() == Some(&*seen.name);
+        ensure!(!is_avoided, "{lease:?} starts on {worker:?}, which it avoids");
         let last = self.attempts.insert(lease.execution, lease.attempt).unwrap_or(0);
         ensure!(lease.attempt > last, "{lease:?} follows attempt {last}");
         self.given.insert((worker, lease));
@@ -202,6 +207,42 @@ impl Leases {
         ensure!(others.len() < LEASES_MAX, "{lease:?} is the third at once");
         self.held.insert((worker, lease), Standing::Current);
         Ok(!others.is_empty())
+    }
+
+    fn check_takes_work(&self, worker: WorkerId) -> Result<&Worker, &'static str> {
+        let Some(seen) = self.workers.get(&worker) else { return Err("is gone") };
+        if !seen.is_connected {
+            return Err("is away");
+        }
+        let is_open = seen.own != Own::Closed && self.is_open(worker, seen);
+        if is_open { Ok(seen) } else { Err("is taken out") }
+    }
+
+    /// A worker is told to make the inputs of a queued execution ready: once, and only a few at a time.
+    pub(super) fn warm(
+        &mut self,
+        worker: WorkerId,
+        execution: ExecutionId,
+        requirements: &Requirements,
+    ) -> Checked {
+        let seen = self.check_takes_work(worker);
+        let seen = seen.map_err(|why| format!("{execution:?} is warmed on {worker:?}, which {why}"))?;
+        let could_run = seen.capacity.could_run(requirements);
+        ensure!(could_run, "{execution:?} is warmed on {worker:?}, which could not run it");
+        let is_avoided = requirements.avoided() == Some(&*seen.name);
+        ensure!(!is_avoided, "{execution:?} is warmed on {worker:?}, which it avoids");
+        let most = WARM_MAX.min(seen.capacity.slots as usize);
+        let has = self.warm.values().filter(|holder| **holder == worker).count();
+        ensure!(has < most, "{execution:?} is warmed on {worker:?} beside {has} others");
+        let is_new = self.warmed.insert((worker, execution));
+        ensure!(is_new, "{execution:?} is warmed on {worker:?} for the second time");
+        self.warm.insert(execution, worker);
+        Ok(())
+    }
+
+    /// The execution is in line no more. Returns the worker that has its inputs ready.
+    pub(super) fn cool(&mut self, execution: ExecutionId) -> Option<WorkerId> {
+        self.warm.remove(&execution)
     }
 
     pub(super) fn kill(&mut self, worker: WorkerId, lease: Lease) -> Checked {
@@ -250,7 +291,10 @@ impl Leases {
 
     pub(super) fn erase(&mut self, key: &RecordKey) {
         match key {
-            RecordKey::Execution(execution) => self.void(|lease| lease.execution == *execution),
+            RecordKey::Execution(execution) => {
+                self.cool(*execution);
+                self.void(|lease| lease.execution == *execution);
+            }
             RecordKey::Worker(name) => {
                 self.closed.remove(name);
             }
@@ -271,6 +315,7 @@ impl Leases {
             self.doubted.insert(worker);
         }
         self.workers.remove(&worker);
+        self.warm.retain(|_, holder| *holder != worker);
         self.held.retain(|(id, _), _| *id != worker);
     }
 
@@ -284,6 +329,8 @@ impl Leases {
         self.closed.clear();
         self.distrusted.clear();
         self.doubted.clear();
+        self.warm.clear();
+        self.warmed.clear();
         for record in records {
             match record {
                 Record::Execution(pending) => {
@@ -333,6 +380,19 @@ impl Leases {
         Ok(())
     }
 
+    /// Whether there is a worker that takes work and could run what is to run elsewhere; `None` where nobody can tell.
+    pub(super) fn has_taker(&self, requirements: &Requirements) -> Option<bool> {
+        let is_able = |(id, worker): &(&WorkerId, &Worker)| {
+            let is_other = requirements.avoided() != Some(&*worker.name);
+            is_other && worker.capacity.could_run(requirements) && self.check_takes_work(**id).is_ok()
+        };
+        let owns: Vec<Own> = self.workers.iter().filter(is_able).map(|(_, worker)| worker.own).collect();
+        if owns.contains(&Own::Open) {
+            return Some(true);
+        }
+        owns.is_empty().then_some(false)
+    }
+
     /// The workers that could start this now.
     pub(super) fn idle_for(&self, requirements: &Requirements) -> impl Iterator<Item = WorkerId> {
         let is_idle = |(id, worker): &(&WorkerId, &Worker)| {
@@ -346,7 +406,8 @@ impl Leases {
     /// The worker could run this if it had less to do.
     pub(super) fn is_too_busy_for(&self, id: WorkerId, requirements: &Requirements) -> bool {
         let worker = &self.workers[&id];
-        worker.capacity.could_run(requirements) && !self.has_room(id, worker, requirements)
+        let is_avoided = requirements.avoided() == Some(&*worker.name);
+        !is_avoided && worker.capacity.could_run(requirements) && !self.has_room(id, worker, requirements)
     }
 
     /// Nobody but the worker itself says that it takes no new work.
@@ -363,7 +424,8 @@ impl Leases {
         let has = |(name, amount): (&String, &u64)| {
             worker.capacity.amounts.get(name).is_some_and(|offered| used(name) + amount <= *offered)
         };
-        worker.capacity.could_run(requirements)
+        requirements.avoided() != Some(&*worker.name)
+            && worker.capacity.could_run(requirements)
             && held().count() < worker.capacity.slots as usize
             && requirements.amounts().iter().all(has)
     }

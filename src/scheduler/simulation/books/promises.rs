@@ -126,6 +126,10 @@ impl Books {
     pub(in super::super) fn restart(&mut self, records: &[Record]) {
         self.operations.clear();
         (self.starts, self.by_age) = (0, 0);
+        // The journal does not know what was to run elsewhere: whoever asked for that has ended with the scheduler.
+        for requirements in self.requirements.values_mut().filter(|one| one.avoided().is_some()) {
+            *requirements = Arc::new(requirements.anywhere());
+        }
         self.leases.restart(records);
         self.promises.settling.clear();
         self.promises.completed.clear();
