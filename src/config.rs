@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::systemd::Sockets;
 use crate::worker::Machine;
-use crate::{access, audit, listen, rpc, scheduler, store, telemetry, tls, trace, worker};
+use crate::{access, audit, listen, rpc, scheduler, store, telemetry, tls, trace, web, worker};
 
 mod credentials;
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub log: telemetry::Config,
     /// Traces, and where they go.
     pub trace: trace::Config,
+    /// The pages for people on the admin listener.
+    pub pages: web::Config,
     /// Who may do what. Unset: whoever is on this machine everything, and nobody else is listened for.
     pub access: Option<access::Config>,
 }
@@ -108,6 +110,7 @@ impl Default for Config {
             audit: audit::Config::default(),
             log: telemetry::Config::default(),
             trace: trace::Config::default(),
+            pages: web::Config::default(),
             access: None,
         }
     }
@@ -194,6 +197,7 @@ impl Config {
         problems.extend(self.audit.check());
         problems.extend(self.log.check());
         problems.extend(self.trace.check());
+        problems.extend(self.pages.check());
         problems.extend(self.access.iter().flat_map(access::Config::check));
         problems
     }

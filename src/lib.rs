@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod builds;
 pub mod commands;
 pub mod config;
 pub mod credential;

@@ -154,6 +154,18 @@ pub fn replace(gauges: &IntGaugeVec, values: &BTreeMap<String, i64>) {
     }
 }
 
+/// The sum of a family of counters or gauges, or of those with one label; 0 where nothing has touched any.
+pub fn sum(family: &impl Collector, label: Option<(&str, &str)>) -> i64 {
+    let families = family.collect();
+    let all = families.iter().flat_map(|family| family.get_metric());
+    let has = |pairs: &[prometheus::proto::LabelPair]| {
+        label.is_none_or(|label| pairs.iter().any(|pair| (pair.name(), pair.value()) == label))
+    };
+    let wanted = all.filter(|metric| has(metric.get_label()));
+    // One of the two is absent and counts as zero; whole numbers far below 2^53.
+    wanted.map(|metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as i64).sum()
+}
+
 /// The value of a counter or a gauge with these labels, or `None` if nothing has touched it.
 pub fn value(name: &str, labels: &[(&str, &str)]) -> Option<u64> {
     let families = REGISTRY.gather();

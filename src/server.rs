@@ -10,16 +10,17 @@ use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::audit::Auditor;
+use crate::builds::{Builds, Logs};
 use crate::config::{self, Config, Role};
 use crate::credential::Credential;
 use crate::error::{Context, Error, Result};
 use crate::listen::Listener;
-use crate::rpc::{Assets, Farm, Health, Instances, Logs, Offered, Owners, Settler, Stored, Uploads};
+use crate::rpc::{Assets, Farm, Health, Instances, Offered, Owners, Settler, Stored, Uploads};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, AssetIndex, Cas, Stack, TierSummary};
 use crate::systemd::{self, Sockets};
 use crate::tasks::{self, Shutdown};
-use crate::web::{Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier, Unready};
+use crate::web::{History, Pages, Readiness, ScrubPass, ScrubReport, Storage, Tier, Unready};
 use crate::worker::Worker;
 use crate::worker::link::{self, Connection, Link, Stop};
 use crate::{listen, reload, rpc, store, tls, web};
@@ -63,11 +64,12 @@ struct Listeners {
     admin: Listener,
 }
 
-/// What all parts share: the two faces of the store, and who audits what is in it.
+/// What all parts share: the two faces of the store, who audits what is in it, and the book of what builds do.
 struct Faces {
     cas: Cas,
     action_cache: ActionCache,
     auditor: Arc<Auditor>,
+    builds: Builds,
 }
 
 impl Server {
@@ -105,7 +107,7 @@ impl Server {
         let cas = Cas::with_pins(self.stack.store.clone(), self.stack.pins.clone());
         let action_cache = ActionCache::new(self.stack.store.clone(), cas.clone());
         let auditor = Arc::new(Auditor::new(config.audit, cas.clone(), action_cache.clone()));
-        let faces = Faces { cas, action_cache, auditor };
+        let faces = Faces { cas, action_cache, auditor, builds: Builds::default() };
         let farm = match &listeners.public {
             Some(_) => Some(self.assemble(config, &faces).await?),
             None => None,
@@ -121,6 +123,12 @@ impl Server {
             storage: Arc::new(storage(&faces.action_cache, &self.stack).at(self.places())),
             scheduler: scheduling.map(|farm| farm.scheduler.clone()),
             auditor: scheduling.map(|_| Arc::clone(&faces.auditor)),
+            cas: faces.cas.clone(),
+            builds: faces.builds.clone(),
+            logs: farm.as_ref().map(|farm| farm.logs.clone()).unwrap_or_default(),
+            history: History::default(),
+            configuration: config.to_toml()?.into(),
+            public_url: config.pages.address(),
             access: Arc::clone(&self.access),
         };
         self.parts.spawn("files", reload::watch(self.stop.now.clone()));
@@ -179,13 +187,16 @@ impl Server {
             http: config.http,
             uploads: Uploads::default(),
             logs: Logs::default(),
+            builds: faces.builds.clone(),
+            pages: config.pages.address(),
             owners,
         })
     }
 
     async fn start_scheduler(&mut self, config: &Config, faces: &Faces) -> Result<Handle> {
-        let Faces { cas, action_cache, auditor } = faces;
-        let settler = Arc::new(Settler::new(cas.clone(), action_cache.clone(), Arc::clone(auditor)));
+        let Faces { cas, action_cache, auditor, builds } = faces;
+        let settler = Settler::new(cas.clone(), action_cache.clone(), Arc::clone(auditor), builds.clone());
+        let settler = Arc::new(settler);
         let (journal, stop) = (self.data.join("scheduler"), self.stop.now.clone());
         let (handle, running) = Handle::resume(config.scheduler.clone(), settler, journal, stop).await?;
         self.parts.spawn("scheduler", async move {

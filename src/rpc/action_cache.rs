@@ -19,14 +19,18 @@ impl ActionCache for Farm {
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let demand = Demand::of(request.extensions(), Right::Read);
-        let mnemonic = lookups::request_metadata(request.metadata()).action_mnemonic;
+        let client = lookups::request_metadata(request.metadata());
         let request = request.into_inner();
         let named = (request.digest_function, request.action_digest.as_ref());
         let function = self.function_of(&demand, &request.instance_name, named)?;
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let key = ActionKey { instance: request.instance_name.into(), digest };
         let found = self.action_cache.get(&key).await;
-        lookups::count("GetActionResult", &mnemonic, &found);
+        lookups::count("GetActionResult", &client.action_mnemonic, &found);
+        if let Ok(found) = &found {
+            let asker = (&*key.instance, demand.caller.account());
+            self.builds.looked_up(&client, (asker.0, &asker.1), found.is_some());
+        }
         let Some(mut result) = found? else {
             return Err(Error::new(Kind::NotFound, format!("no result of action {digest} is cached")).into());
         };

@@ -8,6 +8,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::access::{Demand, Right};
+use crate::builds::{Asked, Lookup};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
 use crate::proto::longrunning::{Operation, operation};
@@ -15,7 +16,7 @@ use crate::proto::rev2::execution_server::Execution;
 use crate::proto::rev2::execution_stage::Value as WireStage;
 use crate::proto::rev2::{
     self, Action, ActionResult, Command, Directory, ExecuteOperationMetadata, ExecuteRequest,
-    ExecuteResponse, ExecutedActionMetadata, WaitExecutionRequest,
+    ExecuteResponse, ExecutedActionMetadata, RequestMetadata, WaitExecutionRequest,
 };
 use crate::proto::worker::output::Stream;
 use crate::proto::{Any, read_duration, timestamp};
@@ -52,7 +53,7 @@ impl Execution for Farm {
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<Operations>, Status> {
         let demand = Demand::of(request.extensions(), Right::Execute);
         let client = lookups::request_metadata(request.metadata());
-        let asker = Asker { invocation: client.tool_invocation_id, identity: demand.caller.account() };
+        let identity = demand.caller.account();
         let request = request.into_inner();
         let named = (request.digest_function, request.action_digest.as_ref());
         let function = self.function_of(&demand, &request.instance_name, named)?;
@@ -66,13 +67,19 @@ impl Execution for Farm {
             lookups::count("Execute", &client.action_mnemonic, &result);
         }
         if let Some(result) = result? {
-            let operation = self.cached(&key, hints, result).await?;
+            let id = OperationId::new(uuid::Uuid::new_v4().as_u128());
+            let operation = self.cached((&key, id), hints, result).await?;
+            let asked = asked((&key, id), &identity, &client);
+            self.builds.begin(&asked, Lookup::Hit);
             return Ok(Response::new(stream::iter([Ok(operation)]).boxed()));
         }
         let action = action?.ok_or_else(|| Error::missing_input(vec![digest]))?;
         let priority = request.execution_policy.map_or(0, |policy| policy.priority);
-        let task = self.task(key, &action, (asker, priority)).await?;
+        let asker = Asker { invocation: client.tool_invocation_id.clone(), identity: identity.clone() };
+        let task = self.task(key.clone(), &action, (asker, priority)).await?;
         let watch = self.scheduler.submit(task).await?;
+        let asked = asked((&key, watch.id()), &identity, &client);
+        self.builds.begin(&asked, missed(request.skip_cache_lookup, &action));
         Ok(Response::new(self.clone().follow(watch, hints)))
     }
 
@@ -179,7 +186,12 @@ impl Farm {
         Ok(if timeout.is_zero() { self.config.timeout_default } else { timeout })
     }
 
-    async fn cached(&self, key: &ActionKey, hints: Hints, mut result: ActionResult) -> Result<Operation> {
+    async fn cached(
+        &self,
+        (key, id): (&ActionKey, OperationId),
+        hints: Hints,
+        mut result: ActionResult,
+    ) -> Result<Operation> {
         hints.apply(&self.cas, key.digest.function(), &mut result).await;
         let response = ExecuteResponse {
             result: Some(result),
@@ -187,7 +199,6 @@ impl Farm {
             status: Some(status::ok()),
             ..ExecuteResponse::default()
         };
-        let id = OperationId::new(uuid::Uuid::new_v4().as_u128());
         let metadata = metadata(&key.digest, WireStage::Completed);
         Ok(finished(names::operation(&key.instance, id), &metadata, &response))
     }
@@ -230,14 +241,23 @@ impl Farm {
             });
         };
         // A result may be large, and one that is passed on as it is need not be copied.
-        if hints.are_none() {
+        if hints.are_none() && self.pages.is_none() {
             return Ok(finished(name, &metadata, response));
         }
         let mut response = ExecuteResponse::clone(response);
+        self.link(id, &mut response.message);
         if let Some(result) = &mut response.result {
             hints.apply(&self.cas, task.action_digest.function(), result).await;
         }
         Ok(finished(name, &metadata, &response))
+    }
+
+    /// Tells people where to read more of an operation, after what there is to say of it. Bazel prints it with what failed, and with
+    /// everything if it is asked to (`--remote_print_execution_messages`).
+    fn link(&self, id: OperationId, message: &mut String) {
+        let Some(pages) = &self.pages else { return };
+        let separator = if message.is_empty() { "" } else { "\n" };
+        *message += &format!("{separator}{pages}/operations/{id}");
     }
 
     /// The digest function of a request, after the check of its caller and its instance: the one that it names, else that of `example`.
@@ -281,6 +301,22 @@ async fn changed(watch: &mut Watch, repeat_after: Duration) -> Result<Arc<Update
         Ok(None) => Err(Error::new(Kind::Unavailable, "the farm is stopping")),
         Err(_) => Ok(watch.current()),
     }
+}
+
+fn asked<'a>(
+    (key, operation): (&'a ActionKey, OperationId),
+    identity: &'a str,
+    client: &'a RequestMetadata,
+) -> Asked<'a> {
+    Asked { operation, instance: &key.instance, action: key.digest, identity, client }
+}
+
+/// Why the action cache did not answer a request.
+fn missed(skips_lookup: bool, action: &Action) -> Lookup {
+    if action.do_not_cache {
+        return Lookup::Uncacheable;
+    }
+    if skips_lookup { Lookup::Skipped } else { Lookup::Absent }
 }
 
 /// Who asks for an execution.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::builds::{Builds, Logs};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, Cas};
 
@@ -38,7 +39,6 @@ pub use assets::{Assets, Stored};
 pub use config::{Config, Http};
 pub use health::Health;
 pub use instance::Instances;
-pub use logs::Logs;
 pub use owners::Owners;
 pub use routes::{client_routes, worker_routes};
 pub use settle::Settler;
@@ -65,6 +65,9 @@ pub struct Farm {
     pub http: Http,
     pub uploads: Uploads,
     pub logs: Logs,
+    pub builds: Builds,
+    /// Where people find the pages of operations; none where that is not configured.
+    pub pages: Option<Arc<str>>,
     pub owners: Owners,
     pub assets: Assets,
 }

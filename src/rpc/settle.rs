@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use tracing::Instrument;
 
 use crate::audit::Auditor;
+use crate::builds::Builds;
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
 use crate::proto::rev2::ExecuteResponse;
 use crate::proto::{self, Timestamp};
-use crate::scheduler::{Settle, Task};
+use crate::scheduler::{OperationId, Settle, Task, Update};
 use crate::status;
 use crate::store::{ActionCache, ActionKey, Cas, absent_outputs};
 use crate::trace;
@@ -21,12 +22,13 @@ pub struct Settler {
     cas: Cas,
     action_cache: ActionCache,
     auditor: Arc<Auditor>,
+    builds: Builds,
 }
 
 impl Settler {
-    /// What is cached is told to `auditor`.
-    pub fn new(cas: Cas, action_cache: ActionCache, auditor: Arc<Auditor>) -> Self {
-        Self { cas, action_cache, auditor }
+    /// What is cached is told to `auditor`, and where operations stand to `builds`.
+    pub fn new(cas: Cas, action_cache: ActionCache, auditor: Arc<Auditor>, builds: Builds) -> Self {
+        Self { cas, action_cache, auditor, builds }
     }
 
     /// Checks what is in the response, and caches its result.
@@ -66,6 +68,10 @@ impl Settle for Settler {
             trace::past(task.trace.as_ref(), "queued", waited);
         }
         self.check_and_keep(task, response).instrument(trace::resume(task.trace.as_ref(), "settle")).await
+    }
+
+    fn noted(&self, operation: OperationId, update: &Update) {
+        self.builds.noted(operation, update);
     }
 
     async fn recall(&self, task: &Task) -> Option<ExecuteResponse> {

@@ -83,6 +83,9 @@ pub trait Settle: Send + Sync + 'static {
     /// When the answer cannot be relied on; another attempt is made. The message is shown to the client.
     async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse>;
 
+    /// Hears of every operation whenever it stands elsewhere than before. The driver calls it, so it must not wait.
+    fn noted(&self, _operation: OperationId, _update: &Update) {}
+
     /// The result that an earlier run of `task` has left, if it is kept and still good. Asked at a start of the farm for what ran
     /// when the last one ended: an action that ran to its end then must not run again.
     async fn recall(&self, _task: &Task) -> Option<ExecuteResponse> {

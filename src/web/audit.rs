@@ -1,19 +1,21 @@
 //! Audits as an operator asks for them and sees them, as JSON and as a page.
 
-use std::fmt::Write;
-
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
+use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Auditor, Audits, Report};
+use crate::audit::{Auditor, Audits, Outcome, Report};
 use crate::error::{Error, Kind, Result};
 
-use super::{Pages, elsewhere, failed, json, parse_action};
+use super::Pages;
+use super::answer::{elsewhere, failed, json, refused};
+use super::page::{Section, page, table};
+use super::storage::parse_action;
+use super::text::visible;
 
 /// Bytes of a request: as many names of actions as may wait.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -39,7 +41,7 @@ pub struct AuditNumbers {
 
 pub(super) fn routes() -> Router<Pages> {
     Router::new()
-        .route("/audit", get(page).post(ask))
+        .route("/audit", get(show).post(ask))
         .route("/audit.json", get(all))
         .route("/audit/{number}", get(one))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -75,13 +77,10 @@ async fn one(State(pages): State<Pages>, Path(number): Path<u64>) -> Response {
     }
 }
 
-async fn page(State(pages): State<Pages>) -> Response {
+async fn show(State(pages): State<Pages>) -> Response {
     match pages.auditor() {
-        Ok(auditor) => {
-            let html = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
-            (html, render(&auditor.audits())).into_response()
-        }
-        Err(error) => failed(&error),
+        Ok(auditor) => page(Section::Audits, "Audits", &render(&auditor.audits())),
+        Err(error) => refused(Section::Audits, &error),
     }
 }
 
@@ -91,64 +90,42 @@ impl Pages {
     }
 }
 
-fn render(audits: &Audits) -> String {
-    let mut page = String::from(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Croft: audits</title></head><body>\n\
-         <h1>Audits</h1>\n<p>Actions that were run again to see whether they give the same outputs.</p>\n",
-    );
-    let shown = audits.reports.len().min(REPORTS_SHOWN_MAX);
-    // Writing into a string does not fail.
-    let _ = writeln!(
-        page,
-        "<p>{} wait, {} run; the latest {shown} reports:</p>\n<table>\n<tr><th>outcome</th><th>action</th>\
-         <th>command</th><th>workers</th><th>what differs</th></tr>",
-        audits.waiting, audits.running
-    );
-    for report in audits.reports.iter().take(REPORTS_SHOWN_MAX) {
-        page += &row(report);
+fn render(audits: &Audits) -> Markup {
+    let head = ["Outcome", "Action", "Command", "Workers", "What differs"];
+    let rows = html! { @for report in audits.reports.iter().take(REPORTS_SHOWN_MAX) { (row(report)) } };
+    html! {
+        p { "Actions that were run again to see whether they give the same outputs." }
+        p { (audits.waiting) " wait, " (audits.running) " run; the latest reports, and as JSON " a href="/audit.json" { "all" } ":" }
+        (table("Reports of audits", &head, &rows))
     }
-    page + "</table>\n</body></html>\n"
 }
 
-fn row(report: &Report) -> String {
-    let mut found: Vec<String> = report.differences.iter().map(|one| escape(&one.to_string())).collect();
-    if report.unlisted > 0 {
-        found.push(format!("and {} more", report.unlisted));
-    }
-    if !report.failure.is_empty() {
-        found.push(escape(&report.failure));
-    }
-    format!(
-        "<tr><td>{}</td><td><code>{}</code></td><td><code>{}</code></td><td>{}, {}</td><td>{}</td></tr>\n",
-        report.outcome.name(),
-        escape(&format!("{} {}", report.instance, report.action)),
-        escape(&report.command),
-        escape(&report.first_worker),
-        escape(&report.second_worker),
-        found.join("<br>")
-    )
-}
-
-/// Text of clients and of what they build, as text in a page.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            other => escaped.push(other),
+fn row(report: &Report) -> Markup {
+    let class = match report.outcome {
+        Outcome::Same => "good",
+        Outcome::Differs => "bad",
+        Outcome::Failed => "warn",
+    };
+    let action = format!("{} {}", report.instance, report.action);
+    html! {
+        tr {
+            td { span class=(class) { (report.outcome.name()) } }
+            td { code { (visible(action.trim())) } }
+            td { code { (visible(&report.command)) } }
+            td { (visible(&report.first_worker)) ", " (visible(&report.second_worker)) }
+            td {
+                @for one in &report.differences { (visible(&one.to_string())) br; }
+                @if report.unlisted > 0 { "and " (report.unlisted) " more" br; }
+                (visible(&report.failure))
+            }
         }
     }
-    escaped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Change, Difference, Location, Outcome};
+    use crate::audit::{Change, Difference, Location};
 
     #[test]
     fn what_actions_write_is_text_on_the_page() {
@@ -168,13 +145,13 @@ mod tests {
             failure: String::new(),
             ended_seconds: 0,
         };
-        let page = render(&Audits { waiting: 1, running: 0, reports: vec![report] });
+        let page = render(&Audits { waiting: 1, running: 0, reports: vec![report] }).into_string();
         for tag in ["<script>", "<b>", "<img>", "<i>"] {
             assert!(!page.contains(tag), "{page}");
         }
         assert!(
             page.contains(
-                "&lt;script&gt;: other content, line 3: `&lt;b&gt;`, then `&amp;&#39;&quot;`<br>and 2 more"
+                "&lt;script&gt;: other content, line 3: `&lt;b&gt;`, then `&amp;'&quot;`<br>and 2 more"
             ),
             "{page}"
         );

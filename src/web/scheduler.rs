@@ -17,7 +17,8 @@ use crate::scheduler::{
     Availability, Demand, Handle, Load, OperationId, Overview, Why, WorkerId, WorkerView, whole_workers,
 };
 
-use super::{Pages, elsewhere, failed, json};
+use super::Pages;
+use super::answer::{elsewhere, json_or as answer};
 
 /// Bytes that a reason may have: it is kept, journalled, and shown in one line.
 const REASON_BYTES_MAX: usize = 256;
@@ -62,7 +63,6 @@ pub struct MarkRequest {
 /// The pages about the scheduler.
 pub(super) fn routes() -> Router<Pages> {
     Router::new()
-        .route("/operations/{*name}", get(why))
         .route("/workers/{key}", get(worker))
         .route("/workers/{key}/open", post(|pages, key, body| mark(pages, key, body, Mark::Open)))
         .route("/workers/{key}/cordon", post(|pages, key, body| mark(pages, key, body, Mark::Cordon)))
@@ -71,14 +71,11 @@ pub(super) fn routes() -> Router<Pages> {
 }
 
 /// Where an operation stands: `/operations/{id}/why`, and `/operations/{name}/why` with the name that clients have.
-async fn why(State(pages): State<Pages>, Path(name): Path<String>) -> Response {
-    answer(explain(&pages, &name).await)
+pub(super) async fn explanation(pages: &Pages, name: &str) -> Response {
+    answer(explain(pages, name).await)
 }
 
-async fn explain(pages: &Pages, path: &str) -> Result<Why> {
-    let scheduler = pages.scheduler()?;
-    let malformed = || Error::new(Kind::NotFound, "the path is not /operations/{operation}/why");
-    let name = path.strip_suffix("/why").ok_or_else(malformed)?;
+async fn explain(pages: &Pages, name: &str) -> Result<Why> {
     let shown = shown(name);
     let id = OperationId::parse(name.rsplit_once('/').map_or(name, |(_, id)| id)).ok_or_else(|| {
         let form = "one is 32 hexadecimal digits, or a name that ends in them";
@@ -88,7 +85,7 @@ async fn explain(pages: &Pages, path: &str) -> Result<Why> {
         let message = format!("operation `{shown}` is unknown: it ended long ago, or never was");
         Error::new(Kind::NotFound, message)
     };
-    in_time(ANSWER_MAX, scheduler.why(id)).await?.ok_or_else(unknown)
+    why(pages, id).await?.ok_or_else(unknown)
 }
 
 async fn worker(State(pages): State<Pages>, Path(key): Path<String>) -> Response {
@@ -177,16 +174,25 @@ pub(super) async fn overview(pages: &Pages) -> Result<Option<Overview>> {
     in_time(ANSWER_MAX, scheduler.overview()).await.map(Some)
 }
 
+/// What the scheduler has in hand.
+///
+/// # Errors
+/// `Unsupported` where this process schedules nothing, `Timeout` when the scheduler is too busy.
+pub(super) async fn load(pages: &Pages) -> Result<Load> {
+    in_time(SCRAPE_MAX, pages.scheduler()?.load()).await
+}
+
+/// Where an operation stands, and why; `None` if the scheduler does not know it.
+///
+/// # Errors
+/// As for [`load`].
+pub(super) async fn why(pages: &Pages, operation: OperationId) -> Result<Option<Why>> {
+    in_time(ANSWER_MAX, pages.scheduler()?.why(operation)).await
+}
+
 impl Pages {
     fn scheduler(&self) -> Result<&Handle> {
         self.scheduler.as_ref().ok_or_else(elsewhere)
-    }
-}
-
-fn answer(result: Result<impl Serialize>) -> Response {
-    match result {
-        Ok(value) => json(&value),
-        Err(error) => failed(&error),
     }
 }
 

@@ -5,12 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
+use crate::proto::rev2::ActionResult;
 use crate::store::{self, ActionCache, ActionKey};
 use crate::{metrics, tasks};
+
+use super::Pages;
+use super::answer::{failed, json_or};
 
 /// Verifies all that the tiers on this machine hold; one report a tier. When the future is dropped, the pass ends soon.
 pub type ScrubPass = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<ScrubReport>>> + Send + Sync>;
@@ -136,6 +146,14 @@ impl Storage {
         pass().await
     }
 
+    /// The result of an action, if there is one whose outputs are all there.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub(super) async fn result(&self, key: &ActionKey) -> Result<Option<ActionResult>> {
+        self.action_cache.get(key).await
+    }
+
     /// # Errors
     /// What the store reports. A result that is absent is no error.
     pub(super) async fn forget(&self, key: &ActionKey) -> Result<()> {
@@ -143,6 +161,37 @@ impl Storage {
         tracing::info!(instance = &*key.instance, action = %key.digest, "an operator withdrew an action result");
         Ok(())
     }
+}
+
+pub(super) fn routes() -> Router<Pages> {
+    Router::new().route("/scrub", post(scrub))
+}
+
+/// Answers when the pass has ended; a client that goes away ends it.
+async fn scrub(State(pages): State<Pages>) -> Response {
+    json_or(pages.storage.scrub().await)
+}
+
+/// Forgets the result of an action: `/ac/{instance}/{function}/{hash}-{size}`, without the instance where it has no name.
+pub(super) async fn forget(State(pages): State<Pages>, UrlPath(name): UrlPath<String>) -> Response {
+    let forgotten = match parse_action(&name) {
+        Ok(key) => pages.storage.forget(&key).await,
+        Err(error) => Err(error),
+    };
+    match forgotten {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) fn parse_action(name: &str) -> Result<ActionKey> {
+    let malformed = || Error::invalid("the path is not /ac/{instance}/{function}/{hash}-{size}");
+    let (place, digest) = name.rsplit_once('/').ok_or_else(malformed)?;
+    let (instance, function) = place.rsplit_once('/').unwrap_or(("", place));
+    let function = Function::from_name(function).ok_or_else(malformed)?;
+    let (hash, size) = digest.rsplit_once('-').ok_or_else(malformed)?;
+    let digest = Digest::parse(function, hash, size.parse().map_err(|_| malformed())?)?;
+    Ok(ActionKey { instance: instance.into(), digest })
 }
 
 fn measure(name: &str, path: &Path) {
@@ -224,5 +273,26 @@ mod tests {
         let status = Tier { name: name.into(), kind: "disk" }.status();
         assert_eq!((status.hits, status.misses, status.errors), (3, 1, 0));
         assert_eq!((status.used_bytes, status.max_bytes), (Some(1 << 40), None));
+    }
+
+    #[test]
+    fn the_name_of_a_result_is_read_from_its_end() {
+        let digest = Function::Blake3.hash(b"action");
+        for (instance, place) in [("", "blake3"), ("main", "main/BLAKE3"), ("a/b", "a/b/blake3")] {
+            let name = format!("{place}/{}-{}", digest.hex(), digest.size());
+            let key = parse_action(&name).unwrap();
+            assert_eq!((&*key.instance, key.digest), (instance, digest));
+        }
+        let hash = digest.hex();
+        for name in [
+            "",
+            "blake3",
+            &format!("blake3/{hash}"),
+            &format!("md4/{hash}-1"),
+            &format!("blake3/{hash}-x"),
+            "blake3/1-1",
+        ] {
+            assert_eq!(parse_action(name).unwrap_err().kind(), Kind::Invalid, "{name}");
+        }
     }
 }

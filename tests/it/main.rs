@@ -36,6 +36,7 @@ mod metrics;
 mod operations;
 mod operator;
 mod origin;
+mod pages;
 mod persistent;
 mod prometheus;
 mod restart;

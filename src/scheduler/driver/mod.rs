@@ -376,6 +376,7 @@ impl Driver {
     }
 
     fn report(&mut self, operation: OperationId, update: Arc<Update>) {
+        self.settling.note(operation, &update);
         if let Some(updates) = self.operations.get(&operation) {
             updates.send_replace(update);
             return;

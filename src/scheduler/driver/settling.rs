@@ -8,8 +8,8 @@ use super::super::Settle;
 use super::super::config::Config;
 use super::super::event::Event;
 use super::super::handle::Message;
-use super::super::id::Lease;
-use super::super::task::Task;
+use super::super::id::{Lease, OperationId};
+use super::super::task::{Task, Update};
 use crate::proto::rev2::ExecuteResponse;
 use crate::tasks;
 
@@ -33,6 +33,11 @@ impl Settling {
     /// The way to send the driver a message.
     pub(super) fn messages(&self) -> mpsc::Sender<Message> {
         self.messages.clone()
+    }
+
+    /// Tells whoever settles answers where an operation stands.
+    pub(super) fn note(&self, operation: OperationId, update: &Update) {
+        self.settle.noted(operation, update);
     }
 
     /// Settles the answer to a lease and tells the driver.

@@ -193,18 +193,35 @@ fn cache_routes() -> Vec<Route> {
 }
 
 fn admin_routes() -> Vec<Route> {
-    let why = format!("/operations/{}/why", "0".repeat(32));
+    let operation = format!("/operations/{}", "0".repeat(32));
+    let why = operation.clone() + "/why";
     let forget = format!("/ac/sha256/{}-{}", absent().hex(), absent().size());
     let route =
         |method: Method, path: &'static str, takes, code| Route(method, path.to_owned(), path, takes, code);
     vec![
+        route(Method::GET, "/", LOOK, 200),
+        route(Method::GET, "/workers", LOOK, 200),
+        route(Method::GET, "/queue", LOOK, 200),
+        route(Method::GET, "/operations", LOOK, 200),
+        route(Method::GET, "/assets/style.css", LOOK, 200),
+        route(Method::GET, "/assets/pages.js", LOOK, 200),
         route(Method::GET, "/livez", Takes::Nothing, 200),
         route(Method::GET, "/readyz", Takes::Nothing, 200),
         route(Method::GET, "/metrics", LOOK, 200),
         route(Method::GET, "/status.json", LOOK, 200),
         route(Method::POST, "/scrub", ADMIN, 200),
-        Route(Method::DELETE, forget, "/ac/{*name}", ADMIN, 204),
+        Route(Method::DELETE, forget.clone(), "/ac/{*name}", ADMIN, 204),
         Route(Method::GET, why, "/operations/{*name}", LOOK, 404),
+        Route(Method::GET, operation.clone(), "/operations/{*name}", READ, 404),
+        Route(Method::GET, operation.clone() + "/inputs/a/why", "/operations/{*name}", READ, 404),
+        Route(Method::GET, operation.clone() + "/outputs", "/operations/{*name}", READ, 404),
+        Route(Method::GET, operation + "/stdout", "/operations/{*name}", READ, 404),
+        route(Method::GET, "/invocations", LOOK, 200),
+        Route(Method::GET, "/invocations/x".into(), "/invocations/{id}", LOOK, 404),
+        route(Method::GET, "/ac", LOOK, 200),
+        Route(Method::GET, forget.clone(), "/ac/{*name}", READ, 404),
+        route(Method::GET, "/storage", LOOK, 200),
+        route(Method::GET, "/configuration", LOOK, 200),
         Route(Method::GET, "/workers/x".into(), "/workers/{key}", LOOK, 404),
         Route(Method::POST, "/workers/x/open".into(), "/workers/{key}/open", ADMIN, 404),
         Route(Method::POST, "/workers/x/cordon".into(), "/workers/{key}/cordon", ADMIN, 400),

@@ -1,0 +1,68 @@
+// What pages cannot do without a script: follow what a command prints, copy a text, and send the header that operators' requests need.
+// Without it they still show everything.
+"use strict";
+
+const LOOKS_MS = 1000;
+const KEPT_CHARACTERS = 1 << 20;
+
+/** Appends what a running command prints, until it has ended. */
+async function follow(pre) {
+  let offset = Number(pre.dataset.offset), attempt = pre.dataset.attempt, decoder = new TextDecoder();
+  for (;;) {
+    const answer = await fetch(`${pre.dataset.follow}&offset=${offset}`).catch(() => null);
+    if (answer && answer.ok) {
+      if (answer.headers.get("croft-attempt") !== attempt) {
+        [offset, attempt, decoder, pre.textContent] = [0, answer.headers.get("croft-attempt"), new TextDecoder(), ""];
+        continue;
+      }
+      const bytes = await answer.arrayBuffer();
+      const isAtEnd = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
+      pre.textContent = (pre.textContent + decoder.decode(bytes, { stream: true })).slice(-KEPT_CHARACTERS);
+      if (isAtEnd) pre.scrollTop = pre.scrollHeight;
+      offset += bytes.byteLength;
+      if (bytes.byteLength === 0 && answer.headers.get("croft-state") === "ended") return ended(pre);
+      if (bytes.byteLength > 0) continue;
+    } else if (answer) {
+      return;
+    }
+    await new Promise((next) => setTimeout(next, LOOKS_MS));
+  }
+}
+
+/** The sentence above the text says how it stands. */
+function ended(pre) {
+  const note = pre.previousElementSibling;
+  if (note) note.textContent = "It has ended; reload this page to see all of it.";
+}
+
+/** Sends a form as an operator's request and says what came of it. */
+async function send(form) {
+  const output = form.querySelector("output");
+  const body = form.dataset.method === "POST" ? JSON.stringify(Object.fromEntries(new FormData(form))) : undefined;
+  try {
+    const answer = await fetch(form.dataset.url, { method: form.dataset.method, headers: { "croft-admin": "1" }, body });
+    output.textContent = answer.ok ? "Done; reload this page." : (await answer.text()).trim();
+  } catch {
+    output.textContent = "The farm does not answer.";
+  }
+}
+
+for (const pre of document.querySelectorAll("pre[data-follow]")) follow(pre);
+
+for (const form of document.querySelectorAll("form[data-method]")) {
+  form.hidden = false;
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    send(form);
+  });
+}
+
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  const source = document.getElementById(button.dataset.copy);
+  if (!source || !navigator.clipboard) continue;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(source.textContent);
+    button.textContent = "Copied";
+  });
+}

@@ -1,0 +1,131 @@
+//! The last half hour in memory, for the charts of the overview.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::metrics;
+use crate::tasks::Shutdown;
+
+use super::Pages;
+use super::scheduler;
+
+/// How often the farm is looked at: a chart moves while one watches it, and a look takes a millisecond.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looks that are kept: half an hour.
+const SAMPLES_MAX: usize = 360;
+
+/// What one look has seen. Counts are since the start of the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Sample {
+    /// Seconds between this look and the one before.
+    seconds: f64,
+    actions: i64,
+    hits: i64,
+    lookups: i64,
+    queued: Option<usize>,
+    running: Option<usize>,
+}
+
+/// What the charts show; the oldest look first.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Curves {
+    /// Actions that workers have answered, a second.
+    pub(super) actions: Vec<Option<f64>>,
+    /// The part of the look-ups in the action cache that were hits.
+    pub(super) hit_rate: Vec<Option<f64>>,
+    pub(super) queued: Vec<Option<f64>>,
+    pub(super) running: Vec<Option<f64>>,
+}
+
+/// The looks. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct History(Arc<Mutex<VecDeque<Sample>>>);
+
+impl History {
+    fn add(&self, sample: Sample) {
+        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.push_back(sample);
+        while samples.len() > SAMPLES_MAX {
+            samples.pop_front();
+        }
+    }
+
+    pub(super) fn curves(&self) -> Curves {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut curves, mut before) = (Curves::default(), None::<Sample>);
+        for sample in samples.iter() {
+            if let Some(before) = before {
+                curves
+                    .actions
+                    .push(Some((sample.actions - before.actions) as f64 / sample.seconds.max(0.001)));
+                let lookups = sample.lookups - before.lookups;
+                let rate = || (sample.hits - before.hits) as f64 / lookups as f64;
+                curves.hit_rate.push((lookups > 0).then(rate));
+                curves.queued.push(sample.queued.map(|count| count as f64));
+                curves.running.push(sample.running.map(|count| count as f64));
+            }
+            before = Some(*sample);
+        }
+        curves
+    }
+}
+
+/// Looks at the farm until `shutdown`.
+pub(super) async fn keep(pages: Pages, shutdown: Shutdown) {
+    let mut last = Instant::now();
+    loop {
+        let load = scheduler::load(&pages).await.ok();
+        let (actions, lookups) = (&*metrics::ACTIONS, &*metrics::ACTION_CACHE_LOOKUPS);
+        let sample = Sample {
+            seconds: last.elapsed().as_secs_f64(),
+            actions: metrics::sum(actions, None),
+            hits: metrics::sum(lookups, Some(("outcome", "hit"))),
+            lookups: metrics::sum(lookups, None),
+            queued: load.as_ref().map(|load| load.queued),
+            running: load.as_ref().map(|load| load.running),
+        };
+        last = Instant::now();
+        pages.history.add(sample);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_of_the_time_between_two_looks() {
+        let history = History::default();
+        assert_eq!(history.curves(), Curves::default());
+        let sample = |actions, (hits, lookups), queued| Sample {
+            seconds: 5.0,
+            actions,
+            hits,
+            lookups,
+            queued,
+            running: None,
+        };
+        for one in [sample(0, (0, 0), Some(1)), sample(10, (3, 4), Some(2)), sample(10, (3, 4), None)] {
+            history.add(one);
+        }
+        let curves = history.curves();
+        assert_eq!(curves.actions, [Some(2.0), Some(0.0)]);
+        assert_eq!(curves.hit_rate, [Some(0.75), None]);
+        assert_eq!(curves.queued, [Some(2.0), None]);
+    }
+
+    #[test]
+    fn old_looks_are_forgotten() {
+        let history = History::default();
+        for actions in 0..1000 {
+            history.add(Sample { seconds: 1.0, actions, ..Sample::default() });
+        }
+        assert_eq!(history.curves().actions.len(), SAMPLES_MAX - 1);
+    }
+}

@@ -1,0 +1,119 @@
+//! The farm at a glance: `/`, and for programs `/status.json`.
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+use serde::{Deserialize, Serialize};
+
+use crate::scheduler::{Load, Overview};
+
+use super::answer::{failed, json};
+use super::chart::{Chart, figure};
+use super::page::{Section, facts, page};
+use super::{Pages, StorageStatus, TierStatus, scheduler, text};
+
+/// The page `/status.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub storage: StorageStatus,
+    /// None where this process schedules nothing.
+    pub scheduler: Option<Overview>,
+}
+
+pub(super) async fn status(State(pages): State<Pages>) -> Response {
+    match scheduler::overview(&pages).await {
+        Ok(scheduler) => {
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            json(&Status { version, storage: pages.storage.status(), scheduler })
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) async fn show(State(pages): State<Pages>) -> Response {
+    let load = scheduler::load(&pages).await.ok();
+    let tiers = pages.storage.status().tiers;
+    let body = html! {
+        (readiness(&pages.readiness.reasons()))
+        @if let Some(load) = &load { (now(load)) }
+        h2 { "The last half hour" }
+        div.charts { (charts(&pages, load.is_some())) }
+        h2 { "Storage" }
+        div.charts { @for tier in &tiers { (fill(tier)) } }
+        p {
+            "As text: " a href="/status.json" { "status.json" } ", " a href="/metrics" { "metrics" } ", "
+            a href="/readyz" { "readyz" } "."
+        }
+    };
+    page(Section::Overview, "Overview", &body)
+}
+
+fn readiness(reasons: &str) -> Markup {
+    html! {
+        @if reasons.is_empty() {
+            p.good { "The farm is ready." }
+        } @else {
+            p.bad { "The farm takes no requests:" }
+            ul { @for reason in reasons.lines() { li { (reason) } } }
+        }
+    }
+}
+
+fn now(load: &Load) -> Markup {
+    let fleet = load.fleet;
+    let oldest = std::time::Duration::try_from_secs_f64(load.oldest_seconds).unwrap_or_default();
+    facts(&[
+        ("Waiting", html! { a href="/queue" { (load.queued) " actions" } }),
+        ("Longest wait", html! { (text::duration(oldest)) }),
+        ("Running", html! { a href="/operations?state=executing" { (load.running) " actions" } }),
+        (
+            "Workers",
+            html! { a href="/workers" { (fleet.open) " open, " (fleet.cordoned) " cordoned, " (fleet.draining) " draining, " (fleet.away) " away" } },
+        ),
+    ])
+}
+
+fn charts(pages: &Pages, schedules: bool) -> Markup {
+    let curves = pages.history.curves();
+    let count = |value: f64| format!("{value:.0}");
+    let rate = |value: f64| format!("{value:.1}/s");
+    let part = |value: f64| text::percent(Some(value));
+    html! {
+        (curve("Action cache hit rate", curves.hit_rate, Some(1.0), part))
+        @if schedules {
+            (curve("Actions", curves.actions, None, rate))
+            (curve("Queue", curves.queued, None, count))
+            (curve("Running", curves.running, None, count))
+        }
+    }
+}
+
+fn curve(name: &str, values: Vec<Option<f64>>, top: Option<f64>, shown: impl Fn(f64) -> String) -> Markup {
+    let known = || values.iter().flatten().copied();
+    let unknown = || "–".to_owned();
+    let latest = known().next_back().map_or_else(unknown, &shown);
+    let largest = known().reduce(f64::max).map_or_else(unknown, &shown);
+    figure(&Chart { name, latest, values, top, largest })
+}
+
+/// How full a tier is, as a bar.
+pub(super) fn fill(tier: &TierStatus) -> Markup {
+    let used = tier.used_bytes.unwrap_or(0);
+    let part = tier.max_bytes.filter(|max| *max > 0).map(|max| used as f64 / max as f64);
+    let spoken = match tier.max_bytes {
+        Some(max) => format!("{} of {}", text::bytes(used), text::bytes(max)),
+        None => text::bytes(used),
+    };
+    html! {
+        figure {
+            figcaption { a href="/storage" { (tier.name) } strong { (text::percent(part)) } }
+            svg viewBox="0 0 240 12" role="img" aria-label={ (tier.name) ": " (spoken) } {
+                title { (tier.name) ": " (spoken) }
+                rect.queued width="240" height="12" rx="3" {}
+                rect.execution width=(format!("{:.1}", 240.0 * part.unwrap_or(0.0).clamp(0.0, 1.0))) height="12" rx="3" {}
+            }
+            span.quiet { (spoken) }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! How times, sizes and texts of clients look on a page.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use bytesize::ByteSize;
+use humantime_serde::re::humantime::{format_duration, format_rfc3339_seconds};
+use maud::{Markup, html};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::digest::Digest;
+
+/// What stands as it is in a segment of an address.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Hexadecimal digits by which people tell digests and identifiers apart.
+const SHORT: usize = 12;
+
+/// A time for people: three digits of what is short, whole seconds of what is long.
+pub(super) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match duration.as_secs() {
+        0 if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
+        0 => format!("{:.0} ms", seconds * 1e3),
+        1..10 => format!("{seconds:.2} s"),
+        10..60 => format!("{seconds:.1} s"),
+        whole => format_duration(Duration::from_secs(whole)).to_string(),
+    }
+}
+
+pub(super) fn bytes(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+pub(super) fn percent(part: Option<f64>) -> String {
+    part.map_or_else(|| "–".to_owned(), |part| format!("{:.1} %", 100.0 * part))
+}
+
+/// A moment, in a form that machines read, too.
+pub(super) fn moment(time: SystemTime) -> Markup {
+    // A clock after the year 9999 has no such form, and would be a wrong one.
+    let time = time.min(SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799));
+    let text = format_rfc3339_seconds(time).to_string();
+    html! { time datetime=(text) { (text.replace('T', " ").replace('Z', " UTC")) } }
+}
+
+/// The beginning of an identifier.
+pub(super) fn short(id: &str) -> &str {
+    id.get(..SHORT).unwrap_or(id)
+}
+
+/// A digest as people recognize it, with all of it for whoever points at it.
+pub(super) fn digest(digest: &Digest) -> Markup {
+    html! { code title=(digest) { (short(&digest.hex())) "…/" (digest.size()) } }
+}
+
+/// One segment of an address.
+pub(super) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// The path of a file as segments of an address.
+pub(super) fn path(path: &str) -> String {
+    path.split('/').map(segment).collect::<Vec<_>>().join("/")
+}
+
+/// Text with what a browser would hide or obey made visible: control characters, and those that turn the direction of writing, with which
+/// a text can look like another one. The colours of terminals are left out.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        rest = match colour(rest) {
+            Some(after) => after,
+            None => {
+                push_visible(&mut shown, first);
+                &rest[first.len_utf8()..]
+            }
+        };
+    }
+    Cow::Owned(shown)
+}
+
+/// What comes after the control sequence at the beginning of a text, if there is one: ESC, `[`, parameters, a letter.
+fn colour(text: &str) -> Option<&str> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let rest = parameters.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | ':' | '?'));
+    rest.strip_prefix(|c: char| c.is_ascii_alphabetic())
+}
+
+fn push_visible(shown: &mut String, character: char) {
+    if !is_hidden(character) {
+        shown.push(character);
+    } else if character < ' ' {
+        // The pictures of control characters stand in the order of what they show.
+        shown.push(char::from_u32(0x2400 + u32::from(character)).unwrap_or('\u{fffd}'));
+    } else {
+        // Writing into a string does not fail.
+        let _ = write!(shown, "<U+{:04X}>", u32::from(character));
+    }
+}
+
+fn is_hidden(character: char) -> bool {
+    let is_turn =
+        matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (character.is_control() && !matches!(character, '\n' | '\t')) || is_turn
+}
+
+/// The arguments as a POSIX shell takes them.
+pub(super) fn command_line(arguments: &[String]) -> String {
+    arguments.iter().map(|argument| quoted(argument)).collect::<Vec<_>>().join(" ")
+}
+
+/// One word for the shell. What would not be seen is written in the form `$'…'`, which bash and zsh read.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    if !word.chars().any(|c| is_hidden(c) || c == '\n' || c == '\t') {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut text = String::from("$'");
+    for character in word.chars() {
+        match character {
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            '\'' | '\\' => text.extend(['\\', character]),
+            hidden if is_hidden(hidden) => {
+                // Writing into a string does not fail.
+                let _ = write!(text, "\\U{:08x}", u32::from(hidden));
+            }
+            other => text.push(other),
+        }
+    }
+    text + "'"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_hidden_is_seen() {
+        assert!(matches!(visible("a\tb\nc <b>"), Cow::Borrowed(_)));
+        assert_eq!(visible("\u{1b}[1;31merror\u{1b}[0m: x\r\u{0}"), "error: x␍␀");
+        assert_eq!(visible("\u{1b}]0;title"), "␛]0;title");
+        assert_eq!(visible("a\u{202e}b\u{7f}"), "a<U+202E>b<U+007F>");
+    }
+
+    #[test]
+    fn a_command_line_is_one_for_the_shell() {
+        let line =
+            |words: &[&str]| command_line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        assert_eq!(line(&["/bin/cc", "-o", "a.o", "--x=y"]), "/bin/cc -o a.o --x=y");
+        assert_eq!(line(&["sh", "-c", "echo 'a' $b", ""]), r"sh -c 'echo '\''a'\'' $b' ''");
+        assert_eq!(line(&["a\nb\\\u{202e}'"]), r"$'a\nb\\\U0000202e\''");
+        let words = ["a b", "it's", "<script>", "x\ny\t\u{1}", "$(id)", "ä", "*"];
+        let script = format!("printf '%s|' {}", line(&words));
+        if let Ok(output) =
+            std::process::Command::new("bash").env("LC_ALL", "C.UTF-8").args(["-c", &script]).output()
+        {
+            assert_eq!(
+                String::from_utf8(output.stdout).unwrap(),
+                words.map(|word| format!("{word}|")).concat()
+            );
+        }
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        for (milliseconds, text) in
+            [(3, "3.0 ms"), (42, "42 ms"), (1_234, "1.23 s"), (12_345, "12.3 s"), (3_661_000, "1h 1m 1s")]
+        {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_path_in_an_address_keeps_its_segments() {
+        assert_eq!(path("a b/c?d#e/<f>/ü"), "a%20b/c%3Fd%23e/%3Cf%3E/%C3%BC");
+    }
+}
