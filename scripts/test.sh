@@ -14,17 +14,19 @@
 #   fuzz       bytes from outside that break what must hold for them, a minute for each kind (scripts/fuzz/run.sh)
 #   release    the release build, which the rest runs
 #   machine    control groups in a small virtual machine, which is downloaded when it is missing (tests/machine/run.sh)
+#   nix        the flake, the NixOS modules and the hosts made of them, with a real Nix (scripts/nix/check.sh)
+#   stories    those of vm-tests/, in containers that stand for NixOS hosts (needs root; scripts/nix/stories.sh)
 #   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
 #   bench      the benchmarks, as a short run that shows that they work
 #
 # A step that fails does not keep the others from running. Each client's story counts as a step of its own. The last line
 # counts them; the exit code is 1 when one failed. What was set up is kept in ${CROFT_TEST_CACHE:-/var/cache/croft-test}.
-# From a clean checkout on 2 cores: about 25 minutes, most of it compiling.
+# From a clean checkout on 2 cores: about 35 minutes, most of it compiling.
 # Dependencies are compiled three times, and no flag may make a fourth: checked for clippy, built for tests, built for release.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-all=(packages format scripts lint licences monitoring servers tests fuzz machine release clients bench)
+all=(packages format scripts lint licences monitoring servers tests fuzz machine release nix stories clients bench)
 step_seconds=1800 # a step that hangs must not take the others' time
 skipped=3         # exit code of what cannot run here; its last line says why
 deny_seconds=420
@@ -77,8 +79,8 @@ step_format() {
 step_scripts() {
   command -v shellcheck > /dev/null || { echo "shellcheck is not installed"; return "$skipped"; }
   local shell=(.ci/run) python
-  mapfile -t -O 1 shell < <(find scripts tests -name '*.sh')
-  mapfile -t python < <(find scripts tests -name '*.py')
+  mapfile -t -O 1 shell < <(find scripts tests vm-tests -name '*.sh')
+  mapfile -t python < <(find scripts tests vm-tests -name '*.py')
   shellcheck --external-sources "${shell[@]}" || return 1
   python3 -c 'import ast, sys
 for path in sys.argv[1:]: ast.parse(open(path, encoding="utf-8").read(), path)' "${python[@]}" || return 1
@@ -129,6 +131,14 @@ step_machine() {
 
 step_release() {
   cargo build --locked --release
+}
+
+step_nix() {
+  CROFT=$(realpath "${CARGO_TARGET_DIR:-target}")/release/croft scripts/nix/check.sh
+}
+
+step_stories() {
+  CROFT=$(realpath "${CARGO_TARGET_DIR:-target}")/release/croft scripts/nix/stories.sh
 }
 
 step_clients() {

@@ -1,7 +1,7 @@
 //! Croft, a reproducible build farm: a cache, a scheduler and hermetic workers that speak the Remote Execution API v2.
 //!
 //! Imports go in one direction only (`tests/tidy.rs` checks it):
-//! commands → server, config → rpc, worker, web → access, audit → listen, store, scheduler → status, digest, error, index, proto, metrics, tasks,
+//! commands → server, config → rpc, worker, web → access, audit, builds → listen, store, scheduler → status, digest, error, index, proto, metrics, tasks,
 //! reload, credential, systemd, tally, tls, trace.
 
 pub mod access;
