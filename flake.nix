@@ -31,6 +31,14 @@
       overlays.default = final: _: { inherit (packagesOf final) croft; };
       templates = import ./templates;
 
+      # Toolchains that are the same on workers and on the machines that build: for flakes as they are, and for flake-parts.
+      lib.localRemoteExecution = import ./local-remote-execution;
+      flakeModules.default = ./local-remote-execution/flake-module.nix;
+      legacyPackages = eachSystem (pkgs: {
+        localRemoteExecution = import ./local-remote-execution { inherit pkgs; };
+        localRemoteExecutionExample = import ./local-remote-execution/example { inherit pkgs; };
+      });
+
       nixosModules = import ./modules/exports.nix { inherit lib packagesOf; };
       nixosConfigurations = import ./nixos { inherit nixpkgs self; };
 

@@ -25,8 +25,8 @@ in
           toolchain = "exact";
         };
         description = ''
-          Platform properties that actions may demand, beside those that croft knows by itself, and how a worker meets them: with the same
-          value, with at least as much, or always.
+          Platform properties that actions may demand, beside those that croft knows by itself and those of {file}`local-remote-execution`
+          (`toolchain-cc` and so on), and how a worker meets them: with the same value, with at least as much, or always.
         '';
       };
     };
@@ -44,7 +44,12 @@ in
     services.croft = {
       roles = [ "scheduler" ];
       listeners = lib.mkIf (cfg.listen.workers != null) { inherit (cfg.listen) workers; };
-      settings.scheduler.properties = lib.mkIf (cfg.scheduler.properties != { }) cfg.scheduler.properties;
+      # Actions that demand a toolchain that nobody has are refused by name, on farms that have none, too.
+      settings.scheduler.properties =
+        lib.mapAttrs' (kind: _: lib.nameValuePair "toolchain-${kind}" "exact") (
+          import ../local-remote-execution/kinds.nix
+        )
+        // cfg.scheduler.properties;
     };
   };
 }

@@ -9,6 +9,16 @@ let
   inherit (lib) mkOption types;
   cfg = config.services.croft.worker;
   hardening = import ./hardening.nix;
+  # Of the list, those that are values of local-remote-execution; the others are packages.
+  isToolchain = value: lib.isAttrs value && value._type or null == "croft-toolchain";
+  toolchainType = types.addCheck types.raw isToolchain // {
+    description = "toolchain";
+  };
+  known = import ../local-remote-execution/worker.nix { inherit lib; } (
+    lib.filter isToolchain cfg.toolchains
+  );
+  packages = lib.filter (value: !isToolchain value) cfg.toolchains ++ known.packages;
+  properties = known.properties // cfg.properties;
   isAlone = lib.unique config.services.croft.roles == [ "worker" ];
 in
 {
@@ -31,7 +41,7 @@ in
     };
 
     toolchains = mkOption {
-      type = types.listOf types.package;
+      type = types.listOf (types.either toolchainType types.package);
       default = [
         pkgs.bash
         pkgs.coreutils
@@ -48,6 +58,9 @@ in
       description = ''
         What actions can see of a system: these packages and all that they need, each at its own store path, read-only. Actions that name
         other paths of the host do not find them, so that what they do depends on their inputs and on this list alone.
+
+        A toolchain of {file}`local-remote-execution` brings its links, too, and is offered by its hash: clients that build with the same
+        find this worker, and those whose toolchain differs are told that no worker has theirs.
       '';
     };
 
@@ -102,10 +115,10 @@ in
       settings.worker = {
         name = lib.mkDefault config.networking.hostName;
         root = {
-          closure = "${pkgs.closureInfo { rootPaths = cfg.toolchains; }}/store-paths";
-          inherit (cfg) links;
+          closure = "${pkgs.closureInfo { rootPaths = packages; }}/store-paths";
+          links = cfg.links // known.links;
         };
-        properties = lib.mkIf (cfg.properties != { }) cfg.properties;
+        properties = lib.mkIf (properties != { }) properties;
         drain_timeout = "${toString cfg.drainTimeout}s";
         # An action that could take the whole machine is worse than a worker that says why it does not start.
         limits.required = lib.mkDefault true;

@@ -110,6 +110,26 @@ in
     lib.mapAttrs (_: host: host.config.services.croft.configFile) hosts
   );
 
+  local-remote-execution =
+    pkgs.runCommand "croft-local-remote-execution"
+      {
+        # Those of nixpkgs are evaluated and not built.
+        evaluated = builtins.unsafeDiscardStringContext (
+          builtins.toJSON (
+            lib.mapAttrs (_: toolchain: {
+              inherit (toolchain) hash environment;
+              inherit (toolchain.bazel) files flags;
+            }) (import ../local-remote-execution { inherit pkgs; }).toolchains
+          )
+        );
+      }
+      ''
+        diff -ru --exclude='*.nix' ${
+          import ../local-remote-execution/example { inherit pkgs; }
+        } ${../local-remote-execution/example}
+        touch $out
+      '';
+
   options-reference = pkgs.runCommand "croft-options-reference" { } ''
     diff -u ${../docs/options.md} ${
       self.packages.${pkgs.stdenv.hostPlatform.system}.options-reference

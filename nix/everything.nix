@@ -1,5 +1,8 @@
 # A host with all that the modules can do, so that the checks go through all of them.
 { pkgs, ... }:
+let
+  inherit (import ../local-remote-execution { inherit pkgs; }) toolchains;
+in
 {
   networking.hostName = "everything";
 
@@ -30,6 +33,11 @@
     worker = {
       enable = true;
       slots = 4;
+      toolchains = [
+        pkgs.python3
+        toolchains.cc
+        toolchains.shell
+      ];
       properties.gpu = [ "none" ];
       drainTimeout = 120;
     };

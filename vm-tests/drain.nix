@@ -2,47 +2,28 @@
 { pkgs, lib }:
 let
   busybox = pkgs.pkgsStatic.busybox;
-  host = {
-    imports = [ ../nixos/base.nix ];
-    services.croft.farm = {
-      insecure = true;
-      # The test driver numbers the hosts in the order of their names.
-      clients = [ "192.168.1.1" ];
-      hosts.control = {
-        roles = [
-          "cas"
-          "scheduler"
-        ];
-        address = "192.168.1.2";
-      };
-      hosts.worker = {
-        roles = [ "worker" ];
-        address = "192.168.1.3";
-      };
+  host = import ./parts/trusted.nix {
+    inherit lib;
+    clients = [ "client" ];
+    roles = {
+      control = [
+        "cas"
+        "scheduler"
+      ];
+      worker = [ "worker" ];
     };
   };
 in
 {
-  nodes.client = {
-    environment.systemPackages = [
-      pkgs.curl
-      pkgs.python3
-    ];
-    environment.etc."execute.py".source = ./execute.py;
-  };
+  nodes.client.imports = [ ./parts/client.nix ];
   nodes.control = {
     imports = [ host ];
     services.croft.cas.disk.size = "256 MiB";
   };
-  nodes.worker = {
-    imports = [ host ];
-    services.croft = {
-      worker.toolchains = [ busybox ];
-      worker.links = lib.mkForce { "/bin/sh" = "${busybox}/bin/sh"; };
-      # What stands for a machine may have no controllers for its control groups.
-      settings.worker.limits.required = false;
-    };
-  };
+  nodes.worker.imports = [
+    host
+    ./parts/worker.nix
+  ];
 
   testScript = ''
     import json

@@ -42,26 +42,17 @@ in
       services.croft.cas.disk.size = "256 MiB";
     };
     scheduler = host "scheduler";
-    worker = {
-      imports = [ (host "worker") ];
-      services.croft = {
-        worker.toolchains = [ busybox ];
-        worker.links = lib.mkForce { "/bin/sh" = "${busybox}/bin/sh"; };
-        # What stands for a machine may have no controllers for its control groups.
-        settings.worker.limits.required = false;
-      };
-    };
+    worker.imports = [
+      (host "worker")
+      ./parts/worker.nix
+    ];
     monitoring = {
       imports = [ (host "monitoring") ];
       services.croft.monitoring.grafana.enable = false;
       services.croft.monitoring.interval = "1s";
     };
     client = {
-      environment.systemPackages = [
-        pkgs.curl
-        pkgs.python3
-      ];
-      environment.etc."execute.py".source = ./execute.py;
+      imports = [ ./parts/client.nix ];
       environment.etc."token".text = token;
       networking.extraHosts = ''
         ${addresses.cas} cas.farm.example

@@ -1,5 +1,5 @@
 # A machine is installed as an appliance; somebody else's machine has it run an action, and finds the result in the cache.
-{ pkgs, lib }:
+{ pkgs, ... }:
 let
   # `croft token` makes such; here it must be the same each time.
   token = "croft-token-of-the-test-0123456789abcdef";
@@ -7,16 +7,15 @@ let
 in
 {
   nodes.farm = {
-    imports = [ ../nixos/appliance.nix ];
+    imports = [
+      ../nixos/appliance.nix
+      ./parts/worker.nix
+    ];
     services.croft = {
-      worker.toolchains = [ busybox ];
-      worker.links = lib.mkForce { "/bin/sh" = "${busybox}/bin/sh"; };
       access.tokens.builder = {
         sha256 = builtins.hashString "sha256" token;
         groups = [ "developers" ];
       };
-      # What stands for a machine may have no controllers for its control groups.
-      settings.worker.limits.required = false;
       settings.storage.tier = [
         {
           kind = "disk";
@@ -27,11 +26,7 @@ in
   };
 
   nodes.client = {
-    environment.systemPackages = [
-      pkgs.curl
-      pkgs.python3
-    ];
-    environment.etc."execute.py".source = ./execute.py;
+    imports = [ ./parts/client.nix ];
     environment.etc."token".text = token;
     environment.etc."wrong-token".text = "croft-token-of-somebody-else-0123456789";
   };

@@ -87,9 +87,9 @@ async fn main() {
 
 async fn measure(rounds: Rounds, is_wanted: impl Fn(&str) -> bool) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for name in
-        [
-        "actions", "dispatch", "overhead", "reads", "writes", "batches", "singles", "streams", "missing", "results",
+    for name in [
+        "actions", "dispatch", "overhead", "reads", "writes", "batches", "singles", "streams", "missing",
+        "results",
     ] {
         if is_wanted(name) {
             figures.extend(measure_one(name, rounds).await);

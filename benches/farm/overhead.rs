@@ -7,7 +7,9 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -41,10 +43,8 @@ pub(crate) async fn figures(rounds: Rounds) -> Vec<Figure> {
     let mut watching = JoinSet::new();
     let collector = collect(&mut watching).await;
     let plain = Farm::start();
-    let watched = Arc::new(Farm::start_with(&[
-        ("CROFT_TRACE__ENDPOINT", &collector),
-        ("CROFT_TRACE__SAMPLE", "0.01"),
-    ]));
+    let watched =
+        Arc::new(Farm::start_with(&[("CROFT_TRACE__ENDPOINT", &collector), ("CROFT_TRACE__SAMPLE", "0.01")]));
     watching.spawn(scrape(Arc::clone(&watched)));
     let clients = [Client::new(&plain).await, Client::new(&watched).await];
     let mut rates = [const { [const { Vec::new() }; 2] }; 2];

@@ -2,7 +2,7 @@
 # Evaluates the flake, its modules and its hosts with a real Nix, and has croft check the configurations that they give.
 #
 #   scripts/nix/check.sh            check everything
-#   scripts/nix/check.sh --write    write docs/options.md anew
+#   scripts/nix/check.sh --write    write docs/options.md and local-remote-execution/example anew
 #
 # What it needs, and where from: scripts/nix/setup.sh. nixfmt and deadnix are set up with cargo when they are missing.
 set -euo pipefail
@@ -20,6 +20,7 @@ main() {
   if [ "${1:-}" = --write ]; then
     quietly nix build --out-link "$work/options.md" "${flags[@]}" "path:$work/source#options-reference"
     install -m 644 "$work/options.md" docs/options.md
+    write_example
     return
   fi
   mapfile -t files < <(find . -name target -prune -o -name '*.nix' -print)
@@ -28,6 +29,15 @@ main() {
   evaluate
   refuse
   build_checks
+}
+
+write_example() {
+  local example=local-remote-execution/example
+  quietly nix build --out-link "$work/example" "${flags[@]}" \
+    "path:$work/source#legacyPackages.$(uname -m)-linux.localRemoteExecutionExample"
+  rm -rf $example/toolchains
+  cp -r --no-preserve=mode,timestamps "$work/example/." $example/
+  chmod 755 $example/toolchains/*/*.sh
 }
 
 # ---- the checks ----
@@ -67,6 +77,8 @@ linter() {
 evaluate() {
   quietly nix flake check --no-build --all-systems "${flags[@]}" "path:$work/source"
   echo "the flake evaluates"
+  quietly nix eval --raw --impure --expr "import $work/source/scripts/nix/projects.nix (import $work/source/scripts/nix/outputs.nix \"$nixpkgs\")"
+  echo "projects with toolchains evaluate"
 }
 
 # Each of refusals.nix must fail, and say why in its own words.
@@ -89,10 +101,11 @@ refuse() {
 
 build_checks() {
   quietly nix run "${flags[@]}" "path:$work/source" -- --version
-  echo "nix run starts $(tail -n 1 "$work/said")"
+  echo "nix run starts $(tail -n 1 "$said")"
   build modules "every module evaluates alone, and all together"
   build hosts "croft accepts the configuration of every host"
   build options-reference "docs/options.md is that of the modules"
+  build local-remote-execution "local-remote-execution/example is what is generated"
 }
 
 # build CHECK SENTENCE

@@ -5,6 +5,13 @@ let
   appliance = module: self.nixosConfigurations.appliance.extendModules { modules = [ module ]; };
   system = module: (appliance module).config.system.build.toplevel;
   configFile = module: (appliance module).config.services.croft.configFile;
+  toolchains = pkgs: import ../../local-remote-execution { inherit pkgs; };
+  project =
+    choose:
+    let
+      lre = toolchains nixpkgs.legacyPackages.${builtins.currentSystem};
+    in
+    lre.project (choose lre.toolchains);
 in
 {
   type = {
@@ -73,6 +80,31 @@ in
   client-without-farm = {
     message = "services.croft.client does not know the farm";
     attempt = system { services.croft.client.executor = lib.mkForce null; };
+  };
+
+  torn-toolchains = {
+    message = "they want different files at /bin/bash, /bin/sh";
+    attempt = system (
+      { pkgs, ... }:
+      {
+        services.croft.worker.toolchains = map (bash: (toolchains pkgs).make.shell { inherit bash; }) [
+          pkgs.bash
+          pkgs.coreutils
+        ];
+      }
+    );
+  };
+  two-toolchains-of-a-kind = {
+    message = "a project has one toolchain of a kind, here are several of: cc";
+    attempt =
+      (project (known: [
+        known.cc
+        known.clang
+      ])).module;
+  };
+  committed-toolchains-of-others = {
+    message = "The toolchains in the repository are not those of its Nix files";
+    attempt = (project (known: [ known.shell ])).check ../../local-remote-execution/example/toolchains;
   };
 
   # Those that croft itself refuses, when the configuration is built.

@@ -84,5 +84,7 @@ skip() {
 
 # Nix says much when all is well.
 quietly() {
-  "$@" > "$work/said" 2>&1 || { cat "$work/said"; return 1; }
+  # On a line of its own: what a redirection of a program sets is set in that program's process alone.
+  : "${said:=$work/said}"
+  "$@" > "$said" 2>&1 || { cat "$said"; return 1; }
 }

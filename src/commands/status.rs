@@ -9,7 +9,7 @@ use super::RunningFarm;
 use super::admin::{self, Admin};
 use super::{scheduler, table};
 use crate::error::Result;
-use crate::web::{Status, StorageStatus, TierStatus};
+use crate::web::{Lately, Status, StorageStatus, TierStatus};
 
 pub(super) fn run(farm: &RunningFarm, as_json: bool) -> Result<()> {
     let body = admin::run(async { Admin::new(farm)?.ask(Method::GET, ["status.json"]).await })?;
@@ -22,7 +22,20 @@ fn render(status: &Status) -> String {
     let tiers = render_tiers(&status.storage.tiers);
     let pending = render_pending(&status.storage);
     let scheduler = status.scheduler.as_ref().map_or_else(String::new, scheduler::render);
-    format!("croft {}\n\n{tiers}{pending}\n{scheduler}", status.version)
+    let (head, lately) = (render_head(status), status.lately.map_or_else(String::new, render_lately));
+    format!("{head}{lately}\n{tiers}{pending}\n{scheduler}")
+}
+
+fn render_head(status: &Status) -> String {
+    if status.unready.is_empty() {
+        return format!("croft {}, ready\n", status.version);
+    }
+    format!("croft {}, takes no requests: {}\n", status.version, status.unready.join("; "))
+}
+
+fn render_lately(lately: Lately) -> String {
+    let hits = lately.action_cache_hit_rate.map_or_else(unknown, |rate| format!("{:.1} %", 100.0 * rate));
+    format!("last minute: {:.1} actions a second, action cache hit rate {hits}\n", lately.actions_per_second)
 }
 
 fn render_tiers(tiers: &[TierStatus]) -> String {
@@ -84,6 +97,7 @@ mod tests {
             read_bytes: 1 << 20,
             written_bytes: 512,
             evictions: None,
+            scrubbed_bytes: None,
         };
         let idle = TierStatus {
             name: "s3".into(),
@@ -95,9 +109,16 @@ mod tests {
         };
         let storage =
             StorageStatus { tiers: vec![disk, idle], pending_writes: Some(7), pending_bytes: Some(2048) };
-        let text = render(&Status { version: "1.2.3".into(), storage, scheduler: Some(Overview::default()) });
+        let status = Status {
+            version: "1.2.3".into(),
+            unready: Vec::new(),
+            lately: None,
+            storage,
+            scheduler: Some(Overview::default()),
+        };
+        let text = render(&status);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "croft 1.2.3");
+        assert_eq!(lines[0], "croft 1.2.3, ready");
         assert!(lines[2].starts_with("tier  kind  used     max        hit rate"), "{text}");
         assert!(
             lines[3].starts_with("cas   disk  3.0 GiB  200.0 GiB  66.7 %    1.0 MiB  512 B    -"),
@@ -105,5 +126,13 @@ mod tests {
         );
         assert!(lines[4].starts_with("s3    s3    -        200.0 GiB  -"), "{text}");
         assert_eq!(lines[6], "pending writes to slower tiers: 7 (2.0 KiB)");
+        let lately = Some(Lately { actions_per_second: 12.34, action_cache_hit_rate: Some(0.5) });
+        let text = render(&Status { unready: vec!["it is starting".into()], lately, ..status });
+        assert!(
+            text.starts_with(
+                "croft 1.2.3, takes no requests: it is starting\nlast minute: 12.3 actions a second, action cache hit rate 50.0 %\n"
+            ),
+            "{text}"
+        );
     }
 }

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::tls;
 
 /// `[trace]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where spans are sent, as in `http://collector.example:4317`. Unset: nowhere, unless `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
@@ -13,6 +14,8 @@ pub struct Config {
     pub protocol: Protocol,
     /// The share of traces that are kept, from 0 to 1. All calls of a build are of one trace, which is kept whole or not at all.
     pub sample: f64,
+    /// Whom to trust at an endpoint at `https://`, and what to show there. Unset: the authorities of the system, and nothing.
+    pub tls: Option<tls::Client>,
 }
 
 /// How spans are sent.
@@ -27,15 +30,14 @@ pub enum Protocol {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { endpoint: None, protocol: Protocol::Grpc, sample: 1.0 }
+        Self { endpoint: None, protocol: Protocol::Grpc, sample: 1.0, tls: None }
     }
 }
 
 /// What holds, when the environment was asked, too.
 #[derive(Debug, PartialEq)]
 pub(super) struct Settings {
-    /// None: the exporter takes it from the environment itself.
-    pub(super) endpoint: Option<String>,
+    pub(super) endpoint: String,
     pub(super) protocol: Protocol,
     pub(super) sample: f64,
     /// Whether a caller that sends a trace decides for it.
@@ -55,7 +57,11 @@ impl Config {
             if !matches!(scheme, Some("http" | "https")) {
                 problems.push("trace.endpoint is an address that begins with http:// or https://".to_owned());
             }
+            if scheme == Some("http") && self.tls.is_some() {
+                problems.push("trace.tls: trace.endpoint is reached without TLS".to_owned());
+            }
         }
+        problems.extend(self.tls.iter().flat_map(|tls| tls.check("trace.tls")));
         problems
     }
 
@@ -76,8 +82,10 @@ impl Config {
             None | Some("otlp") => {}
             Some(other) => return Err(unknown("OTEL_TRACES_EXPORTER", other, "otlp, none")),
         }
-        let is_set = of_traces("ENDPOINT").is_some();
-        if is_off || (!is_set && self.endpoint.is_none()) {
+        // The variable for traces alone has the whole address, the general one what all signals have in common.
+        let exact = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+        let common = variable("OTEL_EXPORTER_OTLP_ENDPOINT").or_else(|| self.endpoint.clone());
+        if is_off || (exact.is_none() && common.is_none()) {
             return Ok(None);
         }
         let protocol = match of_traces("PROTOCOL").as_deref() {
@@ -87,7 +95,7 @@ impl Config {
             Some(other) => return Err(unknown("OTEL_EXPORTER_OTLP_PROTOCOL", other, "grpc, http/protobuf")),
         };
         let (sample, follows_callers) = self.sampling(&variable)?;
-        let endpoint = self.endpoint.clone().filter(|_| !is_set).map(|endpoint| full(&endpoint, protocol));
+        let endpoint = exact.or_else(|| common.map(|common| full(&common, protocol))).unwrap_or_default();
         Ok(Some(Settings { endpoint, protocol, sample, follows_callers }))
     }
 
@@ -154,7 +162,7 @@ mod tests {
             assert_eq!(settled(&config, variables).unwrap(), None, "{variables:?}");
         }
         let of_file = settled(&to("http://a:1"), &[]).unwrap().unwrap();
-        assert_eq!(of_file.endpoint.as_deref(), Some("http://a:1"));
+        assert_eq!(of_file.endpoint, "http://a:1");
         assert!(of_file.follows_callers && of_file.sample == 1.0);
     }
 
@@ -167,8 +175,12 @@ mod tests {
             ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
         ];
         let settings = settled(&to("http://a:1"), &variables).unwrap().unwrap();
-        let expected =
-            Settings { endpoint: None, protocol: Protocol::Http, sample: 0.25, follows_callers: false };
+        let expected = Settings {
+            endpoint: "http://b:2".into(),
+            protocol: Protocol::Http,
+            sample: 0.25,
+            follows_callers: false,
+        };
         assert_eq!(settings, expected);
     }
 
@@ -180,7 +192,7 @@ mod tests {
             ("http://a/x", "http://a/x"),
         ] {
             let config = Config { protocol: Protocol::Http, ..to(endpoint) };
-            assert_eq!(settled(&config, &[]).unwrap().unwrap().endpoint.as_deref(), Some(full));
+            assert_eq!(settled(&config, &[]).unwrap().unwrap().endpoint, full);
         }
     }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use opentelemetry_sdk::{Resource, runtime};
+use tonic::transport::{Channel, Endpoint};
 
 use super::config::{Protocol, Settings};
 use super::origin::Sampling;
@@ -20,6 +21,10 @@ use crate::{tasks, tls};
 
 /// How long the last spans may take to be sent when the process ends.
 const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// How long a collector may take to accept a connection, and over HTTP to take a batch, which over gRPC is what the variables say (10 s).
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+const SEND_MAX: Duration = Duration::from_secs(10);
 
 /// What exports spans, if anything does.
 #[derive(Debug, Default)]
@@ -33,7 +38,8 @@ impl Export {
     pub fn start(config: &Config) -> Result<Self> {
         let Some(settings) = config.settle(|name| std::env::var(name).ok())? else { return Ok(Self(None)) };
         tls::install();
-        let processor = BatchSpanProcessor::builder(Counted::new(exporter(&settings)?), runtime::Tokio);
+        let exporter = exporter(&settings, &config.tls.clone().unwrap_or_default())?;
+        let processor = BatchSpanProcessor::builder(Counted::new(exporter), runtime::Tokio);
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor.build())
             // A span is made only when it is to be exported.
@@ -65,32 +71,43 @@ impl Export {
     }
 }
 
-fn exporter(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter> {
+fn exporter(settings: &Settings, tls: &tls::Client) -> Result<opentelemetry_otlp::SpanExporter> {
     let builder = opentelemetry_otlp::SpanExporter::builder();
     let built = match settings.protocol {
         Protocol::Grpc => {
-            let mut builder = builder.with_tonic();
-            if let Some(endpoint) = &settings.endpoint {
-                builder = builder.with_endpoint(endpoint);
-            }
-            builder.build()
+            let channel = channel(&settings.endpoint, tls).context(|| "export traces")?;
+            builder.with_tonic().with_channel(channel).build()
         }
-        Protocol::Http => {
-            let client = reqwest::Client::builder().build();
-            let client = client.map_err(|error| Error::bug("make an HTTP client").with_source(error))?;
-            let mut builder = builder
-                .with_http()
-                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                .with_http_client(client);
-            if let Some(endpoint) = &settings.endpoint {
-                builder = builder.with_endpoint(endpoint);
-            }
-            builder.build()
-        }
+        Protocol::Http => builder
+            .with_http()
+            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_http_client(client(tls).context(|| "export traces")?)
+            .with_endpoint(&settings.endpoint)
+            .build(),
     };
     built
         .map_err(|error| Error::invalid("the address that traces go to is wrong").with_source(error))
         .context(|| "export traces")
+}
+
+/// Connects when the first spans are sent. The exporter bounds the time of a call.
+fn channel(endpoint: &str, tls: &tls::Client) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|error| Error::invalid("the address that traces go to is none").with_source(error))?
+        .connect_timeout(CONNECT_MAX);
+    if endpoint.uri().scheme_str() != Some("https") {
+        return Ok(endpoint.connect_lazy());
+    }
+    let connector = tls::Connector::new("traces", "trace.tls", tls, Some(b"h2"))?;
+    Ok(endpoint.connect_with_connector_lazy(connector.dial()))
+}
+
+fn client(tls: &tls::Client) -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder()
+        .connect_timeout(CONNECT_MAX)
+        .timeout(SEND_MAX)
+        .tls_backend_preconfigured(tls::preconfigured("trace.tls", tls)?);
+    client.build().map_err(|error| Error::bug("make an HTTP client").with_source(error))
 }
 
 /// Who we are: as the environment says (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`), else `croft`.

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics;
 use crate::tasks::Shutdown;
 
@@ -28,6 +30,18 @@ struct Sample {
     running: Option<usize>,
 }
 
+/// Looks that [`Lately`] is about: a minute of them.
+const LATELY: usize = 12;
+
+/// What the farm has done in the last minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lately {
+    /// Actions that workers have answered.
+    pub actions_per_second: f64,
+    /// The part of the look-ups in the action cache that were hits; `None` without look-ups.
+    pub action_cache_hit_rate: Option<f64>,
+}
+
 /// What the charts show; the oldest look first.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Curves {
@@ -50,6 +64,20 @@ impl History {
         while samples.len() > SAMPLES_MAX {
             samples.pop_front();
         }
+    }
+
+    /// None before the second look.
+    pub(super) fn lately(&self) -> Option<Lately> {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = samples.back()?;
+        let first = samples.get(samples.len().saturating_sub(LATELY + 1)).filter(|_| samples.len() > 1)?;
+        let seconds: f64 =
+            samples.iter().rev().take(LATELY.min(samples.len() - 1)).map(|one| one.seconds).sum();
+        let lookups = last.lookups - first.lookups;
+        Some(Lately {
+            actions_per_second: (last.actions - first.actions) as f64 / seconds.max(0.001),
+            action_cache_hit_rate: (lookups > 0).then(|| (last.hits - first.hits) as f64 / lookups as f64),
+        })
     }
 
     pub(super) fn curves(&self) -> Curves {
@@ -102,7 +130,7 @@ mod tests {
     #[test]
     fn rates_are_of_the_time_between_two_looks() {
         let history = History::default();
-        assert_eq!(history.curves(), Curves::default());
+        assert_eq!((history.curves(), history.lately()), (Curves::default(), None));
         let sample = |actions, (hits, lookups), queued| Sample {
             seconds: 5.0,
             actions,
@@ -118,6 +146,12 @@ mod tests {
         assert_eq!(curves.actions, [Some(2.0), Some(0.0)]);
         assert_eq!(curves.hit_rate, [Some(0.75), None]);
         assert_eq!(curves.queued, [Some(2.0), None]);
+        let lately = Lately { actions_per_second: 1.0, action_cache_hit_rate: Some(0.75) };
+        assert_eq!(history.lately(), Some(lately));
+        for _ in 0..LATELY {
+            history.add(sample(10, (3, 4), None));
+        }
+        assert_eq!(history.lately(), Some(Lately::default()));
     }
 
     #[test]

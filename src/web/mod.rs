@@ -46,7 +46,7 @@ use tonic::service::Routes;
 pub use self::admission::ADMIN_HEADER;
 pub use self::audit::{AuditNumbers, AuditRequest};
 pub use self::config::Config;
-pub use self::history::History;
+pub use self::history::{History, Lately};
 pub use self::overview::Status;
 use self::page::Section;
 pub use self::readiness::{Readiness, Unready};

@@ -9,6 +9,7 @@ use crate::scheduler::{Load, Overview};
 
 use super::answer::{failed, json};
 use super::chart::{Chart, figure};
+use super::history::Lately;
 use super::page::{Section, facts, page};
 use super::{Pages, StorageStatus, TierStatus, scheduler, text};
 
@@ -16,6 +17,10 @@ use super::{Pages, StorageStatus, TierStatus, scheduler, text};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
+    /// Why the farm takes no requests, a sentence each; empty when it does.
+    pub unready: Vec<String>,
+    /// None when the farm has just started.
+    pub lately: Option<Lately>,
     pub storage: StorageStatus,
     /// None where this process schedules nothing.
     pub scheduler: Option<Overview>,
@@ -25,7 +30,9 @@ pub(super) async fn status(State(pages): State<Pages>) -> Response {
     match scheduler::overview(&pages).await {
         Ok(scheduler) => {
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            json(&Status { version, storage: pages.storage.status(), scheduler })
+            let unready = pages.readiness.reasons().lines().map(str::to_owned).collect();
+            let (lately, storage) = (pages.history.lately(), pages.storage.status());
+            json(&Status { version, unready, lately, storage, scheduler })
         }
         Err(error) => failed(&error),
     }

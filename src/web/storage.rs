@@ -72,6 +72,8 @@ pub struct TierStatus {
     pub written_bytes: u64,
     /// `None` for a tier that evicts nothing itself.
     pub evictions: Option<u64>,
+    /// Bytes that scrubs have verified; `None` for a tier that is not scrubbed here.
+    pub scrubbed_bytes: Option<u64>,
 }
 
 /// What a pass over one tier found and put right.
@@ -232,6 +234,7 @@ impl Tier {
             read_bytes: bytes("read"),
             written_bytes: bytes("written"),
             evictions: metrics::value("croft_store_evictions_total", &[("tier", name)]),
+            scrubbed_bytes: metrics::value("croft_store_scrubbed_bytes_total", &[("tier", name)]),
         }
     }
 }

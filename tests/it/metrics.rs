@@ -14,10 +14,11 @@ use crate::farm::Farm;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the farm of these tests does not show: nothing of that kind happens there.
-const ELSEWHERE: [&str; 18] = [
+const ELSEWHERE: [&str; 20] = [
     "croft_access_refusals_total",
     "croft_cloud_errors_total",
     "croft_cloud_requests_total",
+    "croft_connections_refused_total",
     "croft_reload_failures_total",
     "croft_scheduler_queue_length",
     "croft_store_fills_total",
@@ -30,6 +31,7 @@ const ELSEWHERE: [&str; 18] = [
     "croft_store_write_through_total",
     "croft_tls_certificate_expiry_timestamp_seconds",
     "croft_tls_handshake_failures_total",
+    "croft_trace_spans_total",
     "croft_worker_persistent_processes",
     "croft_worker_persistent_requests_total",
     "croft_workers_wanted",

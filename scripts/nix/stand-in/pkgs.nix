@@ -32,6 +32,7 @@ let
   croft = builtins.getEnv "CROFT_IN_STORE";
 
   named = lib.genAttrs [
+    "bazel_8"
     "btrfs-progs"
     "cacert"
     "cargo"
@@ -66,12 +67,25 @@ let
         buildPlatform = base.stdenv.hostPlatform // {
           canExecute = _: true;
         };
-        cc = base.fromHost "cc" [
-          "cc"
-          "c++"
-          "ld"
-          "ar"
-        ];
+        cc =
+          base.fromHost "cc" [
+            "cc"
+            "c++"
+            "ld"
+            "ar"
+          ]
+          // {
+            bintools = base.fromHost "binutils" [ "ar" ];
+            cc = base.fromHost "gcc" [ "gcc" ];
+            libc = base.fromHost "libc" [ "ldd" ];
+          };
+      };
+      clangStdenv.cc = pkgs.stdenv.cc // {
+        isClang = true;
+      };
+      jdk = base.fromHost "jdk" [ "java" ] // {
+        version = "21";
+        home = "/usr/lib/jvm/default-java";
       };
       pkgsStatic = pkgs // {
         # A program that needs nothing of the host where it runs: what a sandbox can have for a toolchain here.

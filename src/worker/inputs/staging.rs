@@ -18,7 +18,7 @@ use crate::tasks;
 use crate::worker::sandbox::Ownership;
 
 /// Files that are opened together; each may hold a descriptor, and several roots are staged at a time.
-const BATCH_FILES: usize = 32;
+pub(super) const BATCH_FILES: usize = 32;
 /// Batches of one root on their way at a time: one is opened while others are placed.
 const BATCHES_MAX: usize = 4;
 /// Batches of all roots on their way at a time. With two descriptors for a file they take at most half of 1,024.
