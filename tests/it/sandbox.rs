@@ -357,6 +357,11 @@ fn the_sandbox_works_without_root() {
 
 /// Runs the tests whose names begin with `filter` as `nobody` and returns what they printed; `None` where that is not possible.
 pub(crate) fn as_nobody(filter: &str) -> Option<String> {
+    as_nobody_below("", filter)
+}
+
+/// The same, started by the shell command `starter`, as root, that is followed by what it starts.
+fn as_nobody_below(starter: &str, filter: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: this whole run is without root already");
         return None;
@@ -372,10 +377,12 @@ pub(crate) fn as_nobody(filter: &str) -> Option<String> {
     fs::set_permissions(stores.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
     let delegated = groups::Delegated::new();
     // The shell moves itself to the control group, as a service manager would.
-    let script = "[ -z \"$GROUP\" ] || echo $$ > \"$GROUP/cgroup.procs\"; exec setpriv --reuid=65534 --regid=65534 \
-                  --clear-groups --inh-caps=-all \"$0\" \"$@\"";
+    let script = format!(
+        "[ -z \"$GROUP\" ] || echo $$ > \"$GROUP/cgroup.procs\"; exec {starter} setpriv --reuid=65534 --regid=65534 \
+         --clear-groups --inh-caps=-all \"$0\" \"$@\""
+    );
     let output = std::process::Command::new("/bin/sh")
-        .args(["-c", script])
+        .args(["-c", &script])
         .arg(directory.path().join("it"))
         .args([filter, "--skip", "without_root"])
         .env("GROUP", delegated.as_ref().map_or(Path::new(""), |delegated| delegated.path()))

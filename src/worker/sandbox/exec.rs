@@ -1,8 +1,7 @@
 //! The last steps of a child before it becomes the command: its session, its descriptors, its limits, no privileges.
 
 use std::ffi::{CStr, CString};
-use std::fmt::Write as _;
-use std::io;
+use std::io::{self, IoSlice, Write as _};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +18,8 @@ use super::wire::{self, Left};
 const NOT_FOUND: i32 = 127;
 /// As a shell: the program is there and cannot be executed.
 const NOT_EXECUTABLE: i32 = 126;
+/// Room for what the kernel says of a program that cannot be executed.
+const SENTENCE_BYTES: usize = 256;
 /// Searched when the command's environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/bin:/bin";
 
@@ -26,7 +27,6 @@ const DEFAULT_PATH: &str = "/usr/bin:/bin";
 /// the host's, which for stacks is none nearly everywhere.
 const LIMITS: &[(Resource, u64, Option<u64>)] = &[
     (Resource::Core, 0, Some(0)),
-    (Resource::Nofile, 1024, Some(65_536)),
     (Resource::Stack, 8 << 20, None),
     // The host's own depend on its memory.
     (Resource::Sigpending, 4096, Some(4096)),
@@ -36,6 +36,14 @@ const LIMITS: &[(Resource, u64, Option<u64>)] = &[
     (Resource::Nice, 0, Some(0)),
     (Resource::Rtprio, 0, Some(0)),
 ];
+
+/// What the kernel takes as a path, with the NUL.
+const PATH_BYTES: usize = 4096;
+/// Directories of a command's PATH that are searched, far more than any has: each is a try that nobody can cut short, and a
+/// path in the init's memory.
+const DIRECTORIES_MAX: usize = 1024;
+/// Descriptors of a command. The launcher and its inits have one for each network.
+const DESCRIPTORS: (u64, u64) = (1024, 65_536);
 
 /// A program with what it gets, as `execve` wants it.
 pub(super) struct Program {
@@ -67,45 +75,67 @@ pub(super) struct Beginning<'a> {
     /// What the command reads, which is nothing if there is none.
     pub(super) stdin: Option<&'a OwnedFd>,
     pub(super) left: &'a Left,
+    pub(super) working_directory: &'a CStr,
     pub(super) program: &'a Program,
     pub(super) ceilings: &'a Ceilings,
 }
 
 /// Becomes the command, or ends with a shell's exit code and a sentence on stderr. Its memory may be the init's, which waits.
 pub(super) fn main(beginning: &Beginning<'_>) -> ! {
-    let Beginning { channel, filter, stdin, left, program, ceilings } = beginning;
-    if let Err(fault) = prepare((*stdin, left), ceilings, filter) {
-        // The farm takes the first message, so the code of this process does not matter any more.
-        let _ = wire::send_fault(channel, &fault);
-        sys::exit_now(NOT_EXECUTABLE);
+    let Beginning { channel, stdin, left, program, .. } = beginning;
+    let channel = connect((*stdin, left), channel).unwrap_or_else(|fault| give_up(channel, &fault));
+    if let Err(fault) = prepare(beginning) {
+        give_up(&channel, &fault);
     }
     let error = execute(program);
     let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE };
-    let name = program.arguments.list().first().map_or(Default::default(), |name| name.to_string_lossy());
-    let mut sentence = format!("croft: {name}: ");
-    let _ = match error.raw_os_error() {
-        Some(libc::ENOENT) => write!(sentence, "not found"),
-        Some(libc::EACCES) => write!(sentence, "permission denied"),
-        _ => write!(sentence, "cannot be executed: {error}"),
-    };
-    sentence.push('\n');
-    let _ = rustix::io::write(rustix::stdio::stderr(), sentence.as_bytes());
+    let name = program.arguments.list().first().map_or(&[][..], |name| name.as_bytes());
+    say_why(name, &error);
     sys::exit_now(code)
 }
 
-fn prepare(
-    (stdin, left): (Option<&OwnedFd>, &Left),
-    ceilings: &Ceilings,
-    filter: &Filter,
-) -> Result<(), Fault> {
-    rustix::process::setsid().step("start a session")?;
+/// Without memory that would stay allocated in the init: nobody gives back what this process allocates.
+fn say_why(name: &[u8], error: &io::Error) {
+    let mut other = [0; SENTENCE_BYTES];
+    let reason = match error.raw_os_error() {
+        Some(libc::ENOENT) => "not found".as_bytes(),
+        Some(libc::EACCES) => "permission denied".as_bytes(),
+        _ => {
+            let mut rest = &mut other[..];
+            // What does not fit is left out.
+            let _ = write!(rest, "cannot be executed: {error}");
+            let length = SENTENCE_BYTES - rest.len();
+            &other[..length]
+        }
+    };
+    let sentence = [&b"croft: "[..], name, b": ", reason, b"\n"].map(IoSlice::new);
+    let _ = rustix::io::writev(rustix::stdio::stderr(), &sentence);
+}
+
+fn give_up(channel: &OwnedFd, fault: &str) -> ! {
+    // The farm takes the first message, so the code of this process does not matter any more.
+    let _ = wire::send_fault(channel, fault);
+    sys::exit_now(NOT_EXECUTABLE)
+}
+
+/// Sets the first three descriptors and closes all others but the channel, whose new number is returned: among them are some that
+/// lead to the host, and the path of a program, or of what interprets it, may go through them.
+fn connect((stdin, left): (Option<&OwnedFd>, &Left), channel: &OwnedFd) -> Result<OwnedFd, Fault> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
     rustix::stdio::dup2_stdin(stdin.unwrap_or(&null)).step("set stdin")?;
     rustix::stdio::dup2_stdout(&left.stdout).step("set stdout")?;
     rustix::stdio::dup2_stderr(&left.stderr).step("set stderr")?;
-    sys::close_on_exec_from(3).step("close all other descriptors")?;
+    drop(null);
+    sys::close_all_but(channel).step("close all other descriptors")
+}
+
+fn prepare(Beginning { working_directory, ceilings, filter, .. }: &Beginning<'_>) -> Result<(), Fault> {
+    rustix::process::setsid().step("start a session")?;
+    // Here and not in the init, whose descriptors a link among the inputs could lead through.
+    rustix::process::chdir(*working_directory).step("enter the working directory")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    limit(Resource::Nofile, DESCRIPTORS.0, Some(DESCRIPTORS.1)).step("limit descriptors")?;
     set_ceilings(ceilings).step("limit processes and files")?;
     // The command finds itself at the root of all control groups, whatever the host calls its own.
     sys::unshare(UnshareFlags::NEWCGROUP).step("create a control group namespace")?;
@@ -169,12 +199,15 @@ fn places(name: &CStr, environment: &[CString]) -> Vec<CString> {
     if name.is_empty() {
         return Vec::new();
     }
-    if name.to_bytes().contains(&b'/') {
+    let length = name.to_bytes().len();
+    if name.to_bytes().contains(&b'/') || length >= PATH_BYTES {
         return vec![name.to_owned()];
     }
     let path = environment.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
     path.unwrap_or(DEFAULT_PATH.as_bytes())
         .split(|byte| *byte == b':')
+        .take(DIRECTORIES_MAX)
+        .filter(|directory| directory.len() + length < PATH_BYTES - 1)
         .map(|directory| {
             // An empty entry means the working directory.
             let directory = if directory.is_empty() { b".".as_slice() } else { directory };
@@ -194,5 +227,13 @@ mod tests {
         assert_eq!(places(c"bin/tool", &path), [c"bin/tool".to_owned()]);
         assert_eq!(places(c"tool", &[]), [c"/usr/bin/tool".to_owned(), c"/bin/tool".into()]);
         assert!(places(c"", &path).is_empty());
+    }
+
+    #[test]
+    fn a_long_path_and_a_long_name_make_no_product() {
+        let path = [CString::new(format!("PATH={}", ":".repeat(1 << 20))).expect("no NUL")];
+        assert_eq!(places(c"tool", &path).len(), DIRECTORIES_MAX);
+        let name = CString::new("x".repeat(1 << 20)).expect("no NUL");
+        assert_eq!(places(&name, &path), [name], "the kernel says that it is too long");
     }
 }

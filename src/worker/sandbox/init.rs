@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::exchange;
 use super::exec::{self, Beginning};
-use super::launcher::{Fault, Rooms, Scratch, Step};
+use super::launcher::{Fault, Rooms, Scratch, Step, network};
 use super::order::{MEMORY_OPTIONS, Order, Plan, Purpose, Writable};
 use super::seccomp::Filter;
 use super::stage::{Bases, Stage};
@@ -57,7 +57,8 @@ pub(super) fn main(mut init: Init<'_>) -> ! {
 }
 
 impl Init<'_> {
-    fn serve(&mut self) -> Result<(), Fault> {
+    /// Makes of this process what it is for all actions; what tells of its children.
+    fn begin(&self, bases: &mut Bases<'_>) -> Result<OwnedFd, Fault> {
         // Dies with the launcher, and with it (as pid 1 of its namespace) everything that the action started.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .step("bind the init to the launcher")?;
@@ -66,13 +67,31 @@ impl Init<'_> {
             .step("enter the network")?;
         // The modes of what is made are what the command sees; it gets a umask of its own.
         rustix::process::umask(Mode::empty());
-        let mut bases = Bases::new(self.rooms);
         bases.enter(0)?;
+        Ok(children)
+    }
+
+    fn serve(&mut self) -> Result<(), Fault> {
+        let mut bases = Bases::new(self.rooms);
+        let mut buffer = vec![0; wire::PIECE_BYTES];
+        let children = match self.begin(&mut bases) {
+            Ok(children) => children,
+            Err(fault) => {
+                // Somebody must hear what the machine lacks; and who ended at once would be replaced at once.
+                if let Some((_, task)) = self.receive(&mut buffer) {
+                    let _ = wire::send_fault(&task.channel, &fault);
+                }
+                return Err(fault);
+            }
+        };
         let numbers = File::options().write(true).open(LAST_PID).ok();
         let memory = (self.scratch == Scratch::Memory).then(|| MEMORY_OPTIONS.to_owned());
         let mut next = (0, memory);
-        let mut buffer = vec![0; wire::PIECE_BYTES];
         loop {
+            if is_network_used() {
+                // Where there can be no other, because there are too many, the old one is better than none.
+                let _ = network();
+            }
             // What fails here fails again when there is an action, which is told then.
             let stage = Stage::make(&mut bases, next.0, next.1.clone()).ok();
             let Some((length, task)) = self.receive(&mut buffer) else { return Ok(()) };
@@ -131,10 +150,10 @@ impl Init<'_> {
                 None
             }
         };
-        rustix::process::chdir(&plan.working_directory).step("enter the working directory")?;
-        let Plan { program, ceilings, purpose, .. } = plan;
-        let filter = self.filter;
-        let beginning = Beginning { channel, filter, stdin: stdin.as_ref(), left: &left, program, ceilings };
+        let Plan { working_directory, program, ceilings, purpose, .. } = plan;
+        let (filter, stdin_of) = (self.filter, stdin.as_ref());
+        let beginning =
+            Beginning { channel, filter, stdin: stdin_of, left: &left, working_directory, program, ceilings };
         let group = group.as_ref().map(AsFd::as_fd);
         let command = sys::fork_sharing(group, self.stack, exec::main, &beginning)
             .step("start a process for the command")?;
@@ -145,6 +164,13 @@ impl Init<'_> {
         let _ = wire::send_end(channel, &account, &left);
         Ok(())
     }
+}
+
+/// Whether anything was ever sent in this process' network. A connection keeps its port for a minute after both ends are gone.
+fn is_network_used() -> bool {
+    let interfaces = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let mut counts = interfaces.lines().filter_map(|line| line.trim_start().strip_prefix("lo:"));
+    counts.any(|counts| counts.contains(|digit| matches!(digit, '1'..='9')))
 }
 
 /// What an order asks for, whose first datagram is `first`. A farm that does not send the rest closes the channel.

@@ -39,6 +39,9 @@ const NAMESPACES: UnshareFlags = UnshareFlags::NEWUSER
 /// How long the place of an init that has ended stays empty, so that one that ends at once does not take a processor.
 const REPLACEMENT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
+/// How long a place stays empty that the kernel has given no process for.
+const REFUSAL_PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// A sentence for people: what could not be done, why, and what to change.
 pub(super) type Fault = String;
 
@@ -234,8 +237,9 @@ fn unshare((uid, gid): Ids) -> Result<(), Fault> {
     fs::write("/proc/self/gid_map", format!("{INSIDE_ID} {gid} 1")).step("map the group")
 }
 
-/// A network with nothing but a loopback interface. Making one takes longer than all else of an action, so they are reused.
-fn network() -> Result<OwnedFd, Fault> {
+/// Enters a new network with nothing but a loopback interface. Making one takes longer than all else of an action, so one in which
+/// nothing was sent is used again.
+pub(super) fn network() -> Result<OwnedFd, Fault> {
     sys::unshare(UnshareFlags::NEWNET).step("create a network namespace")?;
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).step("open a socket")?;
     sys::loopback_up(&socket).step("bring up the loopback interface")?;
@@ -295,7 +299,8 @@ impl Keeper<'_> {
             // Nothing is expected of the socket: what comes is for the inits, and its end is told in any case.
             let mut fds =
                 [PollFd::new(children, PollFlags::IN), PollFd::new(self.orders, PollFlags::empty())];
-            match poll(&mut fds, None) {
+            let is_full = self.inits.iter().all(Option::is_some);
+            match poll(&mut fds, (!is_full).then_some(&REFUSAL_PAUSE)) {
                 Err(Errno::INTR) => continue,
                 Err(_) => return,
                 Ok(_) => {}

@@ -121,6 +121,9 @@ const TERMINAL_INPUT: &[u64] = &[0x5412, 0x541C];
 /// the question what it is. The others undo protections, such as addresses that are not executable.
 const PERSONALITIES: &[u64] = &[0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0x4_0008, 0xffff_ffff];
 
+/// The init, which is the command's user to the kernel and hands its limits on to the next action.
+const INIT: u64 = 1;
+
 /// The filter as the kernel wants it. Children inherit it and cannot take it off.
 pub(super) struct Filter(BpfProgram);
 
@@ -260,6 +263,7 @@ fn conditional() -> BTreeMap<i64, Vec<SeccompRule>> {
         (libc::SYS_socketpair, vec![rule([argument(0, Ne, family(libc::AF_UNIX))])]),
         (libc::SYS_ioctl, on_terminals.collect()),
         (libc::SYS_personality, vec![rule(personality)]),
+        (libc::SYS_prlimit64, vec![rule([argument(0, Eq, INIT)])]),
     ])
 }
 
@@ -350,6 +354,13 @@ mod tests {
         assert_eq!(on(libc::SYS_unshare, &[0x400]), ALLOWED);
         assert_eq!(on(libc::SYS_personality, &[0x4_0000]), ALLOWED);
         assert_eq!(on(libc::SYS_ioctl, &[1, 0x5413]), ALLOWED);
+    }
+
+    #[test]
+    fn a_command_changes_its_own_limits_and_not_its_inits() {
+        assert_eq!(on(libc::SYS_prlimit64, &[0, 7]), ALLOWED);
+        assert_eq!(on(libc::SYS_prlimit64, &[2, 7]), ALLOWED);
+        assert_eq!(on(libc::SYS_prlimit64, &[1, 7]), DENIED);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use super::wire::Left;
 
 /// Memory that a command may put into `/dev/shm`.
 const SHM_OPTIONS: &CStr = c"mode=1777,size=512m";
+/// Without the init, whose counts of time and memory tell of earlier actions.
+const PROC_OPTIONS: &CStr = c"hidepid=2";
 const PTS_OPTIONS: &CStr = c"newinstance,ptmxmode=0666,mode=0620";
 
 /// The roots as one init has them: each with a `/proc` that shows its processes. All its stages are made from these.
@@ -39,7 +41,7 @@ impl<'a> Bases<'a> {
         }
         enter_namespace(&self.rooms.roots[root])?;
         sys::unshare(UnshareFlags::NEWNS).step("create an init's namespaces")?;
-        mount("proc", "/proc", "proc", PLAIN | MountFlags::NOEXEC, None)
+        mount("proc", "/proc", "proc", PLAIN | MountFlags::NOEXEC, Some(PROC_OPTIONS))
             .step("mount /proc; in a container, the outer /proc must not be masked")?;
         *made = Some(namespace("/proc")?);
         Ok(())

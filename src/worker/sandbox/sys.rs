@@ -318,6 +318,20 @@ pub(super) fn kill_all() {
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
+/// Closes all descriptors but the first three and `kept`, and returns that under another number. For a process that is about to execute a
+/// program and uses nothing else: the path of what it executes may lead through `/proc/self/fd`.
+pub(super) fn close_all_but(kept: &OwnedFd) -> io::Result<OwnedFd> {
+    const KEPT: libc::c_int = 3;
+    if kept.as_raw_fd() != KEPT {
+        // SAFETY: the call has no memory effects; what has had the number belongs to nobody who goes on using it.
+        check(unsafe { libc::dup3(kept.as_raw_fd(), KEPT, libc::O_CLOEXEC) }.into())?;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) })?;
+    // SAFETY: it is open, and whoever has had the number has lost it.
+    Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
+}
+
 /// Marks all descriptors from `first` on to be closed by `execve`.
 pub(super) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
@@ -393,6 +407,8 @@ pub(super) fn wait(is_patient: bool) -> io::Result<Wait> {
         // SAFETY: both pointers are valid for writes, and the kernel keeps neither.
         match unsafe { libc::wait4(-1, &raw mut status, options, &raw mut usage) } {
             0 => return Ok(Wait::Running),
+            // It has asked to be traced by its parent, as which the kernel tells of each signal that it gets.
+            pid if pid > 0 && libc::WIFSTOPPED(status) => continue,
             pid if pid > 0 => return Ok(Wait::Ended { pid, status, used: Usage::from(&usage) }),
             _ => {}
         }
