@@ -187,6 +187,9 @@ impl Shared {
 
     pub(super) async fn remove(self: &Arc<Self>, key: &Key) -> Result<()> {
         let _turn = if key.is_mutable() { Some(self.turns.change(key).await?) } else { None };
+        if key.is_mutable() {
+            self.remove_below(key).await?;
+        }
         if let Some(journal) = &self.journal {
             journal.withdraw(key).await;
         }
@@ -196,6 +199,17 @@ impl Shared {
         }
         self.flights.cancel(key);
         result
+    }
+
+    /// Removes a result from all behind the first durable tier, from slow to fast, and gives up where that fails: a newer value that only
+    /// the faster tiers have must not go before an older one, which would be found again. What is written back meanwhile is removed
+    /// with the rest.
+    async fn remove_below(&self, key: &Key) -> Result<()> {
+        let first = self.tiers.iter().position(|tier| tier.is_durable()).unwrap_or(0);
+        for tier in self.tiers.iter().skip(first + 1).rev() {
+            tier.remove(key).await?;
+        }
+        Ok(())
     }
 }
 

@@ -228,6 +228,24 @@ async fn what_is_removed_is_gone_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_below_is_not_uncovered_above() {
+    let farm = Farm::new();
+    let tiered = farm.back();
+    let key = Key::Asset([1; 32]);
+    let arrives = async |value: &str| {
+        until("a value arrives", || farm.slow.holds(&key).is_some_and(|held| held == value)).await;
+    };
+    tiered.put(&key, Blob::Whole(Bytes::from_static(b"old"))).await.unwrap();
+    arrives("old").await;
+    farm.slow.shut(true);
+    tiered.put(&key, Blob::Whole(Bytes::from_static(b"new"))).await.unwrap();
+    assert!(tiered.remove(&key).await.is_err());
+    farm.slow.shut(false);
+    assert_eq!(read(&tiered, &key).await.unwrap().unwrap(), "new");
+    arrives("new").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_the_tier_of_record_is_down_only_what_is_pending_is_present() {
     let farm = Farm::new();
     let tiered = farm.back();
