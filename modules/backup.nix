@@ -9,6 +9,31 @@ let
   inherit (lib) mkOption types;
   croft = config.services.croft;
   cfg = croft.backup;
+  data = "/var/lib/croft";
+  wanted = "/run/croft-backup/wanted";
+
+  # While nothing writes. Blobs are never written again once they have their names, which their mode says, so that links will do; the
+  # index, which has small blobs and most results in it, and the journal are changed in place.
+  takeLinks = pkgs.writeShellScript "croft-backup-links" ''
+    [ -e ${wanted} ] || exit 0
+    set -euo pipefail
+    rm -rf ${wanted} ${cfg.at}.part
+    trap 'rm -rf ${cfg.at}.part' EXIT
+    mkdir --mode=0700 ${cfg.at}.part
+    cd ${data}
+    for each in *; do
+      case $each in
+        worker | fetch | scheduler) ;;
+        *) cp --archive --link "$each" ${cfg.at}.part ;;
+      esac
+    done
+    find ${cfg.at}.part -type f ! -perm 0444 | while read -r file; do
+      cp --archive "$file" "$file.copy"
+      mv "$file.copy" "$file"
+    done
+    # Last, since its presence says that all is there.
+    mv ${cfg.at}.part ${cfg.at}
+  '';
 in
 {
   imports = [ ./unit.nix ];
@@ -27,11 +52,31 @@ in
       description = "When ({manpage}`systemd.time(7)`).";
     };
 
+    pause = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the service is started again for it, for file systems without snapshots. Between its end and its start the blobs are
+        linked, since nobody writes a blob again once it has its name, and the index is copied, which has the small blobs and most results
+        in it and is changed in place. Clients wait at the sockets meanwhile; what this host's own worker runs begins anew. A service that
+        is stopped stays so, and has no backup.
+      '';
+    };
+
     snapshot = mkOption {
       type = types.lines;
-      default = ''
-        btrfs subvolume snapshot -r /var/lib/croft "$SNAPSHOT"
-      '';
+      default =
+        if cfg.pause then
+          ''
+            touch ${wanted}
+            systemctl try-restart croft.service
+            test -e "$SNAPSHOT"
+          ''
+        else
+          ''
+            btrfs subvolume snapshot -r ${data} "$SNAPSHOT"
+          '';
+      defaultText = lib.literalMD "with {option}`services.croft.backup.pause` links to the files, else a snapshot of btrfs";
       description = ''
         Makes a snapshot of the data at {env}`SNAPSHOT`, all of it at one instant. The farm goes on: what it acknowledges survives a power
         cut, and a snapshot is what a power cut would leave. A copy, file after file, is none, since the index and the files would be of
@@ -45,14 +90,17 @@ in
       example = ''
         restic backup --repo /srv/backup "$SNAPSHOT"
       '';
-      description = "Copies {env}`SNAPSHOT` to another machine. What is below {file}`worker` and {file}`fetch` is not worth copying.";
+      description = ''
+        Copies {env}`SNAPSHOT` to another machine. What is below {file}`worker`, {file}`fetch` and {file}`scheduler` is not worth copying: a
+        farm that is restored has nothing to do. To restore, stop {file}`croft.service` and its sockets on a host of the same roles, put
+        all back in {file}`/var/lib/croft`, owned by `croft`, and start them.
+      '';
     };
 
     remove = mkOption {
       type = types.lines;
-      default = ''
-        btrfs subvolume delete "$SNAPSHOT"
-      '';
+      default = if cfg.pause then ''rm -rf "$SNAPSHOT"'' else ''btrfs subvolume delete "$SNAPSHOT"'';
+      defaultText = lib.literalMD "what removes such links, or such a snapshot";
       description = "Removes the snapshot. It runs after a copy that failed, too.";
     };
 
@@ -65,12 +113,21 @@ in
 
     at = mkOption {
       type = types.externalPath;
-      default = "/var/lib/croft-snapshot";
+      default = if cfg.pause then "${data}/.backup" else "/var/lib/croft-snapshot";
+      defaultText = lib.literalMD "{file}`.backup` in the data for links, else {file}`/var/lib/croft-snapshot`";
       description = "Where the snapshot is, on the file system of the data.";
     };
   };
 
   config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = !cfg.pause || croft.cas.disk.path or null == null;
+        message = ''
+          services.croft.backup.pause links what is below ${data}, and services.croft.cas.disk.path is elsewhere.
+          Set services.croft.backup.snapshot, or mount the disk at ${data}.'';
+      }
+    ];
     systemd.services.croft-backup = {
       description = "Backup of the Croft farm";
       startAt = cfg.schedule;
@@ -95,7 +152,14 @@ in
         Type = "oneshot";
         IOSchedulingClass = "idle";
         Nice = 10;
+        RuntimeDirectory = "croft-backup";
       };
+    };
+    # In the start of the service, since its sockets would start it at the next connection if it were stopped; a farm whose backup fails
+    # starts all the same.
+    systemd.services.croft.serviceConfig = lib.mkIf cfg.pause {
+      ExecStartPre = "-+${takeLinks}";
+      TimeoutStartSec = "1h";
     };
     systemd.timers.croft-backup.timerConfig = {
       Persistent = true;

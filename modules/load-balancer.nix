@@ -130,6 +130,8 @@ in
       config = ''
         defaults
           timeout connect 3s
+          # A server that cannot be reached is passed over before a check has found out.
+          option redispatch 1
           timeout http-request 30s
           # A client hears nothing while its action waits and runs, which may take hours.
           timeout client 12h

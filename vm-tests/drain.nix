@@ -28,7 +28,7 @@ in
   testScript = ''
     import json
 
-    execute = "python3 /etc/execute.py http://control:50051 http://control:50051 /dev/null /dev/null /bin/sh -c"
+    execute = "python3 /etc/farm/execute.py http://control:50051 http://control:50051 /dev/null /dev/null /bin/sh -c"
     workers = "curl --fail --silent http://127.0.0.1:50080/metrics | grep -F 'croft_workers{state=\"open\"} 1'"
     running = "curl --fail --silent http://127.0.0.1:50080/metrics | grep -x 'croft_scheduler_running 1'"
 

@@ -79,7 +79,7 @@ in
 
     def execute(command):
         arguments = "https://scheduler.farm.example:50051 https://cas.farm.example:50051 /etc/token /var/lib/secrets/croft/authority.crt"
-        return json.loads(client.succeed(f"python3 /etc/execute.py {arguments} /bin/sh -c '{command}'"))
+        return json.loads(client.succeed(f"python3 /etc/farm/execute.py {arguments} /bin/sh -c '{command}'"))
 
     start_all()
     for host in farm:

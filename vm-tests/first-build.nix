@@ -36,7 +36,7 @@ in
 
     def execute(command, token="token"):
         arguments = f"https://farm:50051 https://farm:50051 /etc/{token} /etc/authority.crt /bin/sh -c '{command}'"
-        return json.loads(client.succeed(f"python3 /etc/execute.py {arguments}"))
+        return json.loads(client.succeed(f"python3 /etc/farm/execute.py {arguments}"))
 
     start_all()
     farm.wait_for_unit("croft.service")

@@ -72,21 +72,21 @@ in
       monitoring.wait_for_open_port(9093)
 
       with subtest("it sees every host"):
-          retry(lambda: up() == {f"{name}.farm.example:50080" for name in ["control", "worker1", "worker2"]}, timeout=30)
+          retry(lambda *_: up() == {f"{name}.farm.example:50080" for name in ["control", "worker1", "worker2"]}, 30)
 
       with subtest("croft's rules are all in use, and nobody is alarmed"):
           groups = ask("http://127.0.0.1:9090/api/v1/rules")["data"]["groups"]
           assert {group["name"] for group in groups} == {"contract", "scheduler", "storage", "certificates", "croft"}, groups
           assert all(rule["health"] != "err" for group in groups for rule in group["rules"]), groups
-          retry(lambda: firing() == set(), timeout=30)
+          retry(lambda *_: firing() == set(), 30)
 
       with subtest("a worker that is missing is told of"):
           worker2.systemctl("stop croft.service")
-          retry(lambda: firing() == {"CroftFewWorkers"}, timeout=60)
+          retry(lambda *_: firing() == {"CroftFewWorkers"}, 60)
 
       with subtest("until it is back"):
           worker2.systemctl("start croft.service")
-          retry(lambda: firing() == set(), timeout=60)
+          retry(lambda *_: firing() == set(), 60)
 
       with subtest("what Grafana asks answers"):
           assert sources

@@ -37,7 +37,7 @@ in
   testScript = ''
     import json
 
-    execute = "python3 /etc/execute.py http://control:50051 http://control:50051 /dev/null /dev/null /bin/sh -c"
+    execute = "python3 /etc/farm/execute.py http://control:50051 http://control:50051 /dev/null /dev/null /bin/sh -c"
     metrics = "curl --fail --silent http://127.0.0.1:50080/metrics"
 
     def wait_for_workers(count):

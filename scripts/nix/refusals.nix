@@ -81,6 +81,17 @@ in
     message = "services.croft.client does not know the farm";
     attempt = system { services.croft.client.executor = lib.mkForce null; };
   };
+  backup-of-another-place = {
+    message = "services.croft.backup.pause links what is below /var/lib/croft, and services.croft.cas.disk.path is elsewhere";
+    attempt = system {
+      services.croft.cas.disk.path = "/srv/cas";
+      services.croft.backup = {
+        enable = true;
+        pause = true;
+        copy = "true";
+      };
+    };
+  };
 
   torn-toolchains = {
     message = "they want different files at /bin/bash, /bin/sh";

@@ -16,9 +16,11 @@ skipped=3
 export CROFT=${CROFT:-$PWD/${CARGO_TARGET_DIR:-target}/release/croft}
 export NO_COLOR=1
 
-# set_up   gives `work`, a directory that goes away with the script; `nixpkgs`, a flake; `flags` for commands on flakes; and the sources.
+# set_up   gives `work`, a directory that goes away with the script; `said`, a file there for what commands say; `nixpkgs`, a flake;
+# `flags` for commands on flakes; and the sources.
 set_up() {
   work=$(mktemp -d)
+  said=$work/said
   trap 'rm -rf "$work"' EXIT
   find_nix
   find_nixpkgs
@@ -82,9 +84,7 @@ skip() {
   exit "$skipped"
 }
 
-# Nix says much when all is well.
+# Nix says much when all is well. It is in `said`.
 quietly() {
-  # On a line of its own: what a redirection of a program sets is set in that program's process alone.
-  : "${said:=$work/said}"
   "$@" > "$said" 2>&1 || { cat "$said"; return 1; }
 }

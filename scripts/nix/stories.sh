@@ -10,7 +10,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/nix/setup.sh
-story_seconds=300
+story_seconds=360 # more than a story takes by itself, so that it can tidy up
 stories_at_once=2 # they mostly wait, and a machine has two cores at least
 root_seconds=600
 running=0

@@ -1,9 +1,9 @@
-# A machine that builds, with what it needs to speak to a farm: /etc/execute.py has it run a command.
+# A machine that builds, with what it needs to speak to a farm: /etc/farm/execute.py has that run a command.
 { pkgs, ... }:
 {
   environment.systemPackages = [
     pkgs.curl
     pkgs.python3
   ];
-  environment.etc."execute.py".source = ./execute.py;
+  environment.etc.farm.source = ./client;
 }

@@ -1,13 +1,11 @@
-"""Has a farm run one command, with nothing but curl and the messages of the Remote Execution API as bytes.
-
-usage: execute.py SCHEDULER CAS TOKEN_FILE AUTHORITY ARGUMENT…     /dev/null for no token; prints {"exit": …, "cached": …, "stdout": …, "stderr": …, "error": …}
-"""
+"""Calls of the Remote Execution API, with nothing but curl and messages as bytes."""
 
 import hashlib
-import json
 import subprocess
-import sys
 import tempfile
+
+# What curl says of a connection that ended before there was an answer. Then build tools try once more.
+ENDED = (16, 52, 55, 56)
 
 
 def varint(number):
@@ -54,9 +52,8 @@ def digest(blob):
     return field(1, hashlib.sha256(blob).hexdigest().encode()) + field(2, len(blob))
 
 
-def call(url, method, message):
+def call(url, method, message, token="/dev/null", authority="/dev/null"):
     """The messages of the answer, and the status if it is not OK."""
-    token, authority = sys.argv[3:5]
     with tempfile.NamedTemporaryFile() as request, tempfile.NamedTemporaryFile() as headers:
         request.write(b"\0" + len(message).to_bytes(4, "big") + message)
         request.flush()
@@ -65,7 +62,11 @@ def call(url, method, message):
         if secret := open(token).read().strip():
             command += ["--header", "authorization: Bearer " + secret]
         command += ["--data-binary", "@" + request.name, f"{url}/build.bazel.remote.execution.v2.{method}"]
-        body = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        curl = subprocess.run(command, stdout=subprocess.PIPE)
+        if curl.returncode in ENDED and not curl.stdout:
+            curl = subprocess.run(command, stdout=subprocess.PIPE)
+        curl.check_returncode()
+        body = curl.stdout
         lines = headers.read().decode().lower().splitlines()
     status = [line for line in lines if line.startswith("grpc-") and line != "grpc-status: 0"]
     messages = []
@@ -74,31 +75,3 @@ def call(url, method, message):
         messages.append(body[5 : 5 + size])
         body = body[5 + size :]
     return messages, "; ".join(status)
-
-
-def main():
-    command = b"".join(field(1, argument.encode()) for argument in sys.argv[5:])
-    action = field(1, digest(command)) + field(2, digest(b""))
-    blobs = b"".join(field(2, field(1, digest(blob)) + field(2, blob)) for blob in (command, action, b""))
-    _, error = call(sys.argv[2], "ContentAddressableStorage/BatchUpdateBlobs", blobs)
-    messages = []
-    # Standard output and error come with the result.
-    inline = field(10, 1) + field(11, 1)
-    if not error:
-        messages, error = call(sys.argv[1], "Execution/Execute", field(6, digest(action)) + inline)
-    response = fields(fields(fields(messages[-1]).get(5, b"")).get(2, b"")) if messages else {}
-    result = fields(response.get(1, b""))
-    print(
-        json.dumps(
-            {
-                "exit": result.get(4, 0),
-                "cached": bool(response.get(2, 0)),
-                "stdout": result.get(5, b"").decode(),
-                "stderr": result.get(7, b"").decode(),
-                "error": error or (fields(response.get(3, b"")).get(2) or response.get(4, b"")).decode(),
-            }
-        )
-    )
-
-
-main()
