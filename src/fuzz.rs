@@ -1,7 +1,7 @@
 //! What must hold for any bytes that come from outside, a function for each kind of them. `fuzz/` lets libFuzzer look for bytes for
 //! which it does not, and keeps those that were found as seeds, which ordinary tests try again.
 
-pub use crate::rpc::fuzz::{digest, resource_name};
+pub use crate::rpc::fuzz::{build_event, digest, resource_name};
 pub use crate::scheduler::fuzz::journal_record;
 pub use crate::store::fuzz::{tree, zstd_frames};
 pub use crate::worker::fuzz::{command, directory};
@@ -10,7 +10,8 @@ pub use crate::worker::fuzz::{command, directory};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All kinds.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
+    ("build_event", build_event),
     ("command", command),
     ("digest", digest),
     ("directory", directory),

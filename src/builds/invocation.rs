@@ -4,15 +4,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::error::{Error, Kind, Result, shown};
 use crate::proto::rev2::RequestMetadata;
 use crate::scheduler::OperationId;
 
+use super::event::Event;
 use super::record::State;
+use super::streams::{Position, Streams, Turn};
+use super::texts::Texts;
+use super::told::Told;
 
 /// Characters of a tool's name and version that are kept.
 const TOOL_CHARS_MAX: usize = 100;
 
-/// An invocation, as the requests of its client tell of it. What the client itself reports of it has its place here, too.
+/// An invocation, as the requests of its client tell of it, and what the client itself says of it.
 #[derive(Debug, Clone)]
 pub struct Invocation {
     /// The `tool_invocation_id`.
@@ -36,6 +41,12 @@ pub struct Invocation {
     pub succeeded: u64,
     pub failed: u64,
     pub errors: u64,
+    /// What the client says; none where it says nothing, or there was no room for it any more.
+    pub told: Option<Arc<Told>>,
+    /// Who says it; none before anybody has. Nobody else may go on.
+    pub publisher: Option<Arc<str>>,
+    streams: Streams,
+    is_told_forgotten: bool,
     /// Those that are kept, in the order of their arrival.
     operations: VecDeque<OperationId>,
 }
@@ -55,6 +66,10 @@ impl Invocation {
             succeeded: 0,
             failed: 0,
             errors: 0,
+            told: None,
+            publisher: None,
+            streams: Streams::default(),
+            is_told_forgotten: false,
             operations: VecDeque::new(),
         }
     }
@@ -98,6 +113,50 @@ impl Invocation {
             self.executed += 1;
         }
         self.last = now;
+    }
+
+    /// Whether it is the turn of an event, and this client's to tell it: whoever has begun goes on.
+    pub(super) fn advance(
+        &mut self,
+        position: &Position<'_>,
+        publisher: &Arc<str>,
+        now: SystemTime,
+    ) -> Result<Turn> {
+        if self.publisher.get_or_insert_with(|| Arc::clone(publisher)) != publisher {
+            let message = format!("somebody else tells of invocation `{}`", shown(&self.id));
+            return Err(Error::new(Kind::Denied, message));
+        }
+        self.last = now;
+        self.streams.advance(position)
+    }
+
+    /// Keeps what the client says.
+    pub(super) fn tell(&mut self, event: Event, texts: &mut Texts) {
+        if self.is_told_forgotten {
+            return;
+        }
+        if let (Event::Started(started), true) = (&event, self.tool.is_empty()) {
+            self.tool = format!("bazel {}", started.version).trim().chars().take(TOOL_CHARS_MAX).collect();
+        }
+        // A page may look at it at this moment; then it keeps what it has.
+        Arc::make_mut(self.told.get_or_insert_default()).take(event, texts);
+    }
+
+    /// About the bytes of what the client has said.
+    pub(super) fn told_bytes(&self) -> usize {
+        self.told.as_ref().map_or(0, |told| told.bytes())
+    }
+
+    /// Makes room of what the client has said, and will say. Returns its bytes.
+    pub(super) fn forget_told(&mut self) -> usize {
+        let bytes = self.told_bytes();
+        self.is_told_forgotten |= self.told.take().is_some();
+        bytes
+    }
+
+    /// Whether there was more than is kept of what the client says.
+    pub fn is_told_forgotten(&self) -> bool {
+        self.is_told_forgotten
     }
 
     pub(super) fn add(&mut self, operation: OperationId) {

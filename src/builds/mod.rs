@@ -3,25 +3,36 @@
 //!
 //! Nothing else depends on it, and nothing of it outlives the process. Each event costs one lock and a few look-ups, whatever is kept.
 
+mod event;
 mod invocation;
 mod logs;
 mod record;
 mod responses;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod texts;
+mod told;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::digest::Digest;
+use crate::error::Result;
 use crate::proto::rev2::RequestMetadata;
 use crate::scheduler::{OperationId, Update};
 
+pub use self::event::{
+    Cached, Completion, Event, Exit, Metrics, Started, Target, Test, TestResult, TestStatus, Workspace,
+};
 pub use self::invocation::Invocation;
 pub use self::logs::Logs;
 pub use self::record::{Client, Lookup, Record, Span, State, Times};
 use self::responses::Responses;
+pub use self::streams::{Position, Turn};
+use self::texts::Texts;
+pub use self::told::{ROWS_MAX, Row, Rows, TargetName, TargetState, TestName, Told};
 
 /// Operations that are kept: some large builds. A record takes about a kilobyte.
 pub const OPERATIONS_MAX: usize = 20_000;
@@ -29,11 +40,9 @@ pub const OPERATIONS_MAX: usize = 20_000;
 /// Invocations that are kept: those of a day in a company with a hundred developers.
 const INVOCATIONS_MAX: usize = 1_000;
 
-/// Texts that records may share. When there are more, sharing begins anew; what is shared stays as long as a record has it.
-const TEXTS_MAX: usize = 10_000;
-
-/// Characters of a text of a client that are kept: labels of targets are rarely longer than 200.
-const TEXT_CHARS_MAX: usize = 512;
+/// Bytes of what clients have told of all invocations together. Those of a usual build take some hundred kilobytes; what was told first goes
+/// first.
+const TOLD_BYTES_MAX: usize = 64 << 20;
 
 /// The book of operations and invocations. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +83,10 @@ struct Book {
     invocations: HashMap<Arc<str>, Invocation>,
     invocation_order: VecDeque<Arc<str>>,
     responses: Responses,
-    texts: HashSet<Arc<str>>,
+    texts: Texts,
+    /// Invocations whose clients tell of them, in the order in which they began to; some may be forgotten.
+    told: VecDeque<Arc<str>>,
+    told_bytes: usize,
 }
 
 impl Builds {
@@ -129,6 +141,28 @@ impl Builds {
         if let Some(invocation) = book.invocations.get_mut(&invocation) {
             invocation.ended(state, SystemTime::now());
         }
+    }
+
+    /// A client tells of its invocation; `event` is none where nothing of it is kept.
+    ///
+    /// # Errors
+    /// `Precondition` when an event is missing before this one, `Denied` when the invocation is told of by somebody else, `Exhausted` when it
+    /// has too many streams. Nothing is kept then.
+    pub fn tell(
+        &self,
+        position: &Position<'_>,
+        (instance, publisher): (&str, &str),
+        event: Option<Event>,
+    ) -> Result<Turn> {
+        let mut book = self.lock();
+        let [id, instance, publisher] =
+            [position.invocation, instance, publisher].map(|text| book.texts.share(text));
+        let invocation = book.invocation_mut(&id, &instance);
+        let turn = invocation.advance(position, &publisher, SystemTime::now())?;
+        if let (Turn::New, Some(event)) = (turn, event) {
+            book.keep(&id, event);
+        }
+        Ok(turn)
     }
 
     pub fn record(&self, operation: OperationId) -> Option<Arc<Record>> {
@@ -228,8 +262,9 @@ impl Book {
     fn invocation_mut(&mut self, id: &Arc<str>, instance: &Arc<str>) -> &mut Invocation {
         if !self.invocations.contains_key(id) {
             while self.invocation_order.len() >= INVOCATIONS_MAX {
-                if let Some(oldest) = self.invocation_order.pop_front() {
-                    self.invocations.remove(&oldest);
+                let oldest = self.invocation_order.pop_front();
+                if let Some(mut oldest) = oldest.and_then(|oldest| self.invocations.remove(&oldest)) {
+                    self.told_bytes -= oldest.forget_told();
                 }
             }
             self.invocation_order.push_back(Arc::clone(id));
@@ -246,18 +281,23 @@ impl Book {
         }
     }
 
-    /// The text, cut to what is kept, as one that all records with it share.
+    /// Keeps what was told of an invocation; what was told first makes room.
+    fn keep(&mut self, id: &Arc<str>, event: Event) {
+        let Some(invocation) = self.invocations.get_mut(id) else { return };
+        let (is_first, before) = (invocation.told.is_none(), invocation.told_bytes());
+        invocation.tell(event, &mut self.texts);
+        self.told_bytes = self.told_bytes - before + invocation.told_bytes();
+        if is_first && invocation.told.is_some() {
+            self.told.push_back(Arc::clone(id));
+        }
+        while (self.told_bytes > TOLD_BYTES_MAX || self.told.len() > INVOCATIONS_MAX)
+            && let Some(oldest) = self.told.pop_front()
+        {
+            self.told_bytes -= self.invocations.get_mut(&oldest).map_or(0, Invocation::forget_told);
+        }
+    }
+
     fn text(&mut self, text: &str) -> Arc<str> {
-        let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(end, _)| end);
-        let text = &text[..end];
-        if let Some(shared) = self.texts.get(text) {
-            return Arc::clone(shared);
-        }
-        if self.texts.len() >= TEXTS_MAX {
-            self.texts.clear();
-        }
-        let text: Arc<str> = text.into();
-        self.texts.insert(Arc::clone(&text));
-        text
+        self.texts.share(text)
     }
 }

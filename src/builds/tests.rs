@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::texts::TEXT_CHARS_MAX;
 use super::*;
+use crate::error::Kind;
 use crate::proto::rev2::{ActionResult, ExecuteResponse, ToolDetails};
 use crate::scheduler::{ExecutionId, Stage, Task};
 
@@ -152,4 +154,90 @@ fn texts_are_shared_and_cut() {
     assert_eq!(one.client.target.chars().count(), TEXT_CHARS_MAX);
     assert!(Arc::ptr_eq(&one.client.target, &other.client.target));
     assert!(builds.invocation("").is_none(), "who names no invocation has none");
+}
+
+fn position(invocation: &str, sequence: i64) -> Position<'_> {
+    Position { invocation, build: "b", component: 3, sequence }
+}
+
+fn completed(label: &str, end: Completion) -> Event {
+    let target = Target { label: label.into(), configuration: "c".into(), ..Target::default() };
+    Event::Completed { target, end, why: String::new() }
+}
+
+fn told(builds: &Builds, invocation: &str) -> Option<Arc<Told>> {
+    builds.invocation(invocation).unwrap().0.told
+}
+
+#[test]
+fn who_begins_to_tell_of_an_invocation_goes_on_and_nobody_else() {
+    let builds = Builds::default();
+    let tell = |who: &str, sequence| builds.tell(&position("build", sequence), ("main", who), None);
+    assert_eq!(tell("ada", 1).unwrap(), Turn::New);
+    assert_eq!(tell("eve", 2).unwrap_err().kind(), Kind::Denied);
+    assert_eq!(tell("ada", 1).unwrap(), Turn::Repeated);
+    assert_eq!(tell("ada", 3).unwrap_err().kind(), Kind::Precondition);
+    assert_eq!(tell("ada", 2).unwrap(), Turn::New);
+    assert_eq!(tell("ada", i64::MAX).unwrap_err().kind(), Kind::Precondition);
+    for component in 10.. {
+        let position = Position { component, ..position("build", 1) };
+        if let Err(error) = builds.tell(&position, ("main", "ada"), None) {
+            assert_eq!((component, error.kind()), (17, Kind::Exhausted));
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_target_that_is_built_keeps_what_was_told_of_it_before() {
+    let builds = Builds::default();
+    let target = Target { label: "//a".into(), ..Target::default() };
+    let events = [
+        Event::Configured { target, kind: "rule".into() },
+        completed("//a", Completion::Built),
+        Event::Completed {
+            target: Target { label: "//a".into(), configuration: "other".into(), ..Target::default() },
+            end: Completion::Failed,
+            why: "why".into(),
+        },
+        completed("//a", Completion::Built),
+    ];
+    for (sequence, event) in (1..).zip(events) {
+        builds.tell(&position("build", sequence), ("main", "ada"), Some(event)).unwrap();
+    }
+    let told = told(&builds, "build").unwrap();
+    assert_eq!((told.targets.total, told.targets.bad, told.targets.len()), (2, 1, 2));
+    let rows: Vec<_> = told
+        .targets
+        .failures_first()
+        .map(|(name, row)| (&*name.configuration, row.end, &*row.kind))
+        .collect();
+    assert_eq!(rows, [("other", Completion::Failed, "rule"), ("c", Completion::Built, "rule")]);
+}
+
+#[test]
+fn what_all_clients_tell_is_bounded_and_what_was_told_first_goes_first() {
+    let builds = Builds::default();
+    let long = "😀".repeat(TEXT_CHARS_MAX);
+    let names: Vec<String> = (0..12).map(|number| format!("build {number}")).collect();
+    for name in &names {
+        for sequence in 1..=ROWS_MAX as i64 + 1 {
+            let label = format!("{sequence}{long}");
+            let event = completed(&label, Completion::Built);
+            builds.tell(&position(name, sequence), ("main", "ada"), Some(event)).unwrap();
+        }
+    }
+    let book = builds.lock();
+    let bytes: usize = book.invocations.values().map(Invocation::told_bytes).sum();
+    assert_eq!(bytes, book.told_bytes);
+    assert!(bytes <= TOLD_BYTES_MAX && bytes > TOLD_BYTES_MAX / 2, "{bytes}");
+    drop(book);
+    let last = told(&builds, "build 11").unwrap();
+    assert!(last.targets.total == ROWS_MAX + 1 && last.targets.len() < ROWS_MAX);
+    let (first, _) = builds.invocation("build 0").unwrap();
+    assert!(first.told.is_none() && first.is_told_forgotten());
+    // It is not begun again in the middle.
+    let event = completed("//late", Completion::Built);
+    builds.tell(&position("build 0", ROWS_MAX as i64 + 2), ("main", "ada"), Some(event)).unwrap();
+    assert!(told(&builds, "build 0").is_none());
 }

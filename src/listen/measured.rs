@@ -149,7 +149,7 @@ impl Body for MeasuredBody {
 }
 
 /// The methods that we serve, as they stand in the label; a client can make no series of its own.
-const METHODS: [&str; 31] = [
+const METHODS: [&str; 33] = [
     "ActionCache/GetActionResult",
     "ActionCache/UpdateActionResult",
     "ByteStream/QueryWriteStatus",
@@ -177,6 +177,8 @@ const METHODS: [&str; 31] = [
     "Operations/GetOperation",
     "Operations/ListOperations",
     "Operations/WaitOperation",
+    "PublishBuildEvent/PublishBuildToolEventStream",
+    "PublishBuildEvent/PublishLifecycleEvent",
     "Push/PushBlob",
     "Push/PushDirectory",
     "ServerReflection/ServerReflectionInfo",
@@ -184,12 +186,13 @@ const METHODS: [&str; 31] = [
 ];
 
 /// Those of them that last as long as what they wait for.
-const WAITING: [&str; 7] = [
+const WAITING: [&str; 8] = [
     "Execution/Execute",
     "Execution/WaitExecution",
     "ExternalScaler/StreamIsActive",
     "Health/Watch",
     "Operations/WaitOperation",
+    "PublishBuildEvent/PublishBuildToolEventStream",
     "ServerReflection/ServerReflectionInfo",
     "Workers/Work",
 ];

@@ -108,6 +108,11 @@ metrics! {
     )
     .by(&["mnemonic", "method", "outcome"]);
 
+    /// Events that clients have told of their builds, by outcome (`kept`, `ignored`, `repeated`, `malformed`, `large`, `refused`).
+    BUILD_EVENTS: IntCounterVec =
+        Declaration::new("croft_build_events_total", "build events of clients by what became of them")
+            .by(&["outcome"]);
+
     /// Second leases of executions that took far longer than earlier runs, by outcome (`started`, `won`, `lost`).
     HEDGES: IntCounterVec = Declaration::new(
         "croft_scheduler_hedges_total",

@@ -53,6 +53,18 @@ pub mod longrunning {
     }
 }
 
+/// How build tools tell of their builds: the Build Event Service.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod build_events {
+    tonic::include_proto!("google.devtools.build.v1");
+}
+
+/// What Bazel tells in its build events.
+#[allow(unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod bazel_events {
+    tonic::include_proto!("build_event_stream");
+}
+
 /// What the scheduler's journal keeps.
 #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod journal {

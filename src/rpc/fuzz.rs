@@ -1,8 +1,11 @@
-//! What must hold for names and digests that clients send.
+//! What must hold for names, digests and build events that clients send.
 
+use crate::builds::{Builds, Position};
 use crate::digest::{Digest, Function};
 use crate::proto;
+use crate::proto::build_events::{BuildEvent, build_event};
 
+use super::build_events;
 use super::resource::{Form, Read, Write};
 
 /// A resource name that is accepted names what it says: written again from its parts it is read as the same.
@@ -43,5 +46,23 @@ pub fn digest(bytes: &[u8]) {
     if let Ok(digest) = Digest::parse(function, hash, i64::from_le_bytes(*size)) {
         assert_eq!((digest.hash().len(), digest.hex().as_str()), (function.hash_bytes(), hash));
         assert_eq!(Digest::from_proto(function, Some(&digest.to_proto())).expect("it was accepted"), digest);
+    }
+}
+
+/// Whatever Bazel tells, and be it told twice, there is at most one target and one run of a test more.
+pub fn build_event(bytes: &[u8]) {
+    let type_url = "type.googleapis.com/build_event_stream.BuildEvent".to_owned();
+    let any = proto::Any { type_url, value: bytes.to_vec() };
+    let event = BuildEvent { event: Some(build_event::Event::BazelEvent(any)) };
+    let (event, _) = build_events::read(Some(event));
+    let builds = Builds::default();
+    for sequence in 1..3 {
+        let position = Position { invocation: "invocation", build: "build", component: 3, sequence };
+        builds.tell(&position, ("", ""), event.clone()).expect("it is its turn");
+        let (invocation, _) = builds.invocation("invocation").expect("it is told of");
+        let Some(told) = invocation.told else { continue };
+        assert!(told.targets.total <= 1 && told.tests.total <= 1, "{event:?}");
+        let texts = [&told.patterns[..], &told.options, &told.problems].concat();
+        assert!(texts.iter().all(|text| text.chars().count() <= 512), "{event:?}");
     }
 }

@@ -12,6 +12,7 @@ pub mod resource;
 pub mod assets;
 
 mod action_cache;
+mod build_events;
 mod bytestream;
 mod capabilities;
 mod cas;

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::proto;
 use crate::proto::asset::fetch_server::FetchServer;
 use crate::proto::asset::push_server::PushServer;
+use crate::proto::build_events::publish_build_event_server::PublishBuildEventServer;
 use crate::proto::bytestream::byte_stream_server::ByteStreamServer;
 use crate::proto::keda::external_scaler_server::ExternalScalerServer;
 use crate::proto::longrunning::operations_server::OperationsServer;
@@ -22,7 +23,7 @@ use super::scaler::Scaler;
 use super::{Farm, Health, Offered, http};
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
-/// of digests, and a question after 50,000 digests has 3.6 MiB.
+/// of digests, and a question after 50,000 digests has 3.6 MiB. A build event that names 100,000 targets has 10 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of one message of a worker: the largest result that is stored, and what stands around it.
@@ -39,6 +40,7 @@ pub async fn client_routes(farm: &Farm) -> Result<(Routes, Health)> {
     let services = Routes::new(server)
         .add_service(CapabilitiesServer::new(farm.clone()))
         .add_service(ByteStreamServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(PublishBuildEventServer::new(farm.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(reflection(names).build_v1().map_err(unreflected)?)
         .add_service(reflection(names).build_v1alpha().map_err(unreflected)?);
     let services = match farm.offered.execution {
@@ -82,6 +84,7 @@ fn service_names(offered: Offered) -> Vec<&'static str> {
     let mut names = vec![
         "build.bazel.remote.execution.v2.Capabilities",
         "google.bytestream.ByteStream",
+        "google.devtools.build.v1.PublishBuildEvent",
         "grpc.health.v1.Health",
     ];
     if offered.cache {

@@ -94,7 +94,7 @@ impl Config {
             Some("http/protobuf") => Protocol::Http,
             Some(other) => return Err(unknown("OTEL_EXPORTER_OTLP_PROTOCOL", other, "grpc, http/protobuf")),
         };
-        let (sample, follows_callers) = self.sampling(&variable)?;
+        let (sample, follows_callers) = self.sampling(variable)?;
         let endpoint = exact.or_else(|| common.map(|common| full(&common, protocol))).unwrap_or_default();
         Ok(Some(Settings { endpoint, protocol, sample, follows_callers }))
     }

@@ -14,7 +14,7 @@ use super::operations::list;
 use super::page::{Section, facts, page, table};
 use super::query::Query;
 use super::timeline::{end_of, waterfall};
-use super::{Pages, text};
+use super::{Pages, text, told};
 
 /// Invocations, and operations of one, on one page.
 const SHOWN: usize = 100;
@@ -33,7 +33,18 @@ fn render_all(pages: &Pages, query: Option<&str>) -> Result<Response> {
     let query = Query::parse(query, &["page"])?;
     let paging = query.paging(SHOWN)?;
     let found = pages.builds.invocations(paging.range());
-    let head = ["Invocation", "Client", "Identity", "Begun", "Hit rate", "Executed", "Failed"];
+    let head = [
+        "Invocation",
+        "Command",
+        "Result",
+        "Client",
+        "Identity",
+        "Begun",
+        "Hit rate",
+        "Executed",
+        "Failed",
+        "Failed tests",
+    ];
     let body = html! {
         p { (found.total) " invocations, the latest first." }
         (table("Invocations", &head, &html! { @for invocation in &found.items { (row(invocation)) } }))
@@ -43,15 +54,23 @@ fn render_all(pages: &Pages, query: Option<&str>) -> Result<Response> {
 }
 
 fn row(invocation: &Invocation) -> Markup {
+    let told = invocation.told.as_deref();
+    let who = match (&*invocation.identity, &invocation.publisher) {
+        ("", Some(publisher)) => publisher,
+        (_, _) => &invocation.identity,
+    };
     html! {
         tr {
             td { a href={ "/invocations/" (text::segment(&invocation.id)) } { code { (text::visible(&invocation.id)) } } }
+            td { @if let Some(told) = told { code { (text::visible(&shown(&told::command(told)))) } } }
+            td { (told::result(invocation)) }
             td { (text::visible(&invocation.tool)) }
-            td { (text::visible(&invocation.identity)) }
+            td { (text::visible(who)) }
             td { (text::moment(invocation.begun)) }
             td.number { (text::percent(invocation.hit_rate())) }
             td.number { (invocation.executed) }
             td.number { (invocation.failed + invocation.errors) }
+            td.number { @if let Some(told) = told { (told.tests.bad) " of " (told.tests.total) } }
         }
     }
 }
@@ -65,14 +84,16 @@ pub(super) async fn show(
 }
 
 fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
-    let query = Query::parse(query, &["page"])?;
+    let query = Query::parse(query, &["page", told::TARGETS, told::TESTS])?;
     let paging = query.paging(SHOWN)?;
     let unknown =
         || Error::new(Kind::NotFound, format!("invocation `{}` is not known, or not any more", shown(id)));
     let (invocation, records) = pages.builds.invocation(id).ok_or_else(unknown)?;
     let records: Vec<&Record> = records.iter().map(AsRef::as_ref).collect();
+    let told = told::show(&invocation, &query)?;
     let body = html! {
         (about(&invocation))
+        (told)
         (drawing(&records, paging.skip() / SHOWN))
         (some("Failures", records.iter().copied().filter(|record| is_failure(record))))
         (some("The slowest", slowest(&records).into_iter()))

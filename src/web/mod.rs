@@ -9,6 +9,7 @@ mod admission;
 mod answer;
 mod assets;
 mod audit;
+mod blobs;
 mod chart;
 mod config;
 mod configuration;
@@ -31,6 +32,7 @@ mod storage;
 mod text;
 mod tiers;
 mod timeline;
+mod told;
 mod workers;
 
 use std::sync::Arc;
@@ -109,6 +111,7 @@ fn routes() -> Router<Pages> {
         .route("/operations/{*name}", get(operation::show))
         .route("/invocations", get(invocations::show_all))
         .route("/invocations/{id}", get(invocations::show))
+        .route("/blobs/{*name}", get(blobs::show))
         .route("/ac", get(results::ask))
         .route("/ac/{*name}", get(results::show).delete(storage::forget))
         .route("/storage", get(tiers::show))

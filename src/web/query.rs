@@ -16,6 +16,8 @@ pub(super) struct Query(BTreeMap<String, String>);
 /// A page of a long list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Paging {
+    /// The key of the query that says which page.
+    key: &'static str,
     /// The first is 1.
     number: usize,
     length: usize,
@@ -63,9 +65,17 @@ impl Query {
     /// # Errors
     /// `Invalid` when it is no number from 1 on.
     pub(super) fn paging(&self, length: usize) -> Result<Paging> {
-        match self.number("page", PAGE_MAX)?.unwrap_or(1) {
-            0 => Err(Error::invalid("`page` is `0`, but the first one is 1")),
-            number => Ok(Paging { number: usize::try_from(number).unwrap_or(usize::MAX), length }),
+        self.paging_by("page", length)
+    }
+
+    /// The same by another key, for one of several lists on a page.
+    ///
+    /// # Errors
+    /// As for [`Query::paging`].
+    pub(super) fn paging_by(&self, key: &'static str, length: usize) -> Result<Paging> {
+        match self.number(key, PAGE_MAX)?.unwrap_or(1) {
+            0 => Err(Error::invalid(format!("`{key}` is `0`, but the first one is 1"))),
+            number => Ok(Paging { key, number: usize::try_from(number).unwrap_or(usize::MAX), length }),
         }
     }
 
@@ -92,7 +102,7 @@ impl Paging {
         let last = total.div_ceil(self.length).max(1);
         let link = |number: usize, text: &str, rel: &str| {
             html! {
-                a href=(query.with("page", &number.to_string())) rel=[(!rel.is_empty()).then_some(rel)] { (text) }
+                a href=(query.with(self.key, &number.to_string())) rel=[(!rel.is_empty()).then_some(rel)] { (text) }
             }
         };
         html! {
@@ -136,9 +146,9 @@ mod tests {
         {
             assert!(links.contains(link), "{links}");
         }
-        let paging = Paging { number: 1, length: 10 };
+        let paging = Paging { key: "page", number: 1, length: 10 };
         assert_eq!(paging.links(&query, 10).into_string(), "");
-        let beyond = Paging { number: 9, length: 10 }.links(&query, 0).into_string();
+        let beyond = Paging { key: "page", number: 9, length: 10 }.links(&query, 0).into_string();
         assert!(beyond.contains("page=1") && !beyond.contains("page=8"), "{beyond}");
     }
 }

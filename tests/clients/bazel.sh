@@ -14,7 +14,7 @@ export SID=${CROFT_TEST_CACHE:-/var/cache/croft-test}/sid
 export MANY=200
 story_seconds=450 # with a debug build and another story beside it, the longest takes half of this
 at_once=$(($(nproc) < 2 ? 1 : 2)) # each story has a Bazel of up to 2 GiB, and some look at how long something takes
-all=(local_build cut cold_build cached_build failing_test interrupt kill_farm restart jobs500 missing_property daemon timeout compressed http_cache eviction downloader audit tls access lre bazel4)
+all=(local_build cut cold_build cached_build failing_test interrupt kill_farm restart jobs500 missing_property daemon timeout compressed http_cache eviction downloader audit tls access lre build_events bazel4)
 
 waiting=()
 declare -A running=() # stories by the process that tells them

@@ -15,6 +15,7 @@ mod audit;
 #[path = "../../src/tls/authority.rs"]
 mod authority;
 mod bad_input;
+mod build_events;
 mod bytestream;
 mod cas;
 mod client;

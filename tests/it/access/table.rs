@@ -36,6 +36,7 @@ const WRITE: Takes = Takes::One(&["write"]);
 const CACHE_WRITE: Takes = Takes::One(&["cache-write"]);
 const EXECUTE: Takes = Takes::One(&["execute"]);
 const FETCH: Takes = Takes::One(&["write", "execute"]);
+const TELL: Takes = FETCH;
 const CANCEL: Takes = Takes::One(&["execute", "admin"]);
 const WORK: Takes = Takes::One(&["work"]);
 const ADMIN: Takes = Takes::One(&["admin"]);
@@ -162,6 +163,8 @@ fn other_rows() -> Vec<Row> {
         Row("build.bazel.remote.asset.v1.Fetch/FetchDirectory", fetch, FETCH, invalid),
         Row("build.bazel.remote.asset.v1.Push/PushBlob", push.clone(), CACHE_WRITE, invalid),
         Row("build.bazel.remote.asset.v1.Push/PushDirectory", push, CACHE_WRITE, invalid),
+        Row("google.devtools.build.v1.PublishBuildEvent/PublishLifecycleEvent", vec![], TELL, Code::Ok),
+        Row("google.devtools.build.v1.PublishBuildEvent/PublishBuildToolEventStream", vec![], TELL, invalid),
         Row("croft.worker.v1.Workers/Work", hello.encode_to_vec(), WORK, invalid),
         Row("externalscaler.ExternalScaler/IsActive", object.clone(), SCALE, Code::Ok),
         Row("externalscaler.ExternalScaler/StreamIsActive", object.clone(), SCALE, Code::Ok),
@@ -196,6 +199,7 @@ fn admin_routes() -> Vec<Route> {
     let operation = format!("/operations/{}", "0".repeat(32));
     let why = operation.clone() + "/why";
     let forget = format!("/ac/sha256/{}-{}", absent().hex(), absent().size());
+    let blob = format!("/blobs/sha256/{}-{}", absent().hex(), absent().size());
     let route =
         |method: Method, path: &'static str, takes, code| Route(method, path.to_owned(), path, takes, code);
     vec![
@@ -218,6 +222,7 @@ fn admin_routes() -> Vec<Route> {
         Route(Method::GET, operation + "/stdout", "/operations/{*name}", READ, 404),
         route(Method::GET, "/invocations", LOOK, 200),
         Route(Method::GET, "/invocations/x".into(), "/invocations/{id}", LOOK, 404),
+        Route(Method::GET, blob, "/blobs/{*name}", READ, 404),
         route(Method::GET, "/ac", LOOK, 200),
         Route(Method::GET, forget.clone(), "/ac/{*name}", READ, 404),
         route(Method::GET, "/storage", LOOK, 200),

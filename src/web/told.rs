@@ -1,0 +1,206 @@
+//! What a client has told of its invocation, on the page of that: how it was called and ended, its targets and its tests.
+
+use maud::{Markup, html};
+
+use crate::builds::{
+    Cached, Completion, Invocation, Metrics, Row, Rows, TargetName, TargetState, TestName, TestResult,
+    TestStatus, Told,
+};
+use crate::error::Result;
+
+use super::page::{facts, table};
+use super::query::{Paging, Query};
+use super::{blobs, text};
+
+/// Rows of a table on one page.
+const SHOWN: usize = 100;
+
+/// The keys by which its tables are paged.
+pub(super) const TARGETS: &str = "targets";
+pub(super) const TESTS: &str = "tests";
+
+/// All of it; how to have it told where it is not.
+pub(super) fn show(invocation: &Invocation, query: &Query) -> Result<Markup> {
+    let paging = (query.paging_by(TARGETS, SHOWN)?, query.paging_by(TESTS, SHOWN)?);
+    Ok(match &invocation.told {
+        Some(told) => html! {
+            h2 { "Build" }
+            (about(invocation, told))
+            (problems(told))
+            (targets(told, (paging.0, query)))
+            (tests(told, (paging.1, query)))
+        },
+        None if invocation.is_told_forgotten() => {
+            html! { p.quiet { "Its targets and tests were forgotten to make room for those of later invocations." } }
+        }
+        None => html! { p.quiet { "Of its targets and tests it tells with " code { "--bes_backend" } "." } },
+    })
+}
+
+fn about(invocation: &Invocation, told: &Told) -> Markup {
+    let took = match (told.begun, told.ended) {
+        (Some(begun), Some(ended)) => ended.duration_since(begun).ok(),
+        (Some(_) | None, _) => None,
+    };
+    let by: Vec<&str> = [told.workspace.user.as_str(), &told.workspace.host]
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .collect();
+    let by = if by.is_empty() { "–".to_owned() } else { by.join(" on ") };
+    html! {
+        (facts(&[
+            ("Command", html! { code { (text::visible(&command(told))) } }),
+            ("Result", result(invocation)),
+            ("Begun", html! { @if let Some(begun) = told.begun { (text::moment(begun)) } @else { "–" } }),
+            ("Took", html! { (took.map_or_else(|| "–".to_owned(), text::duration)) }),
+            ("By", html! { (text::visible(&by)) }),
+            ("Told by", html! { (text::visible(invocation.publisher.as_deref().unwrap_or_default())) }),
+            ("Actions", actions(told.metrics.as_ref())),
+        ]))
+        (lines("Options", told.options.iter().map(|option| html! { (text::visible(option)) })))
+        (lines("Metadata", told.metadata.iter().map(|(name, value)| html! { (text::visible(name)) "=" (text::visible(value)) })))
+    }
+}
+
+/// What the user has called, but for the options.
+pub(super) fn command(told: &Told) -> String {
+    format!("{} {}", told.command, text::command_line(&told.patterns))
+}
+
+/// How it ended, as the client says.
+pub(super) fn result(invocation: &Invocation) -> Markup {
+    let Some(told) = &invocation.told else { return html! { "–" } };
+    html! {
+        @match &told.exit {
+            Some(exit) if exit.code == 0 => span.good { (text::visible(&exit.name)) },
+            Some(exit) => span.bad { (text::visible(&exit.name)) " (" (exit.code) ")" },
+            None if told.is_over => span.bad { "ended without a result" },
+            None => span.quiet { "under way" },
+        }
+    }
+}
+
+fn actions(metrics: Option<&Metrics>) -> Markup {
+    let Some(metrics) = metrics else { return html! { "–" } };
+    html! {
+        (metrics.actions_executed) " executed of " (metrics.actions_created) " created"
+        @for (runner, count) in &metrics.runners { ", " (count) " " (text::visible(runner)) }
+    }
+}
+
+/// Lines that few look at.
+fn lines(heading: &str, lines: impl ExactSizeIterator<Item = Markup>) -> Markup {
+    html! {
+        @if lines.len() > 0 {
+            details {
+                summary { (heading) " (" (lines.len()) ")" }
+                ul { @for line in lines { li { code { (line) } } } }
+            }
+        }
+    }
+}
+
+fn problems(told: &Told) -> Markup {
+    html! {
+        @if !told.problems.is_empty() {
+            h2 { "Problems" }
+            ul { @for problem in &told.problems { li.bad { (text::visible(problem)) } } }
+        }
+    }
+}
+
+fn targets(told: &Told, (paging, query): (Paging, &Query)) -> Markup {
+    let (skip, limit) = paging.range();
+    let rows = told.targets.failures_first().skip(skip).take(limit);
+    let rows = html! { @for (name, target) in rows { (target_row(told, name, target)) } };
+    html! {
+        h2 { "Targets" }
+        (count(&told.targets))
+        @if !told.targets.is_empty() {
+            (table("Targets", &["Target", "State", "Tests", "Kind", "Configuration"], &rows))
+        }
+        (paging.links(query, told.targets.len()))
+    }
+}
+
+fn target_row(told: &Told, name: &TargetName, target: &TargetState) -> Markup {
+    let class = match target.end {
+        Completion::Failed | Completion::Aborted => "bad",
+        Completion::Built => "good",
+        Completion::Pending | Completion::Skipped => "quiet",
+    };
+    html! {
+        tr {
+            td { (target_name(name)) }
+            td { span class=(class) { (target.end.name()) } @if !target.why.is_empty() { " " (text::visible(&target.why)) } }
+            td { @if let Some(status) = target.tests { (test_status(status)) } }
+            td { (text::visible(&target.kind)) }
+            td { (text::visible(told.configuration(&name.configuration))) }
+        }
+    }
+}
+
+fn target_name(name: &TargetName) -> Markup {
+    html! {
+        code { (text::visible(&name.label)) }
+        @if !name.aspect.is_empty() { " with " (text::visible(&name.aspect)) }
+    }
+}
+
+fn tests(told: &Told, (paging, query): (Paging, &Query)) -> Markup {
+    let (skip, limit) = paging.range();
+    let rows = told.tests.failures_first().skip(skip).take(limit);
+    let rows = html! { @for (name, test) in rows { (test_row(name, test)) } };
+    html! {
+        @if told.tests.total > 0 {
+            h2 { "Tests" }
+            (count(&told.tests))
+            (table("Tests", &["Test", "Result", "Run", "Shard", "Attempt", "Took", "Cached", "Log"], &rows))
+            (paging.links(query, told.tests.len()))
+        }
+    }
+}
+
+fn test_row(name: &TestName, test: &TestResult) -> Markup {
+    let cached = match test.cached {
+        Cached::No => "",
+        Cached::Locally => "by the client",
+        Cached::Remotely => "by a farm",
+    };
+    html! {
+        tr {
+            td { (target_name(&name.target)) }
+            td { (test_status(test.status)) }
+            td.number { (name.run) }
+            td.number { (name.shard) }
+            td.number { (name.attempt) }
+            td.number { (test.took.map_or_else(|| "–".to_owned(), text::duration)) }
+            td { (cached) }
+            td { @if let Some(log) = &test.log { (blobs::link(log, "log")) } }
+        }
+    }
+}
+
+fn test_status(status: TestStatus) -> Markup {
+    let class = match status {
+        TestStatus::Passed => "good",
+        TestStatus::Flaky => "warn",
+        TestStatus::Unknown => "quiet",
+        TestStatus::TimedOut
+        | TestStatus::Failed
+        | TestStatus::Incomplete
+        | TestStatus::RemoteFailure
+        | TestStatus::NotBuilt
+        | TestStatus::NotRun => "bad",
+    };
+    html! { span class=(class) { (status.name()) } }
+}
+
+fn count<K: Ord, V: Row>(rows: &Rows<K, V>) -> Markup {
+    html! {
+        p {
+            (rows.total) ", of which " (rows.bad) " failed."
+            @if rows.len() < rows.total { " Only " (rows.len()) " are kept." }
+        }
+    }
+}
