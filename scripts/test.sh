@@ -15,6 +15,7 @@
 #   release    the release build, which the rest runs
 #   machine    control groups in a small virtual machine, which is downloaded when it is missing (tests/machine/run.sh)
 #   nix        the flake, the NixOS modules and the hosts made of them, with a real Nix (scripts/nix/check.sh)
+#   browser    the pages for people in Chromium, which is installed when it is missing; pictures in target/browser
 #   stories    those of vm-tests/, in containers that stand for NixOS hosts (needs root; scripts/nix/stories.sh)
 #   clients    real Bazels build a C++ project on the farm (needs root; tests/clients/bazel.sh)
 #   bench      the benchmarks, as a short run that shows that they work
@@ -26,7 +27,7 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-all=(packages format scripts lint licences monitoring servers tests fuzz machine release nix stories clients bench)
+all=(packages format scripts lint licences monitoring servers tests fuzz machine release browser nix stories clients bench)
 step_seconds=1800 # a step that hangs must not take the others' time
 skipped=3         # exit code of what cannot run here; its last line says why
 deny_seconds=420
@@ -131,6 +132,19 @@ step_machine() {
 
 step_release() {
   cargo build --locked --release
+}
+
+step_browser() {
+  command -v chromedriver > /dev/null || install_browser ||
+    { echo "chromium and chromium-driver are not there, and cannot be installed"; return "$skipped"; }
+  CROFT_UNDER_TEST=$(realpath "${CARGO_TARGET_DIR:-target}")/release/croft \
+    cargo test --locked --test browser -- --ignored --nocapture --test-threads=1
+}
+
+install_browser() {
+  [ "$(id -u)" = 0 ] || return 1
+  local packages=(chromium chromium-driver fonts-dejavu-core)
+  apt_install "${packages[@]}" || { apt-get update --quiet && apt_install "${packages[@]}"; }
 }
 
 step_nix() {

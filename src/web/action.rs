@@ -84,16 +84,27 @@ impl Read {
 
     /// The command line, the environment and the platform.
     pub(super) fn show(&self) -> Markup {
+        html! { (self.command_line()) (self.surroundings()) }
+    }
+
+    pub(super) fn command_line(&self) -> Markup {
         let Some(command) = &self.command else {
             return html! { p.warn { "The action or its command is not in the CAS any more, or is too large to be shown." } };
         };
-        let variables =
-            command.environment_variables.iter().map(|one| (one.name.as_str(), one.value.as_str()));
         html! {
             h2 { "Command" }
             button type="button" hidden data-copy="command" { "Copy the command line" }
             pre #command tabindex="0" { (text::command_line(&command.arguments)) }
             (self.circumstances(command))
+        }
+    }
+
+    /// The environment and the platform.
+    pub(super) fn surroundings(&self) -> Markup {
+        let Some(command) = &self.command else { return html! {} };
+        let variables =
+            command.environment_variables.iter().map(|one| (one.name.as_str(), one.value.as_str()));
+        html! {
             h2 { "Environment" }
             (pairs("Environment", variables))
             h2 { "Platform" }
@@ -108,7 +119,7 @@ impl Read {
             if command.working_directory.is_empty() { "the input root" } else { &command.working_directory };
         facts(&[
             ("Working directory", html! { (text::visible(directory)) }),
-            ("Timeout", html! { (timeout.map_or_else(|| "the farm's".to_owned(), text::duration)) }),
+            ("Timeout", html! { (timeout.map_or_else(|| "the farm's default".to_owned(), text::duration)) }),
             (
                 "Outputs wanted",
                 html! {
@@ -147,12 +158,6 @@ fn pairs<'a>(label: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Ma
 
 /// What a result has, in numbers.
 pub(super) fn result(result: &ActionResult) -> Markup {
-    let bytes: i64 = result
-        .output_files
-        .iter()
-        .filter_map(|file| file.digest.as_ref())
-        .map(|digest| digest.size_bytes)
-        .sum();
     let printed = |digest: &Option<rev2::Digest>, raw: &[u8]| {
         let size =
             digest.as_ref().map_or(raw.len() as u64, |digest| u64::try_from(digest.size_bytes).unwrap_or(0));
@@ -161,17 +166,25 @@ pub(super) fn result(result: &ActionResult) -> Markup {
     let worker = result.execution_metadata.as_ref().map_or("", |metadata| metadata.worker.as_str());
     facts(&[
         ("Exit code", html! { (result.exit_code) }),
-        (
-            "Outputs",
-            html! {
-                (result.output_files.len()) " files (" (text::bytes(u64::try_from(bytes).unwrap_or(0))) "), "
-                (result.output_directories.len()) " directories, " (result.output_symlinks.len()) " links"
-            },
-        ),
+        ("Outputs", html! { (outputs_in_words(result)) }),
         ("Standard output", printed(&result.stdout_digest, &result.stdout_raw)),
         ("Standard error", printed(&result.stderr_digest, &result.stderr_raw)),
-        ("Worker", html! { (text::visible(worker)) }),
+        ("Worker", html! { (text::or_dash(worker)) }),
     ])
+}
+
+fn outputs_in_words(result: &ActionResult) -> String {
+    let sizes = result.output_files.iter().filter_map(|file| file.digest.as_ref());
+    let bytes: i64 = sizes.map(|digest| digest.size_bytes).sum();
+    let size = format!(" ({})", text::bytes(u64::try_from(bytes).unwrap_or(0)));
+    let counts = [
+        (result.output_files.len(), ("file", "files"), size.as_str()),
+        (result.output_directories.len(), ("directory", "directories"), ""),
+        (result.output_symlinks.len(), ("link", "links"), ""),
+    ];
+    let some = counts.into_iter().filter(|(count, _, _)| *count > 0);
+    let words: Vec<String> = some.map(|(count, names, size)| text::counted(count, names) + size).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
 #[cfg(test)]
@@ -192,6 +205,16 @@ mod tests {
             ..Command::default()
         };
         Read { action: Some(action), command: Some(command) }
+    }
+
+    #[test]
+    fn outputs_are_told_in_words() {
+        let mut result = ActionResult::default();
+        assert_eq!(outputs_in_words(&result), "none");
+        let digest = Some(Function::Sha256.hash(b"four").to_proto());
+        result.output_files = vec![rev2::OutputFile { digest, ..Default::default() }; 2];
+        result.output_directories = vec![rev2::OutputDirectory::default()];
+        assert_eq!(outputs_in_words(&result), "2 files (8 B), 1 directory");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::Pages;
 use super::answer::{elsewhere, failed, json, refused};
 use super::page::{Section, page, table};
 use super::storage::parse_action;
-use super::text::visible;
+use super::text::{count, visible};
 
 /// Bytes of a request: as many names of actions as may wait.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -95,8 +95,12 @@ fn render(audits: &Audits) -> Markup {
     let rows = html! { @for report in audits.reports.iter().take(REPORTS_SHOWN_MAX) { (row(report)) } };
     html! {
         p { "Actions that were run again to see whether they give the same outputs." }
-        p { (audits.waiting) " wait, " (audits.running) " run; the latest reports, and as JSON " a href="/audit.json" { "all" } ":" }
-        (table("Reports of audits", &head, &rows))
+        p { (count(audits.waiting)) " waiting, " (count(audits.running)) " running. As JSON: " a href="/audit.json" { "all reports" } "." }
+        @if audits.reports.is_empty() {
+            p.quiet { "There is no report. To audit ten results: " code { "croft audit --sample 10" } }
+        } @else {
+            (table("Reports of audits", &head, &rows))
+        }
     }
 }
 
@@ -110,7 +114,7 @@ fn row(report: &Report) -> Markup {
     html! {
         tr {
             td { span class=(class) { (report.outcome.name()) } }
-            td { code { (visible(action.trim())) } }
+            td { code.short title=(visible(action.trim())) { (visible(action.trim())) } }
             td { code { (visible(&report.command)) } }
             td { (visible(&report.first_worker)) ", " (visible(&report.second_worker)) }
             td {

@@ -33,6 +33,7 @@ pub(super) fn figure(chart: &Chart<'_>) -> Markup {
                 }
                 line.axis x1="0" x2=(WIDTH) y1=(HEIGHT) y2=(HEIGHT) {}
             }
+            span.quiet { "at most " (chart.largest) }
         }
     }
 }

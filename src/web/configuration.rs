@@ -18,7 +18,7 @@ const SECRET: [&str; 5] = ["password", "secret", "token", "sha256", "credential"
 pub(super) async fn show(State(pages): State<Pages>) -> Response {
     let body = html! {
         p { "Defaults, file and environment, as " code { "croft print-config" } " has them; what is or names a secret is hidden." }
-        pre tabindex="0" { (without_secrets(&pages.configuration)) }
+        pre.whole tabindex="0" { (without_secrets(&pages.configuration)) }
     };
     page(Section::Configuration, "Configuration", &body)
 }

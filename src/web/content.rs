@@ -98,12 +98,12 @@ impl Content {
             @if piece.contains(&0) {
                 p.warn { "It is not text." }
             } @else {
-                pre tabindex="0" { (as_text(&piece)) }
+                pre.whole tabindex="0" { (as_text(&piece)) }
             }
             @if offset > 0 || end < size {
                 nav.pages aria-label="Pieces of this text" {
                     @if offset > 0 { a href="?offset=0" { "beginning" } " " a href={ "?offset=" (before) } rel="prev" { "previous" } " " }
-                    span { "bytes " (offset) " to " (end) " of " (size) }
+                    span { (text::bytes(offset)) " to " (text::bytes(end)) " of " (text::bytes(size)) }
                     @if end < size { " " a href={ "?offset=" (end) } rel="next" { "next" } }
                 }
             }

@@ -170,22 +170,27 @@ pub(super) fn count(directory: &Directory) -> usize {
 
 /// One page of a directory whose address is `base`: directories first, then files, then links.
 pub(super) fn list(directory: &Directory, base: &str, (paging, query): (Paging, &Query)) -> Markup {
-    let folders =
-        directory.directories.iter().map(|node| row((base, &node.name), "/", &html! { "directory" }));
+    let folders = directory
+        .directories
+        .iter()
+        .map(|node| row((base, &node.name), "/", &html! { td.quiet { "directory" } }));
     let files = directory.files.iter().map(|node| {
         let mark = if node.is_executable { "*" } else { "" };
         let size = node.digest.as_ref().map_or(0, |digest| digest.size_bytes);
-        row((base, &node.name), mark, &html! { (text::bytes(u64::try_from(size).unwrap_or(0))) })
+        row(
+            (base, &node.name),
+            mark,
+            &html! { td.number { (text::bytes(u64::try_from(size).unwrap_or(0))) } },
+        )
     });
-    let links = directory
-        .symlinks
-        .iter()
-        .map(|node| row((base, &node.name), "@", &html! { "→ " code { (text::visible(&node.target)) } }));
+    let links = directory.symlinks.iter().map(|node| {
+        row((base, &node.name), "@", &html! { td { "→ " code { (text::visible(&node.target)) } } })
+    });
     let (skip, length) = paging.range();
     let shown = folders.chain(files).chain(links).skip(skip).take(length);
     let total = count(directory);
     html! {
-        p { (total) " entries" }
+        p { (text::counted(total, ("entry", "entries"))) }
         (table("Entries", &["Name", "Size"], &html! { @for row in shown { (row) } }))
         (paging.links(query, total))
     }
@@ -195,23 +200,21 @@ fn row((base, name): (&str, &str), mark: &str, what: &Markup) -> Markup {
     html! {
         tr {
             td { a href={ (base) "/" (text::path(name)) } { code { (text::visible(name)) } } (mark) }
-            td { (what) }
+            (what)
         }
     }
 }
 
 /// The way to a place, each part of it a link.
-pub(super) fn trail(base: &str, path: &str) -> Markup {
+pub(super) fn trail((base, name): (&str, &str), path: &str) -> Markup {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let below = |count: usize| {
         parts[..count].iter().map(|part| format!("/{}", text::segment(part))).collect::<String>()
     };
     html! {
-        nav aria-label="Path" {
-            a href=(base) { "top" }
-            @for (index, part) in parts.iter().enumerate() {
-                " / " a href={ (base) (below(index + 1)) } { (text::visible(part)) }
-            }
+        a href=(base) { (name) }
+        @for (index, part) in parts.iter().enumerate() {
+            " / " a href={ (base) (below(index + 1)) } { (text::visible(part)) }
         }
     }
 }
@@ -300,7 +303,7 @@ mod tests {
         let query = Query::parse(Some("page=2"), &["page"]).unwrap();
         let list = super::list(&directory, "/x", (query.paging(2).unwrap(), &query)).into_string();
         assert!(list.contains("/x/%3Cscript%3E%23%3F") && list.contains("&lt;script&gt;#?"), "{list}");
-        let trail = trail("/x", "a b/<c>").into_string();
+        let trail = trail(("/x", "Outputs"), "a b/<c>").into_string();
         assert!(trail.contains("/x/a%20b/%3Cc%3E") && trail.contains("&lt;c&gt;"), "{trail}");
     }
 }

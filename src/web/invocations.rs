@@ -19,8 +19,8 @@ use super::{Pages, text, told};
 /// Invocations, and operations of one, on one page.
 const SHOWN: usize = 100;
 
-/// Bars of one drawing: what one still finds something in.
-const BARS_MAX: usize = 200;
+/// Bars of one drawing: those of the operations that are on the page.
+const BARS_MAX: usize = SHOWN;
 
 /// The slowest that are listed.
 const SLOWEST: usize = 20;
@@ -46,7 +46,7 @@ fn render_all(pages: &Pages, query: Option<&str>) -> Result<Response> {
         "Failed tests",
     ];
     let body = html! {
-        p { (found.total) " invocations, the latest first." }
+        p { (text::counted(found.total, ("invocation", "invocations"))) ", the latest first." }
         (table("Invocations", &head, &html! { @for invocation in &found.items { (row(invocation)) } }))
         (paging.links(&query, found.total))
     };
@@ -66,10 +66,10 @@ fn row(invocation: &Invocation) -> Markup {
             td { (told::result(invocation)) }
             td { (text::visible(&invocation.tool)) }
             td { (text::visible(who)) }
-            td { (text::moment(invocation.begun)) }
+            td { (text::ago(invocation.begun)) }
             td.number { (text::percent(invocation.hit_rate())) }
-            td.number { (invocation.executed) }
-            td.number { (invocation.failed + invocation.errors) }
+            td.number { (text::count(invocation.executed)) }
+            td.number { span class=[(invocation.failed + invocation.errors > 0).then_some("bad")] { (text::count(invocation.failed + invocation.errors)) } }
             td.number { @if let Some(told) = told { (told.tests.bad) " of " (told.tests.total) } }
         }
     }
@@ -94,12 +94,12 @@ fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
     let body = html! {
         (about(&invocation))
         (told)
-        (drawing(&records, paging.skip() / SHOWN))
         (some("Failures", records.iter().copied().filter(|record| is_failure(record))))
+        (drawing(&records, paging.skip() / SHOWN))
         (some("The slowest", slowest(&records).into_iter()))
         (some("Not from the cache", records.iter().copied().filter(|record| record.lookup == Lookup::Absent)))
         h2 { "All operations" }
-        p { (records.len()) " are kept, the first one first." }
+        p { (text::count(records.len())) " are kept, the first one first." }
         (list(records.iter().copied().skip(paging.skip()).take(SHOWN)))
         (paging.links(&query, records.len()))
     };
@@ -113,12 +113,12 @@ fn about(invocation: &Invocation) -> Markup {
         ("Invocation", html! { code { (text::visible(&invocation.id)) } }),
         ("Client", html! { (text::visible(&invocation.tool)) }),
         ("Identity", html! { (text::visible(&invocation.identity)) }),
-        ("Instance", html! { (text::visible(&invocation.instance)) }),
+        ("Instance", html! { (text::instance(&invocation.instance)) }),
         ("First request", text::moment(invocation.begun)),
         ("Last request after", html! { (text::duration(took)) }),
         (
             "From the cache",
-            html! { (invocation.hits) " actions (" (text::percent(invocation.hit_rate())) ")" },
+            html! { (text::counted(invocation.hits, ("action", "actions"))) " (" (text::percent(invocation.hit_rate())) ")" },
         ),
         (
             "Executed",

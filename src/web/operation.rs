@@ -124,8 +124,11 @@ async fn summary(pages: &Pages, id: OperationId) -> Result<Response> {
     }
     let body = html! {
         (about(&record))
-        @if !reasons.is_empty() { ul { @for reason in &reasons { li { (text::visible(reason)) } } } }
-        (read.show())
+        @if !reasons.is_empty() {
+            h2 { "Why it is not done" }
+            ul { @for reason in &reasons { li { (text::visible(reason)) } } }
+        }
+        (read.command_line())
         @for one in &printed { (one) }
         h2 { "Files" }
         (files(&record, &read, result.as_ref()))
@@ -136,6 +139,7 @@ async fn summary(pages: &Pages, id: OperationId) -> Result<Response> {
         h2 { "Action cache" }
         p { "The key is " (key(&record)) "." }
         (missed)
+        (read.surroundings())
     };
     Ok(page(Section::Operations, &title(&record), &body))
 }
@@ -164,18 +168,17 @@ pub(super) fn title(record: &Record) -> String {
 }
 
 fn about(record: &Record) -> Markup {
-    let instance = if record.instance.is_empty() { "without a name" } else { &record.instance };
     let attempt = record.lease.map_or(0, |lease| lease.attempt);
     html! {
         @if !record.message.is_empty() { p.bad { (text::visible(&record.message)) } }
         (facts(&[
             ("State", stand(record)),
-            ("Begun", text::moment(record.begun)),
+            ("Begun", html! { (text::moment(record.begun)) " (" (text::ago(record.begun)) ")" }),
             ("Took", html! { (text::duration(record.duration())) }),
-            ("Worker", html! { (text::visible(&record.worker)) @if attempt > 1 { " (attempt " (attempt) ")" } }),
+            ("Worker", html! { (text::or_dash(&record.worker)) @if attempt > 1 { " (attempt " (attempt) ")" } }),
             ("Invocation", invocation(record)),
-            ("Identity", html! { (text::visible(&record.identity)) }),
-            ("Instance", html! { (text::visible(instance)) }),
+            ("Identity", html! { (text::or_dash(&record.identity)) }),
+            ("Instance", html! { (text::instance(&record.instance)) }),
             ("Operation", html! { code { (record.operation) } }),
             ("Action", html! { code { (record.action) } }),
         ]))
@@ -185,7 +188,7 @@ fn about(record: &Record) -> Markup {
 fn files(record: &Record, read: &Read, result: Option<&ActionResult>) -> Markup {
     let base = format!("/operations/{}", record.operation);
     html! {
-        ul {
+        ul.row {
             @if read.input_root(record.action.function()).is_some() { li { a href={ (base) "/inputs" } { "Input tree" } } }
             @if result.is_some() { li { a href={ (base) "/outputs" } { "Outputs" } } }
         }
@@ -248,10 +251,13 @@ async fn browse(
             folder::list(&directory, here.trim_end_matches('/'), (query.paging(ENTRIES_SHOWN)?, &query))
         }
     };
-    let name = if path.is_empty() { kind } else { path };
+    let tree = if kind == "inputs" { "Input tree" } else { "Outputs" };
+    let name = path.trim_end_matches('/').rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(tree);
     let body = html! {
-        p { a href={ "/operations/" (record.operation) } { (title(record)) } }
-        (folder::trail(&base, path))
+        nav aria-label="Path" {
+            a href={ "/operations/" (record.operation) } { (title(record)) } " / "
+            (folder::trail((&base, tree), path))
+        }
         (body)
     };
     Ok(page(Section::Operations, &text::visible(name), &body))

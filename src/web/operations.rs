@@ -26,10 +26,14 @@ fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
     let found = pages.builds.operations(&filter, paging.range());
     let body = html! {
         (form(&filter))
-        p { (found.total) " operations, the latest first." }
-        (list(found.items.iter().map(AsRef::as_ref)))
+        @if found.total == 0 {
+            p { "No operation matches." }
+        } @else {
+            p { (text::counted(found.total, ("operation", "operations"))) ", the latest first." }
+            (list(found.items.iter().map(AsRef::as_ref)))
+        }
         (paging.links(&query, found.total))
-        p.quiet { "The last " (OPERATIONS_MAX) " operations since the farm started are listed." }
+        p.quiet { "Listed is what was asked for since the farm started, at most the last " (text::count(OPERATIONS_MAX)) " operations." }
     };
     Ok(page(Section::Operations, "Operations", &body))
 }
@@ -76,7 +80,7 @@ fn row(record: &Record) -> Markup {
             td { (text::visible(&record.client.target)) }
             td { (invocation(record)) }
             td { (text::visible(&record.worker)) }
-            td { (text::moment(record.begun)) }
+            td { (text::ago(record.begun)) }
             td.number { (text::duration(record.duration())) }
         }
     }

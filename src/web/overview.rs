@@ -43,7 +43,7 @@ pub(super) async fn show(State(pages): State<Pages>) -> Response {
     let tiers = pages.storage.status().tiers;
     let body = html! {
         (readiness(&pages.readiness.reasons()))
-        @if let Some(load) = &load { (now(load)) }
+        @if let Some(load) = &load { div.now { (now(load)) } }
         h2 { "The last half hour" }
         div.charts { (charts(&pages, load.is_some())) }
         h2 { "Storage" }
@@ -70,20 +70,26 @@ fn readiness(reasons: &str) -> Markup {
 fn now(load: &Load) -> Markup {
     let fleet = load.fleet;
     let oldest = std::time::Duration::try_from_secs_f64(load.oldest_seconds).unwrap_or_default();
+    let marks = [(fleet.cordoned, "cordoned"), (fleet.draining, "draining"), (fleet.away, "away")];
+    let actions = |count| text::counted(count, ("action", "actions"));
     facts(&[
-        ("Waiting", html! { a href="/queue" { (load.queued) " actions" } }),
+        ("Waiting", html! { a href="/queue" { (actions(load.queued)) } }),
         ("Longest wait", html! { (text::duration(oldest)) }),
-        ("Running", html! { a href="/operations?state=executing" { (load.running) " actions" } }),
+        ("Running", html! { a href="/operations?state=executing" { (actions(load.running)) } }),
         (
             "Workers",
-            html! { a href="/workers" { (fleet.open) " open, " (fleet.cordoned) " cordoned, " (fleet.draining) " draining, " (fleet.away) " away" } },
+            html! {
+                a href="/workers" { (text::count(fleet.open)) " open" }
+                @for (count, mark) in marks { @if count > 0 { ", " span.warn { (text::count(count)) " " (mark) } } }
+            },
         ),
     ])
 }
 
 fn charts(pages: &Pages, schedules: bool) -> Markup {
     let curves = pages.history.curves();
-    let count = |value: f64| format!("{value:.0}");
+    // The cast saturates, and nothing is counted below zero.
+    let count = |value: f64| text::count(value as u64);
     let rate = |value: f64| format!("{value:.1}/s");
     let part = |value: f64| text::percent(Some(value));
     html! {
@@ -115,10 +121,10 @@ pub(super) fn fill(tier: &TierStatus) -> Markup {
     html! {
         figure {
             figcaption { a href="/storage" { (tier.name) } strong { (text::percent(part)) } }
-            svg viewBox="0 0 240 12" role="img" aria-label={ (tier.name) ": " (spoken) } {
+            svg.bar viewBox="0 0 240 12" preserveAspectRatio="none" role="img" aria-label={ (tier.name) ": " (spoken) } {
                 title { (tier.name) ": " (spoken) }
-                rect.queued width="240" height="12" rx="3" {}
-                rect.execution width=(format!("{:.1}", 240.0 * part.unwrap_or(0.0).clamp(0.0, 1.0))) height="12" rx="3" {}
+                rect.queued width="240" height="12" {}
+                rect.execution width=(format!("{:.1}", 240.0 * part.unwrap_or(0.0).clamp(0.0, 1.0))) height="12" {}
             }
             span.quiet { (spoken) }
         }

@@ -64,7 +64,7 @@ impl<'a> Printed<'a> {
             h2 { (heading(self.stream)) }
             @match beginning {
                 Err(error) => p.warn { (error.public_message()) },
-                Ok(text) if text.is_empty() && self.record.state.has_ended() => p.quiet { "Nothing." },
+                Ok(text) if text.is_empty() && self.record.state != State::Executing => p.quiet { "Nothing." },
                 Ok(text) => { (self.text(&address, &text)) },
             }
             @if size > BEGINNING_BYTES as u64 { p { a href=(address) { "All of it" } } }

@@ -43,10 +43,13 @@ fn body(overview: &Overview, explained: &[(&QueueView, Vec<String>)]) -> Markup 
     let head = ["Properties", "Waiting", "Longest", "Able workers", "The longest waiting one, and why"];
     let rows = html! { @for (queue, reasons) in explained { (row(queue, reasons)) } };
     html! {
-        p { (overview.queued) " actions wait, " (overview.running) " run." }
         @if overview.queues.is_empty() {
-            p.good { "Nothing waits." }
+            p.good { "Nothing waits; " (text::counted(overview.running, ("action runs", "actions run"))) "." }
         } @else {
+            p {
+                (text::counted(overview.queued, ("action waits", "actions wait"))) ", "
+                (text::count(overview.running)) " running."
+            }
             (table("What waits, by platform properties", &head, &rows))
         }
         @if overview.queues_unlisted > 0 { p { "And " (overview.queues_unlisted) " more sets of properties." } }
@@ -55,20 +58,21 @@ fn body(overview: &Overview, explained: &[(&QueueView, Vec<String>)]) -> Markup 
 
 fn row(queue: &QueueView, reasons: &[String]) -> Markup {
     let oldest = Duration::try_from_secs_f64(queue.oldest_seconds).unwrap_or_default();
+    let others = reasons.iter().filter(|reason| Some(*reason) != queue.stranded.as_ref());
     html! {
         tr {
             td {
                 @if queue.properties.is_empty() { span.quiet { "none" } } @else { code { (text::visible(&pairs(&queue.properties))) } }
             }
-            td.number { (queue.queued) }
+            td.number { (text::count(queue.queued)) }
             td.number { (text::duration(oldest)) }
-            td.number { (queue.able_workers) }
+            td.number { (text::count(queue.able_workers)) }
             td {
                 @if let Some(operation) = &queue.oldest_operation {
                     a href={ "/operations/" (operation) } { code { (text::short(operation)) } }
                 }
                 @if let Some(stranded) = &queue.stranded { p.bad { (text::visible(stranded)) } }
-                ul { @for reason in reasons { li { (text::visible(reason)) } } }
+                ul.plain { @for reason in others { li { (text::visible(reason)) } } }
             }
         }
     }

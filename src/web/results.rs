@@ -70,20 +70,19 @@ async fn render(pages: &Pages, key: &ActionKey) -> Result<Response> {
     };
     let (result, read) = tokio::join!(pages.storage.result(key), action::read(&pages.cas, &key.digest));
     let result = result?.ok_or_else(none)?;
-    let instance = if key.instance.is_empty() { "without a name" } else { &key.instance };
     let body = html! {
         (facts(&[
-            ("Instance", html! { (text::visible(instance)) }),
+            ("Instance", html! { (text::instance(&key.instance)) }),
             ("Action", html! { code { (key.digest) } }),
         ]))
         (action::result(&result))
-        (withdrawal(key))
         h2 { "Outputs" }
         ul {
             @for file in result.output_files.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&file.path)) } } }
             @for directory in result.output_directories.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&directory.path)) "/" } } }
         }
         (read.show())
+        (withdrawal(key))
     };
     Ok(page(Section::ActionCache, "A result", &body))
 }

@@ -21,6 +21,7 @@ const SHORT: usize = 12;
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match duration.as_secs() {
+        0 if duration.is_zero() => "0 ms".to_owned(),
         0 if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
         0 => format!("{:.0} ms", seconds * 1e3),
         1..10 => format!("{seconds:.2} s"),
@@ -33,16 +34,71 @@ pub(super) fn bytes(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
+/// A count with commas between its thousands.
+pub(super) fn count(count: impl TryInto<u64>) -> String {
+    let digits = count.try_into().unwrap_or(u64::MAX).to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.char_indices() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A count of things: `1 action`, `1,234 actions`.
+pub(super) fn counted(number: impl TryInto<u64>, (one, many): (&str, &str)) -> String {
+    let number = count(number);
+    if number == "1" { format!("1 {one}") } else { format!("{number} {many}") }
+}
+
+/// A text of somebody else, or a dash where there is none.
+pub(super) fn or_dash(text: &str) -> Cow<'_, str> {
+    if text.is_empty() { Cow::Borrowed("–") } else { visible(text) }
+}
+
+/// The name of an instance; a usual farm has one only, without a name.
+pub(super) fn instance(name: &str) -> Cow<'_, str> {
+    if name.is_empty() { Cow::Borrowed("without a name") } else { visible(name) }
+}
+
 pub(super) fn percent(part: Option<f64>) -> String {
     part.map_or_else(|| "–".to_owned(), |part| format!("{:.1} %", 100.0 * part))
 }
 
 /// A moment, in a form that machines read, too.
 pub(super) fn moment(time: SystemTime) -> Markup {
+    let text = written(time);
+    html! { time datetime=(text) { (for_people(&text)) } }
+}
+
+/// How long ago a moment was, with the moment itself for whoever points at it.
+pub(super) fn ago(time: SystemTime) -> Markup {
+    let text = written(time);
+    let since = SystemTime::now().duration_since(time).unwrap_or_default();
+    html! { time datetime=(text) title=(for_people(&text)) { (since_then(since)) } }
+}
+
+/// One unit is enough to tell what was when; whoever wants more points at it.
+fn since_then(since: Duration) -> String {
+    match since.as_secs() {
+        0 => "just now".to_owned(),
+        seconds @ 1..60 => format!("{seconds} s ago"),
+        seconds @ 60..3_600 => format!("{} min ago", seconds / 60),
+        seconds @ 3_600..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", count(seconds / 86_400)),
+    }
+}
+
+fn written(time: SystemTime) -> String {
     // A clock after the year 9999 has no such form, and would be a wrong one.
     let time = time.min(SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799));
-    let text = format_rfc3339_seconds(time).to_string();
-    html! { time datetime=(text) { (text.replace('T', " ").replace('Z', " UTC")) } }
+    format_rfc3339_seconds(time).to_string()
+}
+
+fn for_people(written: &str) -> String {
+    written.replace('T', " ").replace('Z', " UTC")
 }
 
 /// The beginning of an identifier.
@@ -169,6 +225,36 @@ mod tests {
                 words.map(|word| format!("{word}|")).concat()
             );
         }
+    }
+
+    #[test]
+    fn counts_are_read_at_a_glance() {
+        for (number, text) in
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (10_217, "10,217"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(count(number), text);
+        }
+        let actions = ("action", "actions");
+        assert_eq!(
+            [counted(0, actions), counted(1, actions), counted(2_000, actions)],
+            ["0 actions", "1 action", "2,000 actions"]
+        );
+    }
+
+    #[test]
+    fn what_was_is_told_from_now_on() {
+        for (seconds, text) in [
+            (0, "just now"),
+            (59, "59 s ago"),
+            (60, "1 min ago"),
+            (3_600, "1 h ago"),
+            (172_799, "47 h ago"),
+            (172_800, "2 days ago"),
+        ] {
+            assert_eq!(since_then(Duration::from_secs(seconds)), text);
+        }
+        let shown = ago(SystemTime::UNIX_EPOCH).into_string();
+        assert!(shown.contains("title=\"1970-01-01 00:00:00 UTC\"") && shown.contains("days ago"), "{shown}");
     }
 
     #[test]

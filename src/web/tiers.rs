@@ -16,11 +16,12 @@ fn body(status: &StorageStatus) -> Markup {
     let head =
         ["Tier", "Kind", "Used", "Hit rate", "Hits", "Misses", "Read", "Written", "Evictions", "Errors"];
     html! {
-        p { "The tiers, fast to slow; counts are since the farm started." }
+        p { "The tiers, fast to slow." }
         div.charts { @for tier in &status.tiers { (fill(tier)) } }
+        h2 { "Since the farm started" }
         (table("Tiers", &head, &html! { @for tier in &status.tiers { (row(tier)) } }))
         @if let Some(writes) = status.pending_writes {
-            p { (writes) " writes (" (text::bytes(status.pending_bytes.unwrap_or(0))) ") are on their way to slower tiers." }
+            p { (text::counted(writes, ("write", "writes"))) " (" (text::bytes(status.pending_bytes.unwrap_or(0))) ") on their way to slower tiers." }
         }
         p.quiet { "To verify what is stored: " code { "croft scrub" } }
     }
@@ -36,12 +37,12 @@ fn row(tier: &TierStatus) -> Markup {
             td { (tier.kind) }
             td.number { (tier.used_bytes.map_or_else(unknown, text::bytes)) }
             td.number { (text::percent(rate)) }
-            td.number { (tier.hits) }
-            td.number { (tier.misses) }
+            td.number { (text::count(tier.hits)) }
+            td.number { (text::count(tier.misses)) }
             td.number { (text::bytes(tier.read_bytes)) }
             td.number { (text::bytes(tier.written_bytes)) }
-            td.number { (tier.evictions.map_or_else(unknown, |count| count.to_string())) }
-            td.number { span class=[(tier.errors > 0).then_some("bad")] { (tier.errors) } }
+            td.number { (tier.evictions.map_or_else(unknown, text::count)) }
+            td.number { span class=[(tier.errors > 0).then_some("bad")] { (text::count(tier.errors)) } }
         }
     }
 }

@@ -7,7 +7,6 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use crate::error::Result;
-use crate::scheduler::view::pairs;
 use crate::scheduler::{Availability, Overview, RunningView, WorkerView};
 
 use super::answer::{elsewhere, page_or};
@@ -32,7 +31,7 @@ fn body(overview: &Overview) -> Markup {
         } @else {
             (table("Workers", &head, &rows))
         }
-        @if overview.workers_unlisted > 0 { p { "And " (overview.workers_unlisted) " more." } }
+        @if overview.workers_unlisted > 0 { p { "And " (text::count(overview.workers_unlisted)) " more." } }
         p.quiet { "A cordoned worker stays connected and starts nothing; a draining one ends what it runs and leaves." }
     }
 }
@@ -47,8 +46,8 @@ fn row(worker: &WorkerView) -> Markup {
             }
             td { (state(worker)) }
             td.number { (worker.slots_used) " of " (worker.slots) }
-            td { code { (text::visible(&pairs(&worker.properties))) } }
-            td { ul { @for one in &worker.running { li { (running(one)) } } } }
+            td { ul.plain { @for (name, value) in &worker.properties { li { code { (text::visible(name)) "=" (text::visible(value)) } } } } }
+            td { ul.plain { @for one in &worker.running { li { (running(one)) } } } }
             td { (change(worker)) }
         }
     }
@@ -59,10 +58,14 @@ fn state(worker: &WorkerView) -> Markup {
         @if !worker.is_connected { span.bad { "away" } }
         @match &worker.availability {
             Availability::Open => { @if worker.is_connected { span.good { "open" } } },
-            Availability::Cordoned { reason } => { " " span.warn { "cordoned" } " " (text::visible(reason)) },
-            Availability::Draining { reason } => { " " span.warn { "draining" } " " (text::visible(reason)) },
+            Availability::Cordoned { reason } => { " " span.warn { "cordoned" } (because(reason)) },
+            Availability::Draining { reason } => { " " span.warn { "draining" } (because(reason)) },
         }
     }
+}
+
+fn because(reason: &str) -> Markup {
+    html! { @if !reason.is_empty() { ": " (text::visible(reason)) } }
 }
 
 fn running(one: &RunningView) -> Markup {
@@ -72,8 +75,8 @@ fn running(one: &RunningView) -> Markup {
             Some(operation) => a href={ "/operations/" (operation) } { code { (text::short(operation)) } },
             None => span.quiet { "is being killed" },
         }
-        " " (text::duration(since))
-        @if one.attempt > 1 { " attempt " (one.attempt) }
+        " for " (text::duration(since))
+        @if one.attempt > 1 { ", attempt " (one.attempt) }
     }
 }
 

@@ -179,13 +179,12 @@ impl Client {
         mnemonic: &str,
     ) -> Result<rev2::ActionResult, Status> {
         let metadata = RequestMetadata { action_mnemonic: mnemonic.into(), ..RequestMetadata::default() };
-        let mut request = Request::new(GetActionResultRequest {
+        let request = GetActionResultRequest {
             action_digest: Some(action.to_proto()),
             digest_function: self.function.to_proto().into(),
             ..GetActionResultRequest::default()
-        });
-        let value = MetadataValue::from_bytes(&metadata.encode_to_vec());
-        request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", value);
+        };
+        let request = with_metadata(request, &metadata);
         self.cache.clone().get_action_result(request).await.map(tonic::Response::into_inner)
     }
 
@@ -232,6 +231,14 @@ pub(crate) fn shell(script: &str, outputs: &[&str]) -> Command {
         output_paths: outputs.iter().map(|path| (*path).to_owned()).collect(),
         ..Command::default()
     }
+}
+
+/// A request of a client that says what it builds.
+pub(crate) fn with_metadata<T>(message: T, metadata: &RequestMetadata) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = MetadataValue::from_bytes(&metadata.encode_to_vec());
+    request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", value);
+    request
 }
 
 /// Follows an operation to its end.

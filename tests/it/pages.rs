@@ -8,7 +8,6 @@ use croft::proto::longrunning::CancelOperationRequest;
 use croft::proto::rev2::{
     self, Action, Directory, ExecuteResponse, FileNode, GetActionResultRequest, RequestMetadata, ToolDetails,
 };
-use prost::Message;
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Client as Http, Method, StatusCode};
 use tonic::Request;
@@ -118,10 +117,7 @@ fn with_metadata<T>(message: T, (invocation, target): (&str, &str)) -> Request<T
         action_mnemonic: format!("Genrule{IMAGE}"),
         ..RequestMetadata::default()
     };
-    let mut request = Request::new(message);
-    let value = tonic::metadata::MetadataValue::from_bytes(&metadata.encode_to_vec());
-    request.metadata_mut().insert_bin("build.bazel.remote.execution.v2.requestmetadata-bin", value);
-    request
+    crate::client::with_metadata(message, &metadata)
 }
 
 /// Executes an action as a client that says what it builds. Returns the identifier of the operation, too.
@@ -223,7 +219,7 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
     assert!(page.contains("The action cache had the result"), "{page}");
     let invocation = seen.iter().find(|path| path.starts_with("/invocations/")).unwrap();
     let page = browser.page(invocation).await;
-    for text in ["1 actions (33.3 %)", "1 succeeded, 1 failed", "Waterfall", "Failures"] {
+    for text in ["1 action (33.3 %)", "1 succeeded, 1 failed", "Waterfall", "Failures"] {
         assert!(page.contains(text), "{text}: {page}");
     }
     let download = browser
@@ -296,7 +292,9 @@ async fn a_large_input_tree_is_paged() {
     let (id, response) = execute(&client, &action, "//large").await;
     assert_eq!(code(&response), 0);
     let first = browser.page(&format!("/operations/{id}/inputs")).await;
-    assert!(first.contains("10000 entries") && first.contains("file-00499") && !first.contains("file-00500"));
+    assert!(
+        first.contains("10,000 entries") && first.contains("file-00499") && !first.contains("file-00500")
+    );
     assert!(first.contains("?page=20") && first.len() < 200_000, "{}", first.len());
     let last = browser.page(&format!("/operations/{id}/inputs?page=20")).await;
     assert!(last.contains("file-09999") && last.contains("page 20 of 20"), "{last}");
