@@ -243,12 +243,13 @@ pub(crate) fn with_metadata<T>(message: T, metadata: &RequestMetadata) -> Reques
 
 /// Follows an operation to its end.
 pub(crate) async fn finish(operations: &mut Streaming<Operation>) -> Result<ExecuteResponse, Status> {
+    let mut last = None;
+    // To its end: a connection is given up on which thousands of streams were dropped a moment before theirs.
     while let Some(operation) = operations.message().await? {
-        if operation.done {
-            return Ok(response(&operation));
-        }
+        last = operation.done.then_some(operation);
     }
-    Err(Status::internal("the stream ended before the operation was done"))
+    last.map(|operation| response(&operation))
+        .ok_or_else(|| Status::internal("the stream ended before the operation was done"))
 }
 
 pub(crate) fn response(operation: &Operation) -> ExecuteResponse {
