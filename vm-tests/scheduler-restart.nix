@@ -2,28 +2,9 @@
 { pkgs, lib }:
 let
   busybox = pkgs.pkgsStatic.busybox;
-  host = import ./parts/trusted.nix {
-    inherit lib;
-    clients = [ "client" ];
-    roles = {
-      control = [
-        "cas"
-        "scheduler"
-      ];
-      worker = [ "worker" ];
-    };
-  };
 in
 {
-  nodes.client.imports = [ ./parts/client.nix ];
-  nodes.control = {
-    imports = [ host ];
-    services.croft.cas.disk.size = "256 MiB";
-  };
-  nodes.worker.imports = [
-    host
-    ./parts/worker.nix
-  ];
+  nodes = import ./parts/one-worker.nix { inherit lib; };
 
   testScript = ''
     import json
