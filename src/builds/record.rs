@@ -1,12 +1,12 @@
 //! One operation, as far as it is remembered.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use crate::digest::Digest;
 use crate::proto::rev2::{ExecuteResponse, ExecutedActionMetadata};
 use crate::proto::worker::ResourceUsage;
-use crate::proto::{Timestamp, since_epoch};
+use crate::proto::{Timestamp, read_timestamp};
 use crate::scheduler::{Lease, OperationId, Stage, Update};
 
 /// Characters of an error that are kept.
@@ -149,7 +149,7 @@ impl Times {
 
 /// None for what is before 1970 or beyond the clock.
 fn time(timestamp: &Option<Timestamp>) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(since_epoch(timestamp.as_ref()?)?)
+    read_timestamp(timestamp.as_ref()?)
 }
 
 impl Record {

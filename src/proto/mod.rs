@@ -4,8 +4,25 @@
 
 mod usage;
 
+use base64::Engine;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use prost::Message;
+
 /// The header in which clients say what they build, as [`rev2::RequestMetadata`].
 pub const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
+
+/// As gRPC sends bytes in headers: with padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What the client says of its request; `None` when it says nothing or that is malformed.
+pub fn request_metadata(headers: &http::HeaderMap) -> Option<rev2::RequestMetadata> {
+    let bytes = BASE64.decode(headers.get(REQUEST_METADATA)?).ok()?;
+    rev2::RequestMetadata::decode(&*bytes).ok()
+}
 
 /// Remote Execution API v2.
 pub mod rev2 {
@@ -128,6 +145,11 @@ pub fn timestamp(time: std::time::SystemTime) -> Timestamp {
 /// The time since 1970; `None` for a moment before, and for a malformed one.
 pub fn since_epoch(timestamp: &Timestamp) -> Option<std::time::Duration> {
     span((timestamp.seconds, timestamp.nanos))
+}
+
+/// The moment in a message; `None` for one before 1970 or beyond the clock, and for a malformed one.
+pub fn read_timestamp(message: &Timestamp) -> Option<std::time::SystemTime> {
+    std::time::SystemTime::UNIX_EPOCH.checked_add(since_epoch(message)?)
 }
 
 /// A span of time; the longest there is when it has more seconds than the message holds.

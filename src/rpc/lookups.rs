@@ -1,19 +1,17 @@
 //! Counts look-ups of action results by what clients say that they build.
 
-use prost::Message;
 use tonic::metadata::MetadataMap;
 
 use crate::error::Result;
 use crate::metrics::{ACTION_CACHE_LOOKUPS, Vocabulary};
-use crate::proto::REQUEST_METADATA;
+use crate::proto;
 use crate::proto::rev2::RequestMetadata;
 
 static MNEMONICS: Vocabulary = Vocabulary::new();
 
 /// What the client says of its request; nothing when it is malformed.
 pub(super) fn request_metadata(metadata: &MetadataMap) -> RequestMetadata {
-    let bytes = metadata.get_bin(REQUEST_METADATA).and_then(|value| value.to_bytes().ok());
-    bytes.and_then(|bytes| RequestMetadata::decode(bytes).ok()).unwrap_or_default()
+    proto::request_metadata(metadata.as_ref()).unwrap_or_default()
 }
 
 /// Counts a look-up by `method` for an action of this mnemonic.

@@ -10,8 +10,8 @@ use crate::audit::Auditor;
 use crate::builds::Builds;
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::proto::read_timestamp;
 use crate::proto::rev2::ExecuteResponse;
-use crate::proto::{self, Timestamp};
 use crate::scheduler::{OperationId, Settle, Task, Update};
 use crate::status;
 use crate::store::{ActionCache, ActionKey, Cas, absent_outputs};
@@ -64,8 +64,10 @@ impl Settler {
 impl Settle for Settler {
     async fn settle(&self, task: &Task, response: ExecuteResponse) -> Result<ExecuteResponse> {
         count(&response);
-        if let Some(waited) = waited(&response) {
-            trace::past(task.trace.as_ref(), "queued", waited);
+        if let Some(carried) = &task.trace
+            && let Some(waited) = waited(&response)
+        {
+            trace::past(carried, "queued", waited);
         }
         self.check_and_keep(task, response).instrument(trace::resume(task.trace.as_ref(), "settle")).await
     }
@@ -95,10 +97,8 @@ impl Settle for Settler {
 /// When the action was queued and when a worker took it.
 fn waited(response: &ExecuteResponse) -> Option<(SystemTime, SystemTime)> {
     let times = response.result.as_ref()?.execution_metadata.as_ref()?;
-    let time = |timestamp: &Option<Timestamp>| {
-        Some(SystemTime::UNIX_EPOCH + proto::since_epoch(timestamp.as_ref()?)?)
-    };
-    Some((time(&times.queued_timestamp)?, time(&times.worker_start_timestamp)?))
+    let (queued, started) = (times.queued_timestamp.as_ref()?, times.worker_start_timestamp.as_ref()?);
+    Some((read_timestamp(queued)?, read_timestamp(started)?))
 }
 
 /// Counts an attempt that was answered, and its stages.

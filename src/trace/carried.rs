@@ -7,10 +7,7 @@ use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tonic::metadata::MetadataMap;
-use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-use super::{TARGET, TRACING};
 
 /// The header of the W3C's Trace Context, level 1.
 const HEADER: &str = "traceparent";
@@ -25,11 +22,7 @@ pub struct Carried(Box<str>);
 impl Carried {
     /// That of the current span, if there is one.
     pub fn current() -> Option<Self> {
-        TRACING.get()?;
-        let span = Span::current();
-        if span.metadata().is_none_or(|metadata| metadata.target() != TARGET) {
-            return None;
-        }
+        let span = super::current()?;
         let mut headers = HashMap::new();
         TraceContextPropagator::new().inject_context(&span.context(), &mut headers);
         headers.remove(HEADER).map(|text| Self(text.into()))

@@ -98,14 +98,16 @@ pub fn end(span: &Span, code: Code) {
 
 /// A part of what the current span is about; [`Span::none`] when there is none.
 pub fn part(name: &str) -> Span {
-    if TRACING.get().is_none() {
-        return Span::none();
-    }
-    let current = Span::current();
-    if current.metadata().is_none_or(|metadata| metadata.target() != TARGET) {
-        return Span::none();
-    }
+    let Some(current) = current() else { return Span::none() };
     tracing::error_span!(target: TARGET, parent: &current, "part", otel.name = name)
+}
+
+/// The span that is entered, if it is one of ours.
+fn current() -> Option<Span> {
+    TRACING.get()?;
+    let current = Span::current();
+    let is_ours = current.metadata().is_some_and(|metadata| metadata.target() == TARGET);
+    is_ours.then_some(current)
 }
 
 /// A span that goes on with a trace which came some other way than as a call; [`Span::none`] when none came or nothing is exported.
@@ -120,7 +122,6 @@ pub fn resume(carried: Option<&Carried>, name: &str) -> Span {
         "part",
         otel.name = name,
         croft.worker = field::Empty,
-        croft.action = field::Empty,
         trace_id = field::Empty,
     );
     follow(&span, parent);
@@ -129,9 +130,9 @@ pub fn resume(carried: Option<&Carried>, name: &str) -> Span {
 }
 
 /// Exports a part of a trace that is over, and was nobody's to watch.
-pub fn past(carried: Option<&Carried>, name: &'static str, (start, end): (SystemTime, SystemTime)) {
+pub fn past(carried: &Carried, name: &'static str, (start, end): (SystemTime, SystemTime)) {
     let Some(tracing) = TRACING.get() else { return };
-    let Some(parent) = carried.and_then(Carried::context) else { return };
+    let Some(parent) = carried.context() else { return };
     let builder = tracing.tracer.span_builder(name).with_start_time(start);
     tracing.tracer.build_with_context(builder, &parent).end_with_timestamp(end.max(start));
 }

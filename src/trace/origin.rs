@@ -2,20 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base64::Engine;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
 use opentelemetry::Context;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use prost::Message;
 
 use crate::digest::Function;
-use crate::proto::REQUEST_METADATA;
-use crate::proto::rev2::RequestMetadata;
+use crate::proto;
 
 /// What begins a trace that is kept.
 #[derive(Debug)]
@@ -99,20 +94,19 @@ fn build(headers: &HeaderMap) -> Option<SpanContext> {
 
 /// The client's `tool_invocation_id`, if it has sent one.
 fn invocation(headers: &HeaderMap) -> Option<String> {
-    let bytes = BASE64.decode(headers.get(REQUEST_METADATA)?).ok()?;
-    let id = RequestMetadata::decode(&*bytes).ok()?.tool_invocation_id;
+    let id = proto::request_metadata(headers)?.tool_invocation_id;
     (!id.is_empty()).then_some(id)
 }
 
-/// As gRPC sends bytes in headers: with padding or without.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+    use prost::Message;
+
     use super::*;
+    use crate::proto::REQUEST_METADATA;
+    use crate::proto::rev2::RequestMetadata;
 
     fn headers(traceparent: &str, invocation: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -122,7 +116,7 @@ mod tests {
         if !invocation.is_empty() {
             let metadata =
                 RequestMetadata { tool_invocation_id: invocation.to_owned(), ..RequestMetadata::default() };
-            let text = BASE64.encode(metadata.encode_to_vec());
+            let text = STANDARD_NO_PAD.encode(metadata.encode_to_vec());
             headers.insert(REQUEST_METADATA, text.parse().unwrap());
         }
         headers
