@@ -1,5 +1,7 @@
 //! The CAS: bulk reads, durable bulk writes, batches of small blobs.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use croft::digest::Function;
 use croft::proto::bytestream::ReadRequest;
@@ -92,7 +94,7 @@ pub(crate) async fn batches(rounds: Rounds) -> Figure {
     let client = Client::new(&farm).await;
     let (mut ours, mut limit) = (Vec::new(), Vec::new());
     for round in 0..rounds.0.min(5) {
-        ours.push(batch_rate(&client, round).await);
+        ours.push(batch_rate(&client, round * BATCHES..(round + 1) * BATCHES).await);
         limit.push(limits::synced_groups(farm.data(), &content(SMALL, 0), BATCHES * BATCH, GROUP));
     }
     Figure {
@@ -105,16 +107,16 @@ pub(crate) async fn batches(rounds: Rounds) -> Figure {
     }
 }
 
-/// How many small blobs in batches, of a round that was not before, are stored in a second.
-pub(crate) async fn batch_rate(client: &Client, round: usize) -> f64 {
-    let batches: Vec<Vec<Bytes>> = (0..BATCHES)
+/// How many small blobs in the batches with these numbers, none of which was before, are stored in a second.
+pub(crate) async fn batch_rate(client: &Client, numbers: Range<usize>) -> f64 {
+    let count = numbers.len() * BATCH;
+    let batches: Vec<Vec<Bytes>> = numbers
         .map(|batch| {
-            let seed = (round * BATCHES + batch) * BATCH;
-            (0..BATCH).map(|blob| content(SMALL, 1_000_000 + (seed + blob) as u64)).collect()
+            (0..BATCH).map(|blob| content(SMALL, 1_000_000 + (batch * BATCH + blob) as u64)).collect()
         })
         .collect();
     let puts = stream::iter(batches).map(|batch| client.put_all(batch)).buffer_unordered(BATCHES_AT_ONCE);
-    rate((BATCHES * BATCH) as f64, puts.for_each(|_| std::future::ready(()))).await
+    rate(count as f64, puts.for_each(|_| std::future::ready(()))).await
 }
 
 /// Writes small blobs one by one through ByteStream, as clients without batches do.
