@@ -32,6 +32,7 @@ pub use self::record::{Client, Lookup, Record, Span, State, Times};
 use self::responses::Responses;
 pub use self::streams::{Position, Turn};
 use self::texts::Texts;
+pub use self::texts::cut;
 pub use self::told::{ROWS_MAX, Row, Rows, TargetName, TargetState, TestName, Told};
 
 /// Operations that are kept: some large builds. A record takes about a kilobyte.
@@ -163,6 +164,14 @@ impl Builds {
             book.keep(&id, event);
         }
         Ok(turn)
+    }
+
+    /// The command and the beginning of a build that was told of and has not ended.
+    pub fn under_way(&self, invocation: &str) -> Option<(String, SystemTime)> {
+        let book = self.lock();
+        let told = book.invocations.get(invocation)?.told.as_ref()?;
+        let begun = told.begun.filter(|_| told.exit.is_none())?;
+        Some((told.command.clone(), begun))
     }
 
     pub fn record(&self, operation: OperationId) -> Option<Arc<Record>> {

@@ -29,7 +29,7 @@ impl Texts {
 }
 
 /// What is kept of a text of a client.
-pub(super) fn cut(text: &str) -> &str {
+pub fn cut(text: &str) -> &str {
     let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(end, _)| end);
     &text[..end]
 }

@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporte
 use opentelemetry_sdk::{Resource, runtime};
 use tonic::transport::{Channel, Endpoint};
 
+use super::build::Identifiers;
 use super::config::{Protocol, Settings};
 use super::origin::Sampling;
 use super::{Config, TRACING, Tracing};
@@ -44,6 +45,7 @@ impl Export {
             .with_span_processor(processor.build())
             // A span is made only when it is to be exported.
             .with_sampler(Sampler::AlwaysOn)
+            .with_id_generator(Identifiers::default())
             .with_resource(resource())
             .build();
         let tracing = Tracing {

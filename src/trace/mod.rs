@@ -7,6 +7,7 @@
 //! of the protocol rarely send that header, but they say which build a call belongs to; the trace is then that of the build, under the
 //! build's own identifier.
 
+mod build;
 mod carried;
 mod config;
 mod export;
@@ -23,6 +24,7 @@ use tracing::{Span, Subscriber, field};
 use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
 use tracing_subscriber::registry::LookupSpan;
 
+pub use self::build::{Build, build};
 pub use self::carried::{Carried, send};
 pub use self::config::{Config, Protocol};
 pub use self::export::Export;

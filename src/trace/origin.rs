@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::HeaderMap;
 use opentelemetry::Context;
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TraceId};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-use crate::digest::Function;
+use super::build;
 use crate::proto;
 
 /// What begins a trace that is kept.
@@ -38,7 +38,7 @@ impl Sampling {
     }
 
     /// All processes of a farm say the same of a trace. The first bytes count, which are random in a UUID of any version in use.
-    fn keeps(&self, trace: TraceId) -> bool {
+    pub(super) fn keeps(&self, trace: TraceId) -> bool {
         let [a, b, c, d, e, f, ..] = trace.to_bytes();
         let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         (number as f64) < self.share * (1_u64 << 48) as f64
@@ -59,7 +59,7 @@ pub(super) fn of(headers: &HeaderMap, sampling: &Sampling) -> Option<Origin> {
             if sampling.follows_callers { sent.is_sampled() } else { sampling.keeps(sent.trace_id()) };
         return is_kept.then_some(Origin::Elsewhere(caller));
     }
-    match build(headers) {
+    match invocation(headers).as_deref().and_then(build::span_of) {
         Some(build) => sampling.keeps(build.trace_id()).then(|| elsewhere(build)),
         None => sampling.keeps_next().then_some(Origin::Here),
     }
@@ -77,19 +77,6 @@ fn caller(headers: &HeaderMap) -> Option<Context> {
         TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers));
     let is_valid = context.span().span_context().is_valid();
     is_valid.then_some(context)
-}
-
-/// The span that stands for the whole build, which is nobody's to export: the build's identifier is that of the trace.
-fn build(headers: &HeaderMap) -> Option<SpanContext> {
-    let id = invocation(headers)?;
-    let trace = match uuid::Uuid::parse_str(&id) {
-        Ok(uuid) => uuid.into_bytes(),
-        Err(_) => *Function::Blake3.hash(id.as_bytes()).hash().first_chunk()?,
-    };
-    let span: [u8; 8] = *trace.last_chunk()?;
-    let (trace, span) = (TraceId::from_bytes(trace), SpanId::from_bytes(span));
-    let context = SpanContext::new(trace, span, TraceFlags::SAMPLED, true, TraceState::NONE);
-    context.is_valid().then_some(context)
 }
 
 /// The client's `tool_invocation_id`, if it has sent one.

@@ -24,7 +24,10 @@ use tonic::{Code, Status};
 use crate::client::Client;
 use crate::farm::Farm;
 
-const INVOCATION: &str = "3e8a2c44-3f0b-4a3e-9d6c-000000000001";
+pub(crate) const INVOCATION: &str = "3e8a2c44-3f0b-4a3e-9d6c-000000000001";
+
+/// When the builds here began, in milliseconds since the epoch.
+pub(crate) const BEGUN_MILLIS: i64 = 1_700_000_000_000;
 
 /// What a client writes wherever it can.
 const TAG: &str = "<script>alert(1)</script>\u{202e}";
@@ -52,15 +55,27 @@ fn tested(label: &str, attempt: i32, result: TestResult) -> Event {
 }
 
 /// The first event: with the second field of its message it announces the pattern.
-fn started(pattern: &str) -> Event {
-    let started =
-        BuildStarted { command: "test".into(), build_tool_version: "8".into(), ..Default::default() };
+pub(crate) fn started(pattern: &str) -> Event {
+    let started = BuildStarted {
+        command: "test".into(),
+        build_tool_version: "8".into(),
+        start_time_millis: BEGUN_MILLIS,
+        ..Default::default()
+    };
     let event = bazel::BuildEvent { id: None, payload: Some(Payload::Started(started)) };
     let pattern = PatternExpandedId { pattern: vec![pattern.into()] };
     let announced = BuildEventId { id: Some(Id::Pattern(pattern)) }.encode_to_vec();
     let mut bytes = event.encode_to_vec();
     bytes.extend(bazel::Announcement { children: vec![announced.into()] }.encode_to_vec());
     of_bazel(bytes)
+}
+
+/// What the tool has come to, two seconds after it began.
+pub(crate) fn ended(name: &str, code: i32) -> Event {
+    let exit = build_finished::ExitCode { name: name.into(), code };
+    let finish_time_millis = BEGUN_MILLIS + 2_000;
+    let end = BuildFinished { exit_code: Some(exit), finish_time_millis, ..Default::default() };
+    bazel_event(Id::Pattern(PatternExpandedId::default()), Payload::Finished(end))
 }
 
 fn finished() -> Event {
@@ -99,7 +114,7 @@ async fn publish(
 }
 
 /// Tells events that must all be taken, from the first of a stream on.
-async fn tell(farm: &Farm, events: Vec<Event>) {
+pub(crate) async fn tell(farm: &Farm, events: Vec<Event>) {
     let count = events.len() as i64;
     let requests = (1..).zip(events).map(|(number, event)| request(number, Some(event))).collect();
     let (numbers, end) = publish(farm, requests).await;
@@ -231,9 +246,6 @@ async fn a_build_and_its_tests_are_on_the_page_with_their_logs() {
     };
     let summary = TestSummaryId { label: "//a:flaky".into(), configuration };
     let flaky = TestSummary { overall_status: TestStatus::Flaky.into() };
-    let name = PatternExpandedId::default();
-    let exit = build_finished::ExitCode { name: "TESTS_FAILED".into(), code: 3 };
-    let exit = BuildFinished { exit_code: Some(exit), ..Default::default() };
     tell(
         &farm,
         vec![
@@ -243,7 +255,7 @@ async fn a_build_and_its_tests_are_on_the_page_with_their_logs() {
             tested("//a:flaky", 1, failed),
             tested("//a:flaky", 2, passed),
             bazel_event(Id::TestSummary(summary), Payload::TestSummary(flaky)),
-            bazel_event(Id::Pattern(name), Payload::Finished(exit)),
+            ended("TESTS_FAILED", 3),
             finished(),
         ],
     )

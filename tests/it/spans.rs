@@ -19,6 +19,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::BinaryMetadataValue;
 use tonic::{Request, Response, Status};
 
+use crate::build_events;
 use crate::client::{Client, Inputs, code, finish, message, shell};
 use crate::farm::Farm;
 
@@ -225,6 +226,34 @@ async fn all_calls_of_a_build_are_of_the_trace_that_has_its_identifier() {
         assert!(Instant::now() < deadline, "{spans:#?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_told_of_has_a_span_above_all_its_calls() {
+    let (receiver, address) = Receiver::over_grpc().await;
+    let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", address.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let farm = Farm::start_with(&environment);
+    let client = Client::new(&farm).await;
+    let action = client.action(&shell("true", &[]), &Inputs::default(), |_| {}).await;
+    let metadata =
+        RequestMetadata { tool_invocation_id: build_events::INVOCATION.into(), ..RequestMetadata::default() };
+    let mut request = Request::new(client.request(&action));
+    let value = BinaryMetadataValue::from_bytes(&metadata.encode_to_vec());
+    request.metadata_mut().insert_bin(REQUEST_METADATA, value);
+    let mut operations = client.execution.clone().execute(request).await.unwrap().into_inner();
+    assert_eq!(code(&finish(&mut operations).await.unwrap()), 0);
+    // What a build comes to is said once, whatever else is said of it.
+    let events = [build_events::started("//..."), build_events::ended("TESTS_FAILED", 3)];
+    let again = build_events::ended("SUCCESS", 0);
+    build_events::tell(&farm, events.into_iter().chain([again]).collect()).await;
+
+    let trace = build_events::INVOCATION.replace('-', "");
+    let spans = receiver.until(&trace, &["Execution/Execute", "action", "bazel test"]).await;
+    let builds: Vec<&Seen> = spans.iter().filter(|span| span.parent.is_empty()).collect();
+    let [build] = builds[..] else { panic!("one span has no parent: {spans:#?}") };
+    let begun = build_events::BEGUN_MILLIS as u64 * 1_000_000;
+    assert_eq!((build.name.as_str(), build.start, build.end), ("bazel test", begun, begun + 2_000_000_000));
+    assert_eq!(spans.iter().find(|span| span.name == "Execution/Execute").unwrap().parent, build.id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

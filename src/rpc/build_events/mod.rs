@@ -6,11 +6,13 @@
 mod bazel;
 mod masked;
 
+use std::time::SystemTime;
+
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access::{Demand, Right};
-use crate::builds::{Position, Turn};
+use crate::builds::{Event, Exit, Position, Turn, cut};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::BUILD_EVENTS;
 use crate::proto::build_events::publish_build_event_server::PublishBuildEvent;
@@ -18,6 +20,7 @@ use crate::proto::build_events::{
     OrderedBuildEvent, PublishBuildToolEventStreamRequest, PublishBuildToolEventStreamResponse,
     PublishLifecycleEventRequest, StreamId,
 };
+use crate::trace::{self, Build};
 
 use super::Farm;
 
@@ -104,12 +107,40 @@ impl Teller {
         let stream_id = stream_id.ok_or_else(|| Error::invalid("the event names no stream"))?;
         let position = position(&stream_id, sequence_number)?;
         let (event, outcome) = bazel::read(event);
+        let end = event.as_ref().and_then(|event| self.farm.ends(&position, event));
         let turn = self.farm.builds.tell(&position, (instance, &self.publisher), event)?;
         let outcome = match turn {
-            Turn::New => outcome,
+            Turn::New => {
+                end.iter().for_each(|end| end.trace(position.invocation));
+                outcome
+            }
             Turn::Repeated => "repeated",
         };
         Ok((PublishBuildToolEventStreamResponse { stream_id: Some(stream_id), sequence_number }, outcome))
+    }
+}
+
+/// A build that the event at hand ends.
+struct End {
+    command: String,
+    times: (SystemTime, SystemTime),
+    exit: Exit,
+}
+
+impl Farm {
+    /// The end of a build that was told of from its beginning, the first time that it ends.
+    fn ends(&self, position: &Position<'_>, event: &Event) -> Option<End> {
+        let Event::Finished { exit, at } = event else { return None };
+        let (command, begun) = self.builds.under_way(position.invocation)?;
+        Some(End { command, times: (begun, at.unwrap_or_else(SystemTime::now)), exit: exit.clone() })
+    }
+}
+
+impl End {
+    fn trace(&self, invocation: &str) {
+        let Self { command, times, exit } = self;
+        let has_failed = exit.code != 0;
+        trace::build(&Build { invocation, command, times: *times, exit: cut(&exit.name), has_failed });
     }
 }
 
