@@ -1,9 +1,17 @@
 //! `[trace]`, and the standard variables of the environment, which are above it.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::tls;
+
+/// Where OTLP over HTTP takes traces.
+const PATH: &str = "/v1/traces";
+
+/// Spans that wait to be sent, unless the environment says otherwise: the standard's own number.
+const QUEUE_MAX: usize = 2048;
 
 /// `[trace]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,7 +32,7 @@ pub struct Config {
 pub enum Protocol {
     /// OTLP over gRPC, by custom at port 4317.
     Grpc,
-    /// OTLP as protobuf over HTTP, by custom at port 4318; `/v1/traces` is added to an endpoint without a path.
+    /// OTLP as protobuf over HTTP, by custom at port 4318; `/v1/traces` is added to an endpoint that does not end with it.
     Http,
 }
 
@@ -42,6 +50,9 @@ pub(super) struct Settings {
     pub(super) sample: f64,
     /// Whether a caller that sends a trace decides for it.
     pub(super) follows_callers: bool,
+    /// Spans that may wait to be sent.
+    pub(super) queue: usize,
+    pub(super) tls: tls::Client,
 }
 
 impl Config {
@@ -52,12 +63,10 @@ impl Config {
             problems.push(format!("trace.sample is a share from 0 to 1, not {}", self.sample));
         }
         if let Some(endpoint) = &self.endpoint {
-            let address = endpoint.parse::<http::Uri>().ok();
-            let scheme = address.as_ref().and_then(http::Uri::scheme_str);
-            if !matches!(scheme, Some("http" | "https")) {
+            if !is_http(endpoint) {
                 problems.push("trace.endpoint is an address that begins with http:// or https://".to_owned());
             }
-            if scheme == Some("http") && self.tls.is_some() {
+            if endpoint.starts_with("http://") && self.tls.is_some() {
                 problems.push("trace.tls: trace.endpoint is reached without TLS".to_owned());
             }
         }
@@ -70,7 +79,7 @@ impl Config {
     /// # Errors
     /// `Invalid` with the variable whose value we do not understand.
     pub(super) fn settle(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Settings>> {
-        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let variable = &|name: &str| variable(name).filter(|value| !value.is_empty());
         let of_traces = |last: &str| {
             let general = format!("OTEL_EXPORTER_OTLP_{last}");
             variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{last}")).or_else(|| variable(&general))
@@ -94,9 +103,27 @@ impl Config {
             Some("http/protobuf") => Protocol::Http,
             Some(other) => return Err(unknown("OTEL_EXPORTER_OTLP_PROTOCOL", other, "grpc, http/protobuf")),
         };
+        refuse_others(of_traces, variable)?;
         let (sample, follows_callers) = self.sampling(variable)?;
         let endpoint = exact.or_else(|| common.map(|common| full(&common, protocol))).unwrap_or_default();
-        Ok(Some(Settings { endpoint, protocol, sample, follows_callers }))
+        if !is_http(&endpoint) {
+            return Err(unknown("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint, "http://…, https://…"));
+        }
+        let queue = match variable("OTEL_BSP_MAX_QUEUE_SIZE") {
+            Some(text) => {
+                text.parse().map_err(|_| unknown("OTEL_BSP_MAX_QUEUE_SIZE", &text, "whole numbers"))?
+            }
+            None => QUEUE_MAX,
+        };
+        let own = self.tls.clone().unwrap_or_default();
+        let path = |last: &str| of_traces(last).map(PathBuf::from);
+        let tls = tls::Client {
+            authorities: path("CERTIFICATE").or(own.authorities),
+            certificate: path("CLIENT_CERTIFICATE").or(own.certificate),
+            key: path("CLIENT_KEY").or(own.key),
+            server_name: own.server_name,
+        };
+        Ok(Some(Settings { endpoint, protocol, sample, follows_callers, queue, tls }))
     }
 
     fn sampling(&self, variable: impl Fn(&str) -> Option<String>) -> Result<(f64, bool)> {
@@ -116,6 +143,31 @@ impl Config {
     }
 }
 
+/// What would change how spans are sent and has no effect here is refused, so that nobody relies on it. The exporter itself reads the headers.
+fn refuse_others(
+    of_traces: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<()> {
+    let known: [(&str, Option<String>, &[&str]); 2] = [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", of_traces("COMPRESSION"), &["none"]),
+        ("OTEL_PROPAGATORS", variable("OTEL_PROPAGATORS"), &["tracecontext", "tracecontext,baggage"]),
+    ];
+    for (name, value, known) in known {
+        if let Some(value) = value.filter(|value| !known.contains(&value.as_str())) {
+            return Err(unknown(name, &value, &known.join(", ")));
+        }
+    }
+    match of_traces("TIMEOUT").filter(|text| text.parse::<u64>().is_err()) {
+        Some(text) => Err(unknown("OTEL_EXPORTER_OTLP_TIMEOUT", &text, "milliseconds")),
+        None => Ok(()),
+    }
+}
+
+fn is_http(address: &str) -> bool {
+    let address = address.parse::<http::Uri>().ok();
+    matches!(address.as_ref().and_then(http::Uri::scheme_str), Some("http" | "https"))
+}
+
 /// The standard's own default is everything.
 fn share(text: Option<String>) -> Result<f64> {
     let Some(text) = text else { return Ok(1.0) };
@@ -127,13 +179,13 @@ fn unknown(variable: &str, value: &str, known: &str) -> Error {
     Error::invalid(format!("{variable}: `{value}` is not one of those that are understood: {known}"))
 }
 
-/// The address that OTLP over HTTP is sent to.
+/// The address that OTLP over HTTP is sent to, where what all signals have in common is given.
 fn full(endpoint: &str, protocol: Protocol) -> String {
-    let has_path = endpoint.parse::<http::Uri>().is_ok_and(|uri| uri.path().len() > 1);
-    if protocol == Protocol::Grpc || has_path {
+    let base = endpoint.trim_end_matches('/');
+    if protocol == Protocol::Grpc || base.ends_with(PATH) {
         return endpoint.to_owned();
     }
-    format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+    format!("{base}{PATH}")
 }
 
 #[cfg(test)]
@@ -180,20 +232,44 @@ mod tests {
             protocol: Protocol::Http,
             sample: 0.25,
             follows_callers: false,
+            queue: 2048,
+            tls: tls::Client::default(),
         };
         assert_eq!(settings, expected);
     }
 
     #[test]
-    fn a_path_is_added_where_http_needs_one() {
+    fn the_path_of_traces_is_added_to_what_all_signals_have_in_common() {
         for (endpoint, full) in [
             ("http://a:1", "http://a:1/v1/traces"),
             ("http://a:1/", "http://a:1/v1/traces"),
-            ("http://a/x", "http://a/x"),
+            ("http://a/x", "http://a/x/v1/traces"),
+            ("http://a/x/v1/traces", "http://a/x/v1/traces"),
         ] {
             let config = Config { protocol: Protocol::Http, ..to(endpoint) };
             assert_eq!(settled(&config, &[]).unwrap().unwrap().endpoint, full);
+            let of_traces = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)];
+            assert_eq!(settled(&config, &of_traces).unwrap().unwrap().endpoint, endpoint);
         }
+    }
+
+    #[test]
+    fn certificates_of_the_environment_are_above_those_of_the_file() {
+        let own =
+            tls::Client { server_name: Some("a".into()), key: Some("own".into()), ..Default::default() };
+        let config = Config { tls: Some(own), ..to("https://a:1") };
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "authorities"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "key"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "certificate"),
+        ];
+        let expected = tls::Client {
+            authorities: Some("authorities".into()),
+            certificate: Some("certificate".into()),
+            key: Some("key".into()),
+            server_name: Some("a".into()),
+        };
+        assert_eq!(settled(&config, &variables).unwrap().unwrap().tls, expected);
     }
 
     #[test]
@@ -202,6 +278,11 @@ mod tests {
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_TRACES_SAMPLER", "sometimes"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+            ("OTEL_PROPAGATORS", "b3"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
         ] {
             let error = settled(&to("http://a:1"), &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

@@ -1,27 +1,29 @@
 //! How spans leave the process: in batches, bounded, and without anybody waiting for them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{WithExportConfig, WithHttpConfig, WithTonicConfig};
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, Sampler, SdkTracerProvider};
 use opentelemetry_sdk::{Resource, runtime};
 use tonic::transport::{Channel, Endpoint};
 
 use super::build::Identifiers;
 use super::config::{Protocol, Settings};
+use super::counted::{Bounded, Counted, Waiting};
 use super::origin::Sampling;
 use super::{Config, TRACING, Tracing};
 use crate::error::{Context, Error, Result};
-use crate::metrics::{Counter, TRACE_SPANS};
 use crate::{tasks, tls};
 
 /// How long the last spans may take to be sent when the process ends.
 const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Messages to the task that sends spans, beside those with spans: that the process ends, and who we are.
+const MESSAGES_MAX: usize = 8;
 
 /// How long a collector may take to accept a connection, and over HTTP to take a batch, which over gRPC is what the variables say (10 s).
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -39,10 +41,14 @@ impl Export {
     pub fn start(config: &Config) -> Result<Self> {
         let Some(settings) = config.settle(|name| std::env::var(name).ok())? else { return Ok(Self(None)) };
         tls::install();
-        let exporter = exporter(&settings, &config.tls.clone().unwrap_or_default())?;
-        let processor = BatchSpanProcessor::builder(Counted::new(exporter), runtime::Tokio);
+        let waiting = Waiting::new(settings.queue);
+        let exporter = Counted::new(exporter(&settings, &settings.tls)?, Arc::clone(&waiting));
+        let batches =
+            BatchConfigBuilder::default().with_max_queue_size(settings.queue + MESSAGES_MAX).build();
+        let batched =
+            BatchSpanProcessor::builder(exporter, runtime::Tokio).with_batch_config(batches).build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(processor.build())
+            .with_span_processor(Bounded { batched, waiting })
             // A span is made only when it is to be exported.
             .with_sampler(Sampler::AlwaysOn)
             .with_id_generator(Identifiers::default())
@@ -122,54 +128,4 @@ fn resource() -> Resource {
         return builder().with_service_name("croft").build();
     }
     said
-}
-
-/// Counts what is sent and what is not, and tells the log when that begins and ends.
-#[derive(Debug)]
-struct Counted<E> {
-    inner: E,
-    sent: Counter,
-    lost: Counter,
-    is_failing: AtomicBool,
-}
-
-impl<E> Counted<E> {
-    fn new(inner: E) -> Self {
-        let counter = |outcome| TRACE_SPANS.with_label_values(&[outcome]);
-        Self { inner, sent: counter("sent"), lost: counter("lost"), is_failing: AtomicBool::new(false) }
-    }
-}
-
-impl<E: SpanExporter> SpanExporter for Counted<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len() as u64;
-        let result = self.inner.export(batch).await;
-        match &result {
-            Ok(()) => {
-                self.sent.inc_by(spans);
-                if self.is_failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("traces are taken again");
-                }
-            }
-            Err(error) => {
-                self.lost.inc_by(spans);
-                if !self.is_failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "traces are not taken; they are lost until they are");
-                }
-            }
-        }
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.inner.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.inner.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
 }

@@ -10,6 +10,7 @@
 mod build;
 mod carried;
 mod config;
+mod counted;
 mod export;
 mod origin;
 

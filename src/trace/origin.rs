@@ -10,6 +10,7 @@ use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 use super::build;
+use crate::digest::Function;
 use crate::proto;
 
 /// What begins a trace that is kept.
@@ -37,11 +38,15 @@ impl Sampling {
         Self { share, follows_callers, turn: AtomicU64::new(0) }
     }
 
-    /// All processes of a farm say the same of a trace. The first bytes count, which are random in a UUID of any version in use.
+    /// All processes of a farm say the same of a trace. Its hash counts, since in every kind of identifier other bytes are random, and some are
+    /// a clock or a machine.
     pub(super) fn keeps(&self, trace: TraceId) -> bool {
-        let [a, b, c, d, e, f, ..] = trace.to_bytes();
-        let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-        (number as f64) < self.share * (1_u64 << 48) as f64
+        let number = Function::Blake3
+            .hash(&trace.to_bytes())
+            .hash()
+            .first_chunk()
+            .map_or(0, |first| u32::from_be_bytes(*first));
+        f64::from(number) < self.share * f64::from(u32::MAX) + self.share
     }
 
     /// Every so many calls.
@@ -144,11 +149,17 @@ mod tests {
         for share in [0.0, 0.01, 0.25, 1.0] {
             let sampling = Sampling::new(share, true);
             let calls = (0..10_000).filter(|_| of(&headers("", ""), &sampling).is_some()).count();
-            let builds = (0..10_000)
-                .filter(|_| sampling.keeps(TraceId::from_bytes(uuid::Uuid::new_v4().into_bytes())));
             let expected = share * 10_000.0;
             assert!((calls as f64 - expected).abs() <= 1.0, "{calls}");
-            assert!((builds.count() as f64 - expected).abs() <= 300.0);
+            // Of a UUID of version 4 all is random, of version 7 the second half, of version 1 only what counts.
+            let random = || uuid::Uuid::new_v4().as_u128();
+            let (now, node) = (0x0193_5000_1234 << 80, 0x11ef_8000_0242_ac11_0002);
+            let kinds: [&dyn Fn(u128) -> u128; 3] =
+                [&|_| random(), &|_| now | (random() >> 64), &|number| (number << 96) | node];
+            for kind in kinds {
+                let kept = (0..10_000).filter(|number| sampling.keeps(TraceId::from(kind(*number)))).count();
+                assert!((kept as f64 - expected).abs() <= 300.0, "{kept} of {expected}");
+            }
         }
     }
 }

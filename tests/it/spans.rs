@@ -296,6 +296,28 @@ async fn a_collector_that_is_away_costs_nothing_but_the_spans() {
     assert!(farm.terminate().success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_that_a_slow_collector_leaves_behind_are_counted_as_lost() {
+    let deaf = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = format!("http://{}", deaf.local_addr().unwrap());
+    let environment = [
+        ("CROFT_TRACE__ENDPOINT", address.as_str()),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "20"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10"),
+    ];
+    let farm = Farm::start_with(&environment);
+    let client = Client::new(&farm).await;
+    // Each is a span of its own and one below it, and nothing is taken.
+    for number in 0..100 {
+        client.put(format!("blob {number}")).await;
+    }
+    let series = "croft_trace_spans_total{outcome=\"lost\"} ";
+    let metrics = farm.page("/metrics").await.1;
+    let lost = metrics.lines().find_map(|line| line.strip_prefix(series)).unwrap();
+    assert!(lost.parse::<u64>().unwrap() >= 100, "{lost}");
+    assert!(farm.log().contains("spans come faster than they are taken"), "{}", farm.log());
+}
+
 #[test]
 fn a_variable_that_is_not_understood_is_refused_at_the_start() {
     let data = tempfile::tempdir().unwrap();
