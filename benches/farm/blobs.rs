@@ -15,7 +15,7 @@ const LARGE: usize = 64 << 20;
 const SMALL: usize = 1 << 10;
 
 /// Blobs in one batch: 1 MiB of them.
-const BATCH: usize = 1000;
+pub(crate) const BATCH: usize = 1000;
 const BATCHES: usize = 40;
 const BATCHES_AT_ONCE: usize = 8;
 
