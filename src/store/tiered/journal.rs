@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::super::name::Name;
 use super::super::{ActionKey, Key};
@@ -27,6 +29,10 @@ const RECORDS_MAX: usize = COMMIT_OPERATIONS_MAX / 4;
 
 /// Bytes of one record at most: a key with the longest instance name that makes sense. With this, the records of a request fit.
 const RECORD_BYTES_MAX: usize = COMMIT_BYTES_MAX / RECORDS_MAX;
+
+/// How long a removal waits for an upload of the same key: results take milliseconds, so one that takes this long hangs. Half of what
+/// a write waits for its turn, so that writers behind a removal need not give up.
+const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(30);
 
 const RECORD: u8 = b'p';
 
@@ -91,12 +97,19 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets what is pending for `key`.
-    pub(super) async fn withdraw(&self, key: &Key) {
-        for target in self.pending.withdraw(key, self.names.len()) {
+    /// Forgets what is pending for `key`, after the uploads of it that are under way: what they write would come after the removal that
+    /// this is for, and whoever was told meanwhile that it is there would rely on it.
+    ///
+    /// # Errors
+    /// `Unavailable` after [`UPLOAD_WAIT_MAX`]; then nothing is forgotten.
+    pub(super) async fn withdraw(&self, key: &Key) -> Result<()> {
+        let late = |_| Error::new(Kind::Unavailable, "an upload of it to a slower tier does not end");
+        let withdrawn = self.pending.withdraw(key, self.names.len());
+        for target in timeout(UPLOAD_WAIT_MAX, withdrawn).await.map_err(late)? {
             // A record that stays is one upload too many.
             let _ = self.send(Request::Forget(target)).await;
         }
+        Ok(())
     }
 
     /// Tells how a job went.

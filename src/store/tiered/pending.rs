@@ -41,8 +41,6 @@ pub(super) enum Outcome {
     Failed,
     /// There is nothing left to write.
     Lost,
-    /// What a [`Fate::Withdrawn`] asked for.
-    Removed,
 }
 
 /// What became of a write.
@@ -52,8 +50,6 @@ pub(super) enum Fate {
     Gone,
     /// It will be done again.
     Again,
-    /// The key was removed meanwhile: whoever has the job removes what it wrote, and then tells so.
-    Withdrawn,
 }
 
 /// A write as it is remembered.
@@ -69,8 +65,8 @@ pub(super) struct Pending {
     state: Mutex<State>,
     /// One more is due.
     due: Notify,
-    /// One went.
-    gone: Notify,
+    /// One went, or nobody is at it any more.
+    let_go: Notify,
     pins: Pins,
     bytes_max: u64,
     retry: (Duration, Duration),
@@ -90,8 +86,6 @@ struct Write {
     number: u64,
     failures: u32,
     phase: Phase,
-    /// Nobody wants it any more, but somebody is at it. The entry stays until then, so that nobody else begins.
-    is_withdrawn: bool,
     /// Somebody has stored it once more since the job began, which may have looked before.
     is_stored_again: bool,
     _pinned: Pinned,
@@ -108,8 +102,8 @@ enum Phase {
 impl Pending {
     pub(super) fn new(bytes_max: u64, pins: Pins, patience: Patience) -> Self {
         let retry = (patience.retry_min, patience.retry_max);
-        let (state, due, gone) = Default::default();
-        Self { state, due, gone, pins, bytes_max, retry }
+        let (state, due, let_go) = Default::default();
+        Self { state, due, let_go, pins, bytes_max, retry }
     }
 
     /// Takes up all of `targets` with their sizes, or none. They become due with [`Pending::recorded`].
@@ -159,7 +153,7 @@ impl Pending {
                 state.remove(target);
             }
         }
-        self.told(&state);
+        self.tell(&state);
     }
 
     /// The next write that is due. Waits for it.
@@ -200,15 +194,13 @@ impl Pending {
         let mut state = self.lock();
         let write = state.writes.get_mut(&job.target).expect("what somebody is at stays in the queue");
         let is_over = match outcome {
-            Outcome::Removed => write.is_withdrawn,
-            Outcome::Done | Outcome::Lost | Outcome::Failed if write.is_withdrawn => return Fate::Withdrawn,
             Outcome::Done => write.number == job.number,
             Outcome::Lost => write.number == job.number && !write.is_stored_again,
             Outcome::Failed => false,
         };
         if is_over {
             state.remove(&job.target);
-            self.told(&state);
+            self.tell(&state);
             return Fate::Gone;
         }
         let mut at = Instant::now();
@@ -218,6 +210,7 @@ impl Pending {
         }
         state.make_due(&job.target, at);
         self.due.notify_one();
+        self.tell(&state);
         Fate::Again
     }
 
@@ -229,13 +222,30 @@ impl Pending {
         pause / 2 + pause / 2 * u32::try_from(random).expect("below 1000") / 1000
     }
 
-    /// Forgets the writes of `key`; gives those that there were.
-    pub(super) fn withdraw(&self, key: &Key, tiers: usize) -> Vec<Target> {
+    /// Forgets the writes of `key`; gives those that there were. Waits until nobody is at one of them.
+    pub(super) async fn withdraw(&self, key: &Key, tiers: usize) -> Vec<Target> {
+        let targets: Vec<Target> = (0..tiers).map(|tier| Target { tier, key: key.clone() }).collect();
+        loop {
+            let mut let_go = std::pin::pin!(self.let_go.notified());
+            let_go.as_mut().enable();
+            if let Some(withdrawn) = self.withdraw_at_rest(&targets) {
+                return withdrawn;
+            }
+            let_go.await;
+        }
+    }
+
+    /// Forgets those of `targets` that are pending and gives them, or none of them while somebody is at one.
+    fn withdraw_at_rest(&self, targets: &[Target]) -> Option<Vec<Target>> {
         let mut state = self.lock();
-        let mut withdrawn: Vec<Target> = (0..tiers).map(|tier| Target { tier, key: key.clone() }).collect();
-        withdrawn.retain(|target| state.withdraw(target));
-        self.told(&state);
-        withdrawn
+        let is_under_way =
+            |target| state.writes.get(target).is_some_and(|write| write.phase == Phase::UnderWay);
+        if targets.iter().any(is_under_way) {
+            return None;
+        }
+        let withdrawn = targets.iter().filter(|target| state.remove(target)).cloned().collect();
+        self.tell(&state);
+        Some(withdrawn)
     }
 
     pub(super) fn contains(&self, target: &Target) -> bool {
@@ -244,7 +254,7 @@ impl Pending {
 
     pub(super) fn record(&self, target: &Target) -> Option<Record> {
         let state = self.lock();
-        state.writes.get(target).filter(|write| !write.is_withdrawn).map(|write| write.record)
+        state.writes.get(target).map(|write| write.record)
     }
 
     pub(super) fn targets(&self) -> Vec<Target> {
@@ -259,12 +269,12 @@ impl Pending {
     pub(super) async fn drained(&self) {
         self.hurry();
         loop {
-            let mut gone = std::pin::pin!(self.gone.notified());
-            gone.as_mut().enable();
+            let mut let_go = std::pin::pin!(self.let_go.notified());
+            let_go.as_mut().enable();
             if self.len() == 0 {
                 return;
             }
-            gone.await;
+            let_go.await;
         }
     }
 
@@ -281,9 +291,9 @@ impl Pending {
         self.due.notify_one();
     }
 
-    fn told(&self, state: &State) {
+    fn tell(&self, state: &State) {
         state.tell();
-        self.gone.notify_waiters();
+        self.let_go.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -298,10 +308,9 @@ impl State {
         match self.writes.entry(target.clone()) {
             Entry::Occupied(mut write) => {
                 let write = write.get_mut();
-                if target.key.is_mutable() || write.is_withdrawn {
+                if target.key.is_mutable() {
                     write.number = self.next;
                 }
-                write.is_withdrawn = false;
                 write.is_stored_again = true;
                 write.record
             }
@@ -312,7 +321,6 @@ impl State {
                     number: self.next,
                     failures: 0,
                     phase,
-                    is_withdrawn: false,
                     is_stored_again: false,
                     _pinned,
                 });
@@ -327,16 +335,6 @@ impl State {
         if let Some(write) = self.writes.get_mut(target) {
             write.phase = Phase::Due((at, self.next));
             self.due.insert((at, self.next), target.clone());
-        }
-    }
-
-    fn withdraw(&mut self, target: &Target) -> bool {
-        match self.writes.get_mut(target) {
-            Some(write) if write.phase == Phase::UnderWay => {
-                write.is_withdrawn = true;
-                true
-            }
-            Some(_) | None => self.remove(target),
         }
     }
 
@@ -362,6 +360,24 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_somebody_is_at_is_withdrawn_when_they_are_done_however_that_went() {
+        for outcome in [Outcome::Done, Outcome::Failed, Outcome::Lost] {
+            let pending = Pending::new(1_000, Pins::default(), Patience::default());
+            let target = Target { tier: 1, key: Key::Asset([1; 32]) };
+            pending.insert(&[(target.clone(), 10)]).unwrap();
+            pending.recorded([&target]);
+            let job = pending.next().await;
+            let mut withdrawn = std::pin::pin!(pending.withdraw(&target.key, 2));
+            assert!(futures_util::poll!(&mut withdrawn).is_pending());
+            assert!(pending.contains(&target), "who waits and goes has changed nothing");
+            let fate = pending.finish(&job, outcome);
+            let left = if fate == Fate::Again { vec![target.clone()] } else { Vec::new() };
+            assert_eq!(withdrawn.await, left);
+            assert_eq!(pending.len(), 0);
+        }
+    }
 
     #[tokio::test]
     async fn what_is_stored_again_while_a_job_looks_for_it_is_not_lost() {

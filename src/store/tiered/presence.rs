@@ -36,7 +36,7 @@ enum Verdict {
     Stray(usize),
     /// It was pending, and is not where it was; perhaps it has just arrived.
     Doubtful(usize),
-    /// The tier of record would have to tell.
+    /// This tier would have to tell.
     Unknown(usize),
 }
 
@@ -44,7 +44,7 @@ impl Shared {
     /// The absent ones of `keys`. What only a fast tier has is brought to the tier of record first, or will be, or counts as absent.
     ///
     /// # Errors
-    /// That of the tier of record when it cannot tell and it matters.
+    /// That of a tier that cannot tell when it matters.
     pub(super) async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let durable = (0..self.tiers.len()).filter(|at| self.tiers[*at].is_durable()).collect();
         let mut question =
@@ -98,16 +98,18 @@ impl<'a> Question<'a> {
     fn verdict(&self, key: &Key) -> Verdict {
         let Some(record) = self.tier_of_record(key) else { return Verdict::Absent };
         let was_pending = self.pending.contains(key);
-        if self.has(record, key) || (was_pending && self.may_be_above(record, key)) {
+        let is_above = self.is_above(record, key);
+        if self.has(record, key) || (was_pending && is_above) {
             return Verdict::Present;
         }
         if self.lacks[record].is_err() {
             return Verdict::Unknown(record);
         }
-        match (self.is_above(record, key), was_pending) {
-            (true, _) => Verdict::Stray(record),
-            (false, true) => Verdict::Doubtful(record),
-            (false, false) => Verdict::Absent,
+        match (is_above, was_pending, self.silent_above(record)) {
+            (true, _, _) => Verdict::Stray(record),
+            (false, true, Some(silent)) => Verdict::Unknown(silent),
+            (false, true, None) => Verdict::Doubtful(record),
+            (false, false, _) => Verdict::Absent,
         }
     }
 
@@ -136,9 +138,10 @@ impl<'a> Question<'a> {
         (0..record).any(|place| self.has(place, key))
     }
 
-    /// What is pending is pinned above, so only a tier that says that it is lost counts.
-    fn may_be_above(&self, record: usize, key: &Key) -> bool {
-        self.is_above(record, key) || self.lacks[..record].iter().any(Result::is_err)
+    /// A faster durable tier that cannot tell. What is pending is pinned in one, and yet it may not be there: a record that a crash kept
+    /// the journal from forgetting is of a blob that was removed.
+    fn silent_above(&self, record: usize) -> Option<usize> {
+        self.lacks[..record].iter().position(Result::is_err)
     }
 
     /// Sees to it that blobs get to their tier of record; gives those for which that does not work.

@@ -13,6 +13,7 @@ use super::write::target;
 use super::{Shared, WHOLE_MAX, flight};
 use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
+use crate::tasks;
 
 /// Fills that a reader waits for before it reads on its own: the first, and the one that takes over when that fails.
 const FLIGHTS_TRIED: usize = 2;
@@ -186,12 +187,24 @@ impl Shared {
     }
 
     pub(super) async fn remove(self: &Arc<Self>, key: &Key) -> Result<()> {
+        let (shared, key) = (self.clone(), key.clone());
+        // What is only removed from some tiers must not stay behind when whoever wanted it goes.
+        let removed = tasks::spawn("remove", async move { shared.remove_everywhere(&key).await });
+        removed.await.map_err(|_| Error::new(Kind::Cancelled, "the farm is stopping"))?
+    }
+
+    async fn remove_everywhere(&self, key: &Key) -> Result<()> {
         let _turn = if key.is_mutable() { Some(self.turns.change(key).await?) } else { None };
         if key.is_mutable() {
             self.remove_below(key).await?;
         }
         if let Some(journal) = &self.journal {
-            journal.withdraw(key).await;
+            let stopping = || Error::new(Kind::Unavailable, "the farm is stopping");
+            tokio::select! {
+                withdrawn = journal.withdraw(key) => withdrawn?,
+                // Uploads that were stopped are let go by nobody.
+                () = self.stop.cancelled() => return Err(stopping()),
+            }
         }
         let mut result = Ok(());
         for tier in &self.tiers {

@@ -58,12 +58,6 @@ async fn note(shared: &Shared, journal: &Journal, (job, outcome): (Job, Outcome)
             let key = &job.target.key;
             tracing::error!(tier = tier.name(), ?key, "a pending write is lost: no faster tier has it");
         }
-        (Fate::Withdrawn, _) => {
-            if let Err(error) = tier.remove(&job.target.key).await {
-                tier.report("what was removed during its upload stays", &error);
-            }
-            journal.finish(&job, Outcome::Removed).await;
-        }
         (Fate::Gone | Fate::Again, _) => {}
     }
 }

@@ -44,6 +44,9 @@ const PATIENCE: Patience = Patience {
 /// Longer than anything takes that works.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// Yields between two steps of a slow leaf: enough that what another task does in several steps fits in.
+const PAUSES_MAX: u8 = 200;
+
 /// A leaf that a test looks into: it counts, it can be shut or held up, and it loses what it is told to lose.
 #[derive(Default)]
 struct Leaf {
@@ -52,6 +55,11 @@ struct Leaf {
     is_down: AtomicBool,
     /// Calls of `get` wait while it is true.
     held: watch::Sender<bool>,
+    /// Calls of `put` wait while it is true, and how many do.
+    puts_held: watch::Sender<bool>,
+    puts_waiting: AtomicUsize,
+    /// How often a call lets other tasks go first, where it does so at random.
+    pauses: Mutex<Option<fastrand::Rng>>,
 }
 
 impl Leaf {
@@ -80,6 +88,29 @@ impl Leaf {
         self.held.send_replace(is_held);
     }
 
+    fn hold_puts(&self, is_held: bool) {
+        self.puts_held.send_replace(is_held);
+    }
+
+    fn puts_waiting(&self) -> usize {
+        self.puts_waiting.load(Ordering::SeqCst)
+    }
+
+    /// From here on each call yields a few times before and after what it does, as one over a network would.
+    fn be_slow(&self, seed: u64) {
+        *self.pauses.lock().unwrap() = Some(fastrand::Rng::with_seed(seed));
+    }
+
+    async fn pause(&self) {
+        let times = self.pauses.lock().unwrap().as_mut().map_or(0, |random| match random.u8(..4) {
+            0 => random.u8(..PAUSES_MAX),
+            _ => random.u8(..4),
+        });
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn check(&self) -> Result<()> {
         if self.is_down.load(Ordering::SeqCst) {
             return Err(Error::new(Kind::Unavailable, "the tier is down"));
@@ -93,8 +124,10 @@ impl Store for Leaf {
     async fn get(&self, key: &Key, range: RangeFrom<u64>) -> Result<Option<Blob>> {
         self.gets.fetch_add(1, Ordering::SeqCst);
         self.held.subscribe().wait_for(|is_held| !is_held).await.unwrap();
+        self.pause().await;
         self.check()?;
         let Some(bytes) = self.holds(key) else { return Ok(None) };
+        self.pause().await;
         let blob = Blob::Whole(bytes).starting_at(range.start)?;
         if blob.size() <= 64 << 10 {
             return Ok(Some(blob));
@@ -105,13 +138,21 @@ impl Store for Leaf {
     async fn put(&self, key: &Key, blob: Blob) -> Result<()> {
         self.check()?;
         let bytes = blob.into_bytes(SIZE).await?;
+        self.puts_waiting.fetch_add(1, Ordering::SeqCst);
+        self.puts_held.subscribe().wait_for(|is_held| !is_held).await.unwrap();
+        self.puts_waiting.fetch_sub(1, Ordering::SeqCst);
+        self.pause().await;
         self.set(key, &bytes);
+        self.pause().await;
         Ok(())
     }
 
     async fn missing(&self, keys: &[Key]) -> Result<Vec<Key>> {
         self.check()?;
-        Ok(keys.iter().filter(|key| self.holds(key).is_none()).cloned().collect())
+        self.pause().await;
+        let missing = keys.iter().filter(|key| self.holds(key).is_none()).cloned().collect();
+        self.pause().await;
+        Ok(missing)
     }
 
     async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
@@ -127,7 +168,9 @@ impl Store for Leaf {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.check()?;
+        self.pause().await;
         self.blobs.lock().unwrap().remove(key);
+        self.pause().await;
         Ok(())
     }
 }

@@ -228,6 +228,46 @@ async fn what_is_removed_is_gone_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_during_its_upload_does_not_come_back_for_a_moment() {
+    for (key, bytes) in [content(2000, 1), (Key::Asset([1; 32]), Bytes::from_static(b"result"))] {
+        let farm = Farm::new();
+        let tiered = farm.back();
+        farm.slow.hold_puts(true);
+        tiered.put(&key, Blob::Whole(bytes)).await.unwrap();
+        until("its upload is under way", || farm.slow.puts_waiting() == 1).await;
+        let mut removed = std::pin::pin!(tiered.remove(&key));
+        // An upload that arrived after the removal would be found, and promised, until it is removed in its turn.
+        assert!(futures_util::poll!(&mut removed).is_pending());
+        farm.slow.hold_puts(false);
+        removed.await.unwrap();
+        assert_eq!((pending(&tiered), farm.slow.holds(&key)), (0, None));
+        assert!(read(&tiered, &key).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_is_not_present_when_the_tier_that_should_have_it_cannot_tell() {
+    let farm = Farm::new();
+    farm.slow.shut(true);
+    let tiered = farm.back();
+    let (key, bytes) = content(2000, 1);
+    tiered.put(&key, Blob::Whole(bytes)).await.unwrap();
+    crash(tiered).await;
+    // A crash before the journal forgot a write leaves its record behind, of a blob that was removed.
+    for leaf in [&farm.cache, &farm.disk] {
+        leaf.evict(&Pins::default(), |_| true);
+    }
+    let tiered = farm.back();
+    farm.disk.shut(true);
+    for is_slow_shut in [true, false] {
+        farm.slow.shut(is_slow_shut);
+        assert_eq!(is_missing(&tiered, &key).await.unwrap_err().kind(), Kind::Unavailable);
+    }
+    farm.disk.shut(false);
+    assert!(is_missing(&tiered, &key).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_removed_below_is_not_uncovered_above() {
     let farm = Farm::new();
     let tiered = farm.back();
