@@ -72,6 +72,11 @@ impl Cas {
         Ok(size.map(|size| Digest::new(function, unsized_digest.hash(), size)))
     }
 
+    /// Whether [`Cas::locate`] finds what is put here; true as well while that cannot be found out.
+    pub async fn finds_by_hash(&self) -> bool {
+        self.store.finds_by_hash().await
+    }
+
     /// The whole blob in memory, or `None` if it is absent.
     ///
     /// # Errors

@@ -117,6 +117,10 @@ impl Store for Faulty {
         self.fail(self.rates.before)?;
         self.inner.size_of(function, hash).await
     }
+
+    async fn finds_by_hash(&self) -> bool {
+        self.inner.finds_by_hash().await
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::name::{Family, Name};
 use super::{Blob, Key, Store};
+use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Gauge};
 
@@ -38,9 +40,10 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Shard {
-    entries: HashMap<Key, Entry>,
-    /// Which key was used at which tick: the first is the one to go.
-    order: BTreeMap<u64, Key>,
+    /// By name, which lacks a blob's size: there is but one of each, and it is found by its hash alone.
+    entries: HashMap<Name, Entry>,
+    /// What was used at which tick: the first is the one to go.
+    order: BTreeMap<u64, Name>,
 }
 
 struct Entry {
@@ -67,24 +70,25 @@ impl Memory {
         }
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[(self.hasher.hash_one(key) as usize) % SHARDS])
+    fn shard(&self, name: &Name) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[(self.hasher.hash_one(name) as usize) % SHARDS])
     }
 
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The bytes of `key`, marked as used.
+    /// The bytes of `key`, marked as used. A blob of another size is not the one that the key names.
     fn bytes(&self, key: &Key) -> Option<Bytes> {
-        let tick = self.tick();
-        self.shard(key).touch(key, tick)
+        let (name, tick) = (Name::from(key), self.tick());
+        let found = self.shard(&name).touch(&name, tick);
+        found.filter(|bytes| key.fits(bytes.len() as u64))
     }
 
-    fn insert(&self, key: &Key, bytes: Bytes) {
+    fn insert(&self, name: Name, bytes: Bytes) {
         self.used_bytes.fetch_add(charge(bytes.len() as u64), Ordering::Relaxed);
         let tick = self.tick();
-        let replaced = self.shard(key).insert(key.clone(), Entry { bytes, tick });
+        let replaced = self.shard(&name).insert(name, Entry { bytes, tick });
         self.release(replaced);
         while self.used_bytes.load(Ordering::Relaxed) > self.size_bytes && self.evict_oldest() {}
         self.used_gauge.set(gauge(self.used_bytes.load(Ordering::Relaxed)));
@@ -111,32 +115,32 @@ impl Memory {
 }
 
 impl Shard {
-    fn touch(&mut self, key: &Key, tick: u64) -> Option<Bytes> {
-        let entry = self.entries.get_mut(key)?;
+    fn touch(&mut self, name: &Name, tick: u64) -> Option<Bytes> {
+        let entry = self.entries.get_mut(name)?;
         self.order.remove(&entry.tick);
-        self.order.insert(tick, key.clone());
+        self.order.insert(tick, *name);
         entry.tick = tick;
         Some(entry.bytes.clone())
     }
 
-    fn insert(&mut self, key: Key, entry: Entry) -> Option<Entry> {
-        self.order.insert(entry.tick, key.clone());
-        let replaced = self.entries.insert(key, entry);
+    fn insert(&mut self, name: Name, entry: Entry) -> Option<Entry> {
+        self.order.insert(entry.tick, name);
+        let replaced = self.entries.insert(name, entry);
         if let Some(replaced) = &replaced {
             self.order.remove(&replaced.tick);
         }
         replaced
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Entry> {
-        let entry = self.entries.remove(key)?;
+    fn remove(&mut self, name: &Name) -> Option<Entry> {
+        let entry = self.entries.remove(name)?;
         self.order.remove(&entry.tick);
         Some(entry)
     }
 
     fn pop_oldest(&mut self) -> Option<Entry> {
-        let (_, key) = self.order.pop_first()?;
-        self.entries.remove(&key)
+        let (_, name) = self.order.pop_first()?;
+        self.entries.remove(&name)
     }
 }
 
@@ -175,7 +179,7 @@ impl Store for Memory {
             return Ok(());
         }
         let bytes = own(blob.into_bytes(size).await?);
-        self.insert(key, bytes);
+        self.insert(Name::from(key), bytes);
         Ok(())
     }
 
@@ -184,10 +188,20 @@ impl Store for Memory {
     }
 
     async fn remove(&self, key: &Key) -> Result<()> {
-        let removed = self.shard(key).remove(key);
+        let name = Name::from(key);
+        let removed = self.shard(&name).remove(&name);
         self.release(removed);
         self.used_gauge.set(gauge(self.used_bytes.load(Ordering::Relaxed)));
         Ok(())
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
+        Ok(self.shard(&name).entries.get(&name).map(|entry| entry.bytes.len() as u64))
+    }
+
+    async fn finds_by_hash(&self) -> bool {
+        true
     }
 }
 
@@ -227,6 +241,17 @@ mod tests {
         let error = memory.put(&key(3), Blob::Whole(Bytes::from(vec![0; 100_001]))).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted);
         assert_eq!(absent(&memory, &[2]).await, []);
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_found_by_its_hash_and_is_none_of_another_size() {
+        let memory = Memory::new(1 << 20);
+        let digest = Function::Sha256.hash(b"content");
+        memory.put(&Key::Blob(digest), Blob::Whole(Bytes::from_static(b"content"))).await.unwrap();
+        assert_eq!(memory.size_of(Function::Sha256, digest.hash()).await.unwrap(), Some(7));
+        let other = Key::Blob(crate::digest::Digest::new(Function::Sha256, digest.hash(), 8));
+        assert!(memory.get(&other, 0..).await.unwrap().is_none());
+        assert_eq!(memory.missing(std::slice::from_ref(&other)).await.unwrap(), [other]);
     }
 
     #[tokio::test]

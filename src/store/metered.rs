@@ -103,6 +103,10 @@ impl Store for Metered {
         self.inner.size_of(function, hash).await
     }
 
+    async fn finds_by_hash(&self) -> bool {
+        self.inner.finds_by_hash().await
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let sizes: Vec<u64> = blobs.iter().map(|(_, bytes)| bytes.len() as u64).collect();
         let results = self.inner.put_all(blobs).instrument(trace::part(&self.put.name)).await;

@@ -132,9 +132,14 @@ pub trait Store: Send + Sync + 'static {
     async fn remove(&self, key: &Key) -> Result<()>;
 
     /// The size in bytes of the blob with this hash, for protocols whose names lack it. `None` if it is absent, or if this store finds
-    /// blobs by their whole digest only, as memory and another farm do.
+    /// blobs by their whole digest only.
     async fn size_of(&self, _function: Function, _hash: &[u8]) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    /// Whether [`Store::size_of`] tells the size of what is stored here; true as well while that cannot be found out.
+    async fn finds_by_hash(&self) -> bool {
+        false
     }
 
     /// Stores many small blobs, each as [`Store::put`] would; the results are in their order. A leaf that commits in groups

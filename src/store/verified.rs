@@ -105,6 +105,10 @@ impl Store for Verified {
         self.inner.size_of(function, hash).await
     }
 
+    async fn finds_by_hash(&self) -> bool {
+        self.inner.finds_by_hash().await
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(blobs.len());
         for (key, bytes) in &blobs {

@@ -260,3 +260,56 @@ async fn a_web_page_is_refused() {
     }
     assert_eq!(http.code(&format!("/cas/{}", digest.hex())).await, 404);
 }
+
+/// A farm whose blobs are in a small memory and on the server at `far`.
+fn in_front_of(far: &str) -> Farm {
+    let memory = "{kind=\"memory\",size=\"1MiB\"}";
+    let tiers = format!("[{memory},{{kind=\"farm\",endpoints=[\"http://{far}\"]}}]");
+    Farm::start_with(&[("CROFT_STORAGE__TIER", &tiers)])
+}
+
+#[tokio::test]
+async fn what_was_put_is_read_back_from_a_farm_that_keeps_it_in_another() {
+    let far = Farm::start();
+    let near = in_front_of(&far.public);
+    let http = Http::new(&near);
+    // The memory takes the small ones, and too little of it to keep all of them.
+    let sizes = [0, 1, 3000, 70_000, 5_000_000].into_iter().chain(40_000..40_040);
+    let put: Vec<(String, Bytes)> = sizes
+        .map(|size| (format!("/cas/{}", Function::Sha256.hash(&content(size)).hex()), content(size)))
+        .collect();
+    for (path, content) in &put {
+        if !content.is_empty() {
+            assert_eq!(http.code(path).await, 404);
+        }
+        for _ in 0..2 {
+            assert_eq!(http.put(path, content.clone()).await, (200, String::new()));
+        }
+    }
+    for (path, content) in &put {
+        let head = http.request(Method::HEAD, path).send().await.unwrap();
+        assert_eq!(head.headers()["content-length"], content.len().to_string());
+        assert!(http.get(path).await.bytes().await.unwrap() == *content, "{} bytes", content.len());
+    }
+    let result = result(&Function::Sha256.hash(&put[2].1)).encode_to_vec();
+    let path = format!("/ac/{}", Function::Sha256.hash(b"action").hex());
+    assert_eq!(http.put(&path, result.clone()).await, (200, String::new()));
+    assert_eq!(http.get(&path).await.bytes().await.unwrap(), result);
+}
+
+#[tokio::test]
+async fn a_farm_in_front_of_a_server_that_finds_no_blob_by_its_hash_says_so() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // It speaks gRPC and nothing else.
+    let (_, service) = tonic_health::server::health_reporter();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let near = in_front_of(&address);
+    let http = Http::new(&near);
+    let path = format!("/cas/{}", Function::Sha256.hash(&content(3000)).hex());
+    let (code, text) = http.put(&path, content(3000)).await;
+    assert_eq!(code, 501);
+    assert!(text.contains("use gRPC"), "{text}");
+    assert_eq!(http.code(&path).await, 501, "it is not known to be absent");
+}

@@ -164,12 +164,27 @@ impl Farm {
     }
 
     async fn located(&self, name: &Name) -> Result<Digest> {
-        let located = self.cas.locate(name.function(), &name.hash).await?;
-        located.ok_or_else(|| Error::new(Kind::NotFound, format!("blob {} is not in the CAS", name.hash)))
+        if let Some(located) = self.cas.locate(name.function(), &name.hash).await? {
+            return Ok(located);
+        }
+        self.check_storage().await?;
+        Err(Error::new(Kind::NotFound, format!("blob {} is not in the CAS", name.hash)))
+    }
+
+    /// # Errors
+    /// `Unsupported` when blobs are kept where only their whole digest finds them: what is put could not be read again.
+    async fn check_storage(&self) -> Result<()> {
+        if self.cas.finds_by_hash().await {
+            return Ok(());
+        }
+        let message = "blobs are kept on another server that finds them only by hash and size, so there are none over plain HTTP; \
+                       use gRPC";
+        Err(Error::new(Kind::Unsupported, message))
     }
 
     async fn put_blob(&self, name: &Name, account: String, request: Request) -> Result<Response, Refusal> {
         let digest = name.digest(content_length(&request)?)?;
+        self.check_storage().await?;
         let mut chunks = body(request);
         if self.cas.missing(&[digest]).await?.is_empty() {
             // Clients of HTTP/1.1 take an answer before the end of their body for a failure.

@@ -5,6 +5,7 @@
 //! cannot undo it (`unsettled`).
 //! The index is a cache of the disk: when it is lost, `rebuild` makes it anew from the files. `scrub` finds what was damaged or lost.
 
+mod clock;
 mod compressed;
 #[cfg(test)]
 mod compressed_tests;
@@ -51,6 +52,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
+use self::clock::Clock;
 use self::compressed::{Frames, Packer};
 pub use self::entry::INLINE_MAX;
 use self::entry::Location;
@@ -124,24 +126,6 @@ struct Shared {
     gate: RwLock<()>,
     requests: mpsc::WeakSender<Request>,
     compression: bool,
-}
-
-/// Minutes since 1970, and what a test adds.
-#[derive(Default)]
-struct Clock {
-    ahead: AtomicU32,
-}
-
-impl Clock {
-    fn minute(&self) -> u32 {
-        minutes(SystemTime::now()) + self.ahead.load(Ordering::Relaxed)
-    }
-}
-
-/// Minutes since 1970; they overflow in the year 10136.
-fn minutes(time: SystemTime) -> u32 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs() / 60).unwrap_or(u32::MAX)
 }
 
 impl Disk {
@@ -454,6 +438,10 @@ impl Store for Disk {
         }
         rebuild::take_up(self, vec![name]).await?;
         self.size(name).await
+    }
+
+    async fn finds_by_hash(&self) -> bool {
+        true
     }
 
     /// Small blobs go to the writer in groups instead of one by one.

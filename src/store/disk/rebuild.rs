@@ -13,12 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc::WeakSender, oneshot};
 
+use super::clock::minutes;
 use super::compressed::content_size;
 use super::entry::{INLINE_MAX, Location};
 use super::files::Form;
 use super::healing::Found;
 use super::writer::{CHANGES_MAX, Request};
-use super::{Disk, Shared, minutes};
+use super::{Disk, Shared};
 use crate::error::{Context, Error, Result};
 use crate::store::name::{Family, Name};
 use crate::tasks;

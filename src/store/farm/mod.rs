@@ -4,6 +4,7 @@ mod batch;
 mod config;
 mod failure;
 mod link;
+mod located;
 mod peer;
 mod repairs;
 mod replicas;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeFrom;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use prost::Message;
 use super::Config;
 use super::batch::{self, Batch, SMALL_BYTES_MAX};
 use super::link::{Link, Shown, in_time};
+use super::located;
 use super::reusable::Reusable;
 use super::transfer::Transfer;
 use crate::digest::{Digest, Function};
@@ -44,13 +46,16 @@ const MESSAGE_BYTES_MAX: usize = RESULT_MAX as usize + (1 << 20);
 pub(super) struct Peer {
     link: Link,
     instance: Arc<str>,
+    /// It has told the size of a blob, so it is one of those that do.
+    tells_sizes: AtomicBool,
 }
 
 impl Peer {
     /// # Errors
     /// `Invalid` when the endpoint is no address.
     pub(super) fn new(endpoint: &str, config: &Config, shown: Shown) -> Result<Self> {
-        Ok(Self { link: Link::new(endpoint, config, shown)?, instance: config.instance.as_str().into() })
+        let link = Link::new(endpoint, config, shown)?;
+        Ok(Self { link, instance: config.instance.as_str().into(), tells_sizes: AtomicBool::new(false) })
     }
 
     pub(super) fn health(&self) -> &Arc<Health> {
@@ -244,6 +249,24 @@ impl Store for Peer {
 
     async fn remove(&self, _: &Key) -> Result<()> {
         Ok(())
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        // Over plain HTTP the length of a hash is all that tells its function.
+        if hash.len() != function.hash_bytes() || Function::of_length(2 * hash.len()) != function {
+            return Ok(None);
+        }
+        let size = located::size_of(&self.link, &self.instance, &hex::encode(hash)).await;
+        let size = size.map_err(|failure| failure.into_error("ask for the size of a blob"))?;
+        self.tells_sizes.fetch_or(size.is_some(), Ordering::Relaxed);
+        Ok(size)
+    }
+
+    /// It is asked for the empty blob, which every server has that tells sizes.
+    async fn finds_by_hash(&self) -> bool {
+        let empty = Function::Sha256.hash(b"");
+        self.tells_sizes.load(Ordering::Relaxed)
+            || !matches!(self.size_of(empty.function(), empty.hash()).await, Ok(None))
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 
 use super::repairs::{Repair, Repairs, copy};
 use super::reusable::Reusable;
+use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
 use crate::store::health::Health;
 use crate::store::{Blob, Key, Store};
@@ -164,6 +165,27 @@ impl Store for Replicas {
         removals.into_iter().collect()
     }
 
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let mut failures = Vec::new();
+        for place in self.order() {
+            match self.replicas[place].store.size_of(function, hash).await {
+                Ok(Some(size)) => return Ok(Some(size)),
+                Ok(None) => {}
+                Err(error) => failures.push(error),
+            }
+        }
+        // As for a blob: one that could not be asked may have it.
+        let is_certain = failures.len() < self.minimum;
+        match failures.pop() {
+            Some(error) if !is_certain => Err(error),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    async fn finds_by_hash(&self) -> bool {
+        join_all(self.stores().map(|store| store.finds_by_hash())).await.into_iter().any(|finds| finds)
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let puts = join_all(self.stores().map(|store| store.put_all(blobs.clone()))).await;
         let mut outcomes: Vec<_> = puts.into_iter().map(Vec::into_iter).collect();
@@ -175,7 +197,6 @@ impl Store for Replicas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Function;
     use crate::store::contract::{Subject, holds};
     use crate::store::{ActionKey, Faulty, Memory, Rates};
 

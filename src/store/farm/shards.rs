@@ -10,7 +10,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use crate::digest::Function;
 use crate::error::Result;
-use crate::store::name::Name;
+use crate::store::name::{Family, Name};
 use crate::store::{Blob, Key, Store};
 
 /// Stores that share the keys among them. One that is away makes its keys unavailable, never absent.
@@ -32,7 +32,11 @@ impl Shards {
 
     /// The shard that has the highest score for the key.
     fn place(&self, key: &Key) -> usize {
-        let key = key_number(key);
+        self.place_of(&Name::from(key))
+    }
+
+    fn place_of(&self, name: &Name) -> usize {
+        let key = key_number(name);
         let scores = self.shards.iter().enumerate().map(|(place, shard)| (score(shard.seed, key), place));
         scores.max().map_or(0, |(_, place)| place)
     }
@@ -57,8 +61,8 @@ fn seed(name: &str) -> u64 {
 }
 
 /// Keys are named by hashes, so a part of one is as random as another hash of it.
-fn key_number(key: &Key) -> u64 {
-    first_number(Name::from(key).hash())
+fn key_number(name: &Name) -> u64 {
+    first_number(name.hash())
 }
 
 fn first_number(hash: &[u8]) -> u64 {
@@ -97,6 +101,18 @@ impl Store for Shards {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.store(key).remove(key).await
+    }
+
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
+        self.shards[self.place_of(&name)].store.size_of(function, hash).await
+    }
+
+    async fn finds_by_hash(&self) -> bool {
+        join_all(self.shards.iter().map(|shard| shard.store.finds_by_hash()))
+            .await
+            .into_iter()
+            .all(|finds| finds)
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

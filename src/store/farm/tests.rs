@@ -130,6 +130,10 @@ impl Store for AssetsAsResults {
         self.0.remove(key).await
     }
 
+    async fn size_of(&self, function: Function, hash: &[u8]) -> Result<Option<u64>> {
+        self.0.size_of(function, hash).await
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         self.0.put_all(blobs).await
     }
@@ -196,6 +200,31 @@ async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
 /// Blobs on both sides of what is sent in a batch, spooled, or copied from the first replica.
 fn blobs(seed: u64) -> Vec<Bytes> {
     [100, 300_000, 3_000_000].into_iter().map(|size| content(size, seed + size as u64)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_is_told_by_whichever_server_has_the_blob() {
+    let Some(mut servers) = Server::start_all(2) else { return };
+    let stores = [Mode::Shards, Mode::Replicas].map(|mode| open(&config(&servers, mode)).unwrap());
+    for (seed, store) in stores.iter().enumerate() {
+        assert!(store.finds_by_hash().await);
+        for seed in (0..10).map(|number| number + 100 * seed as u64) {
+            let bytes = content(1000 + seed as usize, seed);
+            let digest = Function::Sha256.hash(&bytes);
+            assert_eq!(store.size_of(Function::Sha256, digest.hash()).await.unwrap(), None);
+            store.put(&Key::Blob(digest), Blob::Whole(bytes.clone())).await.unwrap();
+            let size = Some(bytes.len() as u64);
+            assert_eq!(store.size_of(Function::Sha256, digest.hash()).await.unwrap(), size);
+            assert_eq!(store.size_of(Function::Blake3, digest.hash()).await.unwrap(), None);
+        }
+    }
+    let digest = Function::Sha256.hash(&content(1100, 100));
+    servers[0].stop();
+    assert_eq!(stores[1].size_of(Function::Sha256, digest.hash()).await.unwrap(), Some(1100));
+    servers[1].stop();
+    let error = stores[1].size_of(Function::Sha256, digest.hash()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(open(&config(&servers, Mode::Shards)).unwrap().finds_by_hash().await, "that cannot be found out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

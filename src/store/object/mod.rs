@@ -174,4 +174,8 @@ impl Store for Object {
         let Some(name) = Name::new(Family::Blob(function), hash) else { return Ok(None) };
         Ok(self.bucket.find(&name).await?.map(|found| found.size))
     }
+
+    async fn finds_by_hash(&self) -> bool {
+        true
+    }
 }

@@ -282,6 +282,10 @@ impl Store for Redis {
         Ok(Some(number_of(&length)?).filter(|length| *length > 0))
     }
 
+    async fn finds_by_hash(&self) -> bool {
+        true
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         let mut results: Vec<Result<()>> =
             blobs.iter().map(|(key, bytes)| self.check(key, bytes.len() as u64)).collect();

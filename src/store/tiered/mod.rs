@@ -169,6 +169,10 @@ impl Store for Tiered {
         self.shared.size_of(function, hash).await
     }
 
+    async fn finds_by_hash(&self) -> bool {
+        self.shared.finds_by_hash().await
+    }
+
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {
         self.shared.put_all(blobs).await
     }

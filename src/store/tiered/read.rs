@@ -158,6 +158,16 @@ impl Shared {
         failure.map_or(Ok(None), Err)
     }
 
+    /// Whether a durable tier does: what only caches find may be gone at once.
+    pub(super) async fn finds_by_hash(&self) -> bool {
+        for tier in self.tiers.iter().filter(|tier| tier.is_durable()) {
+            if tier.finds_by_hash_in_time(self.patience.stall).await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// A blob that no faster tier takes is read past them; so is the rest of a large one, which alone would not fill anything.
     fn is_worth_a_fill(&self, key: &Key, start: u64) -> bool {
         let last = self.tiers.len().saturating_sub(1);

@@ -150,6 +150,11 @@ impl Tier {
         self.within(limit, self.store.size_of(function, hash)).await
     }
 
+    /// As [`Store::finds_by_hash`], and true when a remote tier does not tell within `limit`.
+    pub(super) async fn finds_by_hash_in_time(&self, limit: Duration) -> bool {
+        self.within(limit, async { Ok(self.store.finds_by_hash().await) }).await.unwrap_or(true)
+    }
+
     /// A local tier has its own limits.
     async fn within<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
         if self.is_local() {

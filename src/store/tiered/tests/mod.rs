@@ -166,6 +166,10 @@ impl Store for Leaf {
         Ok(found.map(|digest| digest.size()))
     }
 
+    async fn finds_by_hash(&self) -> bool {
+        true
+    }
+
     async fn remove(&self, key: &Key) -> Result<()> {
         self.check()?;
         self.pause().await;
