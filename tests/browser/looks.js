@@ -9,14 +9,21 @@ if (!one("h1")) problems.push("there is not one <h1>");
 if (!one("script")) problems.push("there is another script than ours");
 if (document.documentElement.lang !== "en") problems.push("the language is not told");
 
-const { scrollWidth } = document.scrollingElement;
-if (scrollWidth > innerWidth) {
-  const wide = [...document.querySelectorAll("main *, header *, footer *")].find(
-    (element) => !element.closest(".table, pre") && element.getBoundingClientRect().right > innerWidth + 1);
-  problems.push(`it is ${scrollWidth} wide in a window of ${innerWidth}: ${wide?.outerHTML.slice(0, 120)}`);
+// A phone makes the window as wide as what overflows it, but not the element of the document.
+const { clientWidth } = document.documentElement;
+const wide = [...document.querySelectorAll("body, main *, footer *")].find(
+  (element) => !element.parentElement.closest(".table, pre, svg") && element.getBoundingClientRect().right > clientWidth + 1);
+if (wide) {
+  const { right } = wide.getBoundingClientRect();
+  problems.push(`it is ${Math.round(right)} wide in a window of ${clientWidth}: ${wide.outerHTML.slice(0, 120)}`);
 }
 
-for (const field of document.querySelectorAll("input, select, textarea, button, summary")) {
+const rows = new Set([...document.querySelectorAll("header li")].map((item) => item.getBoundingClientRect().top));
+if (rows.size > 1) problems.push(`the navigation has ${rows.size} rows`);
+const current = document.querySelector("header [aria-current]")?.getBoundingClientRect();
+if (current && (current.left < 0 || current.right > clientWidth)) problems.push("the navigation does not show where one is");
+
+for (const field of document.querySelectorAll("input:not([type=hidden]), select, textarea, button, summary")) {
   const label = field.getAttribute("aria-label") ?? [...(field.labels ?? [])].map((label) => label.textContent).join("");
   if (!(label + (field.matches("button, summary") ? field.textContent : "")).trim()) {
     problems.push(`a field without a label: ${field.outerHTML.slice(0, 120)}`);

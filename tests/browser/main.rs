@@ -63,7 +63,8 @@ const LOOKS: &str = include_str!("looks.js");
 
 /// What has the focus: its address or text, and whether one sees that.
 const FOCUS: &str = "const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect(); \
-                     const seen = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 && box.left >= 0 && box.top >= 0; \
+                     const seen = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 && box.left >= 0 && box.top >= 0 && \
+                     box.right <= document.documentElement.clientWidth; \
                      return [at.getAttribute('href') ?? at.localName, seen];";
 
 /// A page that is looked at.
@@ -99,8 +100,12 @@ async fn every_page_is_drawn_soon_and_as_it_should_be() {
         println!("{:<20} {paint:>9.0} ms", sight.name);
     }
     for page in ["/", "/operations", "/workers"] {
-        browser.open(&format!("http://{}{page}", farm.admin)).await;
-        problems.extend(keyboard(&browser).await.into_iter().map(|problem| format!("{page}: {problem}")));
+        for view in VIEWS {
+            browser.look_as(view).await;
+            browser.open(&format!("http://{}{page}", farm.admin)).await;
+            let found = keyboard(&browser).await;
+            problems.extend(found.into_iter().map(|problem| format!("{page}, {}: {problem}", view.name)));
+        }
     }
     what_an_action_writes_is_text(&browser, &format!("http://{}/operations/{}", farm.admin, book.hostile))
         .await;
@@ -111,7 +116,7 @@ async fn every_page_is_drawn_soon_and_as_it_should_be() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it wants Chromium: scripts/test.sh browser"]
 async fn what_is_wrong_with_a_page_is_seen() {
-    const WRONG: &str = "data:text/html,<html lang=de><body style='margin:0;width:3000px'><h1>a</h1><h1>b</h1><input>\
+    const WRONG: &str = "data:text/html,<html lang=de><body style='margin:0;width:3000px'><header><li>1<li>2</header><h1>a</h1><h1>b</h1><input>\
                          <a href='/'></a><p style='color:%23aaa'>pale</p><table><thead><tr><th>1</table>\
                          <script>console.error('heard');setTimeout(()=>alert('seen'))</script>";
     let Some(browser) = Browser::start().await else { return };
@@ -129,6 +134,7 @@ async fn what_is_wrong_with_a_page_is_seen() {
         "not one <h1>",
         "language",
         "3000 wide",
+        "the navigation has 2 rows",
         "a field without a label",
         "a link without a text",
         "p. has a contrast of 2.3",
@@ -265,7 +271,6 @@ async fn keyboard(browser: &Browser) -> Vec<String> {
         "/audit",
         "/configuration",
     ];
-    browser.look_as(LIGHT).await;
     let mut problems = Vec::new();
     for stop in STOPS {
         browser.tab().await;

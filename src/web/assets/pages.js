@@ -1,4 +1,5 @@
-// What pages cannot do without a script: follow what a command prints, copy a text, and send the header that operators' requests need.
+// What pages cannot do without a script: follow what a command prints, copy a text, send the header that operators' requests need, and
+// begin with a scrolled navigation.
 // Without it they still show everything.
 "use strict";
 
@@ -46,6 +47,17 @@ async function send(form) {
     output.textContent = "The farm does not answer.";
   }
 }
+
+/** Scrolls the navigation so that where one is stands in its middle; a wide window has room for all of it. */
+function reveal() {
+  const current = document.querySelector("header [aria-current]"), list = current?.closest("ul");
+  if (!list) return;
+  const [at, all] = [current.getBoundingClientRect(), list.getBoundingClientRect()];
+  list.scrollLeft += at.left + at.width / 2 - all.left - all.width / 2;
+}
+
+reveal();
+addEventListener("resize", reveal);
 
 for (const pre of document.querySelectorAll("pre[data-follow]")) follow(pre);
 
