@@ -452,6 +452,78 @@ mod tests {
         }
     }
 
+    /// Every text of a table with its key, and the table's own.
+    fn texts(key: &str, value: &toml::Value, found: &mut Vec<(String, String)>) {
+        match value {
+            toml::Value::Table(table) => table.iter().for_each(|(key, value)| texts(key, value, found)),
+            toml::Value::Array(values) => values.iter().for_each(|value| texts(key, value, found)),
+            toml::Value::String(text) => found.push((key.to_owned(), text.clone())),
+            toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_) => {}
+        }
+    }
+
+    #[test]
+    fn the_page_hides_what_is_secret_and_nothing_else() {
+        const HIDDEN: [&str; 8] = [
+            "access_key_id",
+            "account_key_file",
+            "credential_file",
+            "password_file",
+            "secret_access_key_file",
+            "sha256",
+            "token",
+            "username",
+        ];
+        let rare = r#"
+            data = "/data"
+            roles = ["cas", "scheduler", "worker"]
+            [asset]
+            allow = ["https://example.org/"]
+            ca_file = "/ca"
+            [worker]
+            name = "w"
+            token = "/token"
+            images = { "docker://image" = "/root" }
+            [[storage.tier]]
+            kind = "redis"
+            url = "redis://10.0.0.1"
+            username = "ada"
+            password_file = "/password"
+            [[storage.tier]]
+            kind = "s3"
+            bucket = "b"
+            access_key_id = "AK"
+            secret_access_key_file = "/secret"
+            [[storage.tier]]
+            kind = "gcs"
+            bucket = "b"
+            credential_file = "/credential"
+            [[storage.tier]]
+            kind = "azure"
+            container = "c"
+            account = "a"
+            account_key_file = "/account"
+            "#;
+        let readme = include_str!("../README.md");
+        let snippets = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let mut hidden = BTreeSet::new();
+        for toml in ["", rare].into_iter().chain(snippets) {
+            let whole = load(toml).unwrap().to_toml().unwrap();
+            let shown: toml::Table = web::without_secrets(&whole).parse().unwrap();
+            let mut found = Vec::new();
+            texts("", &toml::Value::Table(shown), &mut found);
+            hidden.extend(found.into_iter().filter(|(_, text)| text == "(hidden)").map(|(key, _)| key));
+        }
+        assert_eq!(
+            hidden,
+            HIDDEN.map(str::to_owned).into(),
+            "a new option stands in `OPEN` of the page, or here"
+        );
+    }
+
     #[test]
     fn a_worker_offers_the_machine_unless_something_else_is_said() {
         let offered = |toml: &str| load(toml).unwrap().offered_worker().properties;

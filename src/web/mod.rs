@@ -48,6 +48,7 @@ use tonic::service::Routes;
 pub use self::admission::ADMIN_HEADER;
 pub use self::audit::{AuditNumbers, AuditRequest};
 pub use self::config::Config;
+pub use self::configuration::without_secrets;
 pub use self::history::{History, Lately};
 pub use self::overview::Status;
 use self::page::Section;
