@@ -80,6 +80,13 @@ impl History {
         })
     }
 
+    /// The time that the curves are of.
+    pub(super) fn span(&self) -> Duration {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = samples.iter().skip(1).map(|one| one.seconds).sum();
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    }
+
     pub(super) fn curves(&self) -> Curves {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut curves, mut before) = (Curves::default(), None::<Sample>);
@@ -142,6 +149,7 @@ mod tests {
         for one in [sample(0, (0, 0), Some(1)), sample(10, (3, 4), Some(2)), sample(10, (3, 4), None)] {
             history.add(one);
         }
+        assert_eq!(history.span(), Duration::from_secs(10));
         let curves = history.curves();
         assert_eq!(curves.actions, [Some(2.0), Some(0.0)]);
         assert_eq!(curves.hit_rate, [Some(0.75), None]);
