@@ -34,6 +34,9 @@ pub use self::config::Config;
 pub use self::locate::Location;
 pub use self::report::{Change, Difference, Outcome, Report};
 
+/// In whose name audits run actions: as their invocation and as their identity.
+pub const NAME: &str = "croft-audit";
+
 /// Differences that one report lists, and so files that are looked into for it.
 const DIFFERENCES_MAX: usize = 100;
 

@@ -51,6 +51,36 @@ pub struct Invocation {
     operations: VecDeque<OperationId>,
 }
 
+/// How an invocation ended, as far as that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on.
+    UnderWay,
+    Succeeded,
+    /// The client says so, or an operation of it failed.
+    Failed,
+    /// The client says nothing of it, and no operation failed.
+    Unknown,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 4] = [Self::UnderWay, Self::Succeeded, Self::Failed, Self::Unknown];
+
+    /// The word for it in addresses and on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnderWay => "under way",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
+    }
+}
+
 impl Invocation {
     pub(super) fn new((id, instance): (Arc<str>, Arc<str>), begun: SystemTime) -> Self {
         Self {
@@ -83,6 +113,17 @@ impl Invocation {
     pub fn hit_rate(&self) -> Option<f64> {
         let all = self.hits + self.misses.max(self.executed);
         (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+
+    /// How it ended: as the client says, or else as its operations let one think.
+    pub fn outcome(&self) -> Outcome {
+        match self.told.as_deref().map(|told| (&told.exit, told.is_over)) {
+            Some((Some(exit), _)) if exit.code == 0 => Outcome::Succeeded,
+            Some((Some(_), _) | (None, true)) => Outcome::Failed,
+            Some((None, false)) => Outcome::UnderWay,
+            None if self.failed + self.errors > 0 => Outcome::Failed,
+            None => Outcome::Unknown,
+        }
     }
 
     pub(super) fn learn(&mut self, client: &RequestMetadata, identity: &Arc<str>) {

@@ -4,6 +4,8 @@
 //! Nothing else depends on it, and nothing of it outlives the process. Each event costs one lock and a few look-ups, whatever is kept.
 
 mod event;
+mod filter;
+mod hits;
 mod invocation;
 mod logs;
 mod record;
@@ -26,7 +28,10 @@ use crate::scheduler::{OperationId, Update};
 pub use self::event::{
     Cached, Completion, Event, Exit, Metrics, Started, Target, Test, TestResult, TestStatus, Workspace,
 };
-pub use self::invocation::Invocation;
+pub use self::filter::{Filter, InvocationFilter};
+pub use self::hits::Hit;
+use self::hits::Hits;
+pub use self::invocation::{Invocation, Outcome};
 pub use self::logs::Logs;
 pub use self::record::{Client, Lookup, Record, Span, State, Times};
 use self::responses::Responses;
@@ -60,14 +65,6 @@ pub struct Asked<'a> {
     pub client: &'a RequestMetadata,
 }
 
-/// Which operations are wanted. What is absent does not matter.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    pub state: Option<State>,
-    /// A part of the target, of the mnemonic or of the worker's name.
-    pub text: Option<String>,
-}
-
 /// A part of a list.
 #[derive(Debug, Clone)]
 pub struct Part<T> {
@@ -83,6 +80,7 @@ struct Book {
     order: VecDeque<OperationId>,
     invocations: HashMap<Arc<str>, Invocation>,
     invocation_order: VecDeque<Arc<str>>,
+    hits: Hits,
     responses: Responses,
     texts: Texts,
     /// Invocations whose clients tell of them, in the order in which they began to; some may be forgotten.
@@ -109,8 +107,13 @@ impl Builds {
         }
     }
 
-    /// A client has asked the action cache itself.
-    pub fn looked_up(&self, client: &RequestMetadata, (instance, identity): (&str, &str), is_hit: bool) {
+    /// A client has asked the action cache itself for the result of an action.
+    pub fn looked_up(
+        &self,
+        client: &RequestMetadata,
+        (instance, action, identity): (&str, Digest, &str),
+        is_hit: bool,
+    ) {
         // Only what an invocation does is told apart; the rest is among the metrics.
         if client.tool_invocation_id.is_empty() {
             return;
@@ -119,8 +122,13 @@ impl Builds {
         let [id, instance, identity] =
             [&client.tool_invocation_id, instance, identity].map(|text| book.text(text));
         let invocation = book.invocation_mut(&id, &instance);
+        let at = SystemTime::now();
         invocation.learn(client, &identity);
-        invocation.looked_up(is_hit, SystemTime::now());
+        invocation.looked_up(is_hit, at);
+        if is_hit {
+            let [target, mnemonic] = [&client.target_id, &client.action_mnemonic].map(|text| book.text(text));
+            book.hits.push(&id, Hit { instance, action, target, mnemonic, at });
+        }
     }
 
     /// An operation stands elsewhere than before. The scheduler may say so before or after [`Builds::begin`].
@@ -198,11 +206,11 @@ impl Builds {
         found.filter(is_alike).take(limit).cloned().collect()
     }
 
-    /// The latest invocations, after the `skip` latest of them.
-    pub fn invocations(&self, (skip, limit): (usize, usize)) -> Part<Invocation> {
+    /// The latest invocations, after the `skip` latest of them. Looks at all that are kept.
+    pub fn invocations(&self, filter: &InvocationFilter, (skip, limit): (usize, usize)) -> Part<Invocation> {
         let book = self.lock();
         let found = book.invocation_order.iter().rev().filter_map(|id| book.invocations.get(id));
-        let part = part(found, (skip, limit));
+        let part = part(found.filter(|invocation| filter.admits(invocation)), (skip, limit));
         Part { items: part.items.into_iter().cloned().collect(), total: part.total }
     }
 
@@ -214,16 +222,17 @@ impl Builds {
         Some((invocation.clone(), records.collect()))
     }
 
+    pub fn has_invocation(&self, id: &str) -> bool {
+        self.lock().invocations.contains_key(id)
+    }
+
+    /// What an invocation got from the action cache without an operation, as far as it is kept, the oldest first.
+    pub fn hits(&self, invocation: &str) -> Vec<Hit> {
+        self.lock().hits.of(invocation)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Filter {
-    fn admits(&self, record: &Record) -> bool {
-        let texts = [&record.client.target, &record.client.mnemonic, &record.worker];
-        let has = |text: &String| texts.iter().any(|one| one.contains(text));
-        self.state.is_none_or(|state| state == record.state) && self.text.as_ref().is_none_or(has)
     }
 }
 
@@ -274,6 +283,7 @@ impl Book {
                 let oldest = self.invocation_order.pop_front();
                 if let Some(mut oldest) = oldest.and_then(|oldest| self.invocations.remove(&oldest)) {
                     self.told_bytes -= oldest.forget_told();
+                    self.hits.forget(&oldest.id);
                 }
             }
             self.invocation_order.push_back(Arc::clone(id));

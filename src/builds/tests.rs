@@ -46,6 +46,11 @@ fn begin(builds: &Builds, (operation, task): (OperationId, &Task), client: &Requ
     builds.begin(&Asked { operation, instance, action, identity: "ada", client }, lookup);
 }
 
+fn look_up(builds: &Builds, (invocation, target): (&str, &str), is_hit: bool) {
+    let action = Task::example("looked up").action_digest;
+    builds.looked_up(&client(invocation, target), ("main", action, "ada"), is_hit);
+}
+
 #[test]
 fn an_operation_is_remembered_whichever_of_the_two_who_tell_of_it_comes_first() {
     let (task, client) = (task("build"), client("build", "//a:b"));
@@ -87,11 +92,14 @@ fn the_oldest_operations_and_invocations_go_first() {
     assert_eq!(builds.invocation("first").unwrap().1.len(), 10);
 
     for number in 0..INVOCATIONS_MAX {
-        builds.looked_up(&client(&format!("build {number}"), ""), ("", ""), true);
+        look_up(&builds, (&format!("build {number}"), ""), true);
     }
     assert!(builds.invocation("second").is_none());
-    let part = builds.invocations((INVOCATIONS_MAX - 1, 5));
-    assert_eq!((part.total, part.items.len(), &*part.items[0].id), (INVOCATIONS_MAX, 1, "build 0"));
+    assert_eq!((builds.hits("build 0").len(), builds.hits("first").len()), (1, 0));
+    look_up(&builds, ("one more", ""), true);
+    assert_eq!((builds.hits("build 0").len(), builds.hits("one more").len()), (0, 1));
+    let part = builds.invocations(&InvocationFilter::default(), (INVOCATIONS_MAX - 1, 5));
+    assert_eq!((part.total, part.items.len(), &*part.items[0].id), (INVOCATIONS_MAX, 1, "build 1"));
     assert!(builds.record(id(count - 1)).is_some(), "an operation stays without its invocation");
 }
 
@@ -100,13 +108,19 @@ fn an_action_that_is_looked_up_and_then_executed_counts_once() {
     let builds = Builds::default();
     let (task, client) = (task("build"), client("build", ""));
     for number in 0..2 {
-        builds.looked_up(&client, ("main", "ada"), false);
+        look_up(&builds, ("build", ""), false);
         begin(&builds, (id(number), &task), &client, Lookup::Absent);
     }
-    builds.looked_up(&client, ("main", "ada"), true);
+    look_up(&builds, ("build", "//a"), true);
     begin(&builds, (id(2), &task), &client, Lookup::Hit);
     let (invocation, _) = builds.invocation("build").unwrap();
     assert_eq!(invocation.hit_rate(), Some(0.5));
+    let hits = builds.hits("build");
+    assert_eq!(
+        (hits.len(), &*hits[0].target, &*hits[0].mnemonic, &*hits[0].instance),
+        (1, "//a", "CppCompile", "main")
+    );
+    assert_eq!(hits[0].action, Task::example("looked up").action_digest);
     let cached = builds.record(id(2)).unwrap();
     assert!(cached.state == State::Cached && cached.duration() == Duration::ZERO);
 }
@@ -120,11 +134,55 @@ fn a_filter_takes_states_and_parts_of_names() {
         begin(&builds, (id(number), &task), &client("build", target), Lookup::Absent);
     }
     let found = |state: Option<State>, text: &str| {
-        let text = (!text.is_empty()).then(|| text.to_owned());
-        builds.operations(&Filter { state, text }, (0, 10)).total
+        let text = (!text.is_empty()).then_some(text);
+        builds.operations(&Filter::new(state, text), (0, 10)).total
     };
+    let action = task.action_digest;
+    for digest in [action.to_string(), action.hex(), action.hex()[..8].to_owned()] {
+        assert_eq!(found(None, &digest), 2, "{digest}");
+    }
+    assert_eq!([found(None, &id(1).to_string()), found(None, &id(2).to_string())], [1, 0]);
     assert_eq!([found(None, ""), found(None, "Cpp"), found(None, ":two"), found(None, "z")], [2, 2, 1, 0]);
     assert_eq!([found(Some(State::Failed), ""), found(Some(State::Failed), ":one")], [1, 0]);
+}
+
+#[test]
+fn invocations_are_found_by_what_they_are_who_runs_them_and_how_they_ended() {
+    let builds = Builds::default();
+    let started = Event::Started(Started {
+        command: "test".into(),
+        patterns: vec!["//net/...".into()],
+        ..Started::default()
+    });
+    let workspace = Event::Workspace(Workspace { user: "grace".into(), host: "desk".into() });
+    let exit = |code| Event::Finished { exit: Exit { name: "X".into(), code }, at: None };
+    let told = [("good", Some(exit(0))), ("bad", Some(exit(3))), ("going", None)];
+    for (name, exit) in told {
+        let events = [started.clone(), workspace.clone()].into_iter().chain(exit);
+        for (sequence, event) in (1..).zip(events) {
+            builds.tell(&position(name, sequence), ("main", "publisher"), Some(event)).unwrap();
+        }
+    }
+    look_up(&builds, ("silent", ""), true);
+    let task = task("broken");
+    begin(&builds, (id(1), &task), &client("broken", ""), Lookup::Absent);
+    builds.noted(id(1), &update(&task, Stage::Completed, Some(1)));
+    let found = |filter: &InvocationFilter| -> Vec<String> {
+        builds.invocations(filter, (0, 10)).items.iter().map(|one| one.id.to_string()).collect()
+    };
+    let with = |outcome| found(&InvocationFilter { outcome: Some(outcome), ..InvocationFilter::default() });
+    assert_eq!(with(Outcome::Succeeded), ["good"]);
+    assert_eq!(with(Outcome::Failed), ["broken", "bad"]);
+    assert_eq!(
+        (with(Outcome::UnderWay), with(Outcome::Unknown)),
+        (vec!["going".into()], vec!["silent".into()])
+    );
+    let says =
+        |text: &str| found(&InvocationFilter { text: Some(text.into()), ..InvocationFilter::default() });
+    assert_eq!((says("grace").len(), says("desk").len(), says("net").len(), says("ada").len()), (3, 3, 3, 2));
+    assert_eq!((says("goo"), says("8.1").len(), says("nobody").len()), (vec!["good".into()], 2, 0));
+    let without = InvocationFilter { without: Some("silent"), ..InvocationFilter::default() };
+    assert_eq!(found(&without).len(), 4);
 }
 
 #[test]

@@ -28,8 +28,8 @@ impl ActionCache for Farm {
         let found = self.action_cache.get(&key).await;
         lookups::count("GetActionResult", &client.action_mnemonic, &found);
         if let Ok(found) = &found {
-            let asker = (&*key.instance, demand.caller.account());
-            self.builds.looked_up(&client, (asker.0, &asker.1), found.is_some());
+            let identity = demand.caller.account();
+            self.builds.looked_up(&client, (&key.instance, digest, &identity), found.is_some());
         }
         let Some(mut result) = found? else {
             return Err(Error::new(Kind::NotFound, format!("no result of action {digest} is cached")).into());

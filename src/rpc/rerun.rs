@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::audit::Rerun;
+use crate::audit::{self, Rerun};
 use crate::error::{Error, Kind, Result};
 use crate::proto::rev2::{Action, ExecuteResponse};
 use crate::proto::worker::PERSISTENT_KEY;
@@ -14,9 +14,6 @@ use crate::store::ActionKey;
 
 use super::Farm;
 use super::execution::Asker;
-
-/// In whose name the actions run: people see it in the queue, and limits are counted by it.
-const NAME: &str = "croft-audit";
 
 /// Everything else is more urgent (REv2: lower is sooner).
 const PRIORITY: i32 = i32::MAX;
@@ -29,7 +26,7 @@ impl Rerun for Farm {
     async fn rerun(&self, key: &ActionKey, avoided: &str) -> Result<ExecuteResponse> {
         let absent = || Error::missing_input(vec![key.digest]);
         let action = self.cas.message::<Action>(&key.digest).await?.ok_or_else(absent)?;
-        let asker = Asker { invocation: NAME.to_owned(), identity: NAME.to_owned() };
+        let asker = Asker { invocation: audit::NAME.to_owned(), identity: audit::NAME.to_owned() };
         let mut task = self.task(key.clone(), &action, (asker, PRIORITY)).await?;
         // Such a task shares no run with a client's, and its result is not written to the action cache.
         task.do_not_cache = true;

@@ -95,16 +95,17 @@ impl Read {
             h2 { "Command" }
             button type="button" hidden data-copy="command" { "Copy the command line" }
             pre #command tabindex="0" { (text::command_line(&command.arguments)) }
-            (self.circumstances(command))
         }
     }
 
-    /// The environment and the platform.
+    /// Where the command runs, what it is to make, the environment and the platform.
     pub(super) fn surroundings(&self) -> Markup {
         let Some(command) = &self.command else { return html! {} };
         let variables =
             command.environment_variables.iter().map(|one| (one.name.as_str(), one.value.as_str()));
         html! {
+            h2 { "Where it runs" }
+            (self.circumstances(command))
             h2 { "Environment" }
             (pairs("Environment", variables))
             h2 { "Platform" }
@@ -143,7 +144,8 @@ impl Read {
 fn outputs(command: &Command) -> Vec<&String> {
     #[expect(deprecated, reason = "clients older than 2.1 send them")]
     let old = command.output_files.iter().chain(&command.output_directories);
-    old.chain(&command.output_paths).collect()
+    // Bazel says the same in both ways, and the newer one is what counts.
+    if command.output_paths.is_empty() { old.collect() } else { command.output_paths.iter().collect() }
 }
 
 fn pairs<'a>(label: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Markup {
@@ -215,6 +217,16 @@ mod tests {
         result.output_files = vec![rev2::OutputFile { digest, ..Default::default() }; 2];
         result.output_directories = vec![rev2::OutputDirectory::default()];
         assert_eq!(outputs_in_words(&result), "2 files (8 B), 1 directory");
+    }
+
+    #[test]
+    fn outputs_that_are_wanted_in_both_ways_are_told_once() {
+        let mut command = Command { output_paths: vec!["a".into(), "b".into()], ..Command::default() };
+        #[expect(deprecated, reason = "this is how older clients say it")]
+        command.output_files.push("a".into());
+        assert_eq!(outputs(&command), ["a", "b"]);
+        command.output_paths.clear();
+        assert_eq!(outputs(&command), ["a"]);
     }
 
     #[test]

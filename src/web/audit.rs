@@ -1,5 +1,7 @@
 //! Audits as an operator asks for them and sees them, as JSON and as a page.
 
+use std::time::{Duration, SystemTime};
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -15,7 +17,7 @@ use super::Pages;
 use super::answer::{elsewhere, failed, json, refused};
 use super::page::{Section, page, table};
 use super::storage::parse_action;
-use super::text::{count, visible};
+use super::text::{ago, count, segment, short, visible};
 
 /// Bytes of a request: as many names of actions as may wait.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -91,10 +93,10 @@ impl Pages {
 }
 
 fn render(audits: &Audits) -> Markup {
-    let head = ["Outcome", "Action", "Command", "Workers", "What differs"];
+    let head = ["Outcome", "Action", "Command", "Workers", "Ended", "What differs"];
     let rows = html! { @for report in audits.reports.iter().take(REPORTS_SHOWN_MAX) { (row(report)) } };
     html! {
-        p { "Actions that were run again to see whether they give the same outputs." }
+        p { "Actions that were run again to see whether they give the same outputs, the latest first." }
         p { (count(audits.waiting)) " waiting, " (count(audits.running)) " running. As JSON: " a href="/audit.json" { "all reports" } "." }
         @if audits.reports.is_empty() {
             p.quiet { "There is no report. To audit ten results: " code { "croft audit --sample 10" } }
@@ -111,12 +113,18 @@ fn row(report: &Report) -> Markup {
         Outcome::Failed => "warn",
     };
     let action = format!("{} {}", report.instance, report.action);
+    let ended = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(report.ended_seconds));
     html! {
         tr {
             td { span class=(class) { (report.outcome.name()) } }
-            td { code.short title=(visible(action.trim())) { (visible(action.trim())) } }
+            td {
+                a href={ "/operations?q=" (segment(&report.action)) } {
+                    code title=(visible(action.trim())) { (visible(short(&report.action))) }
+                }
+            }
             td { code { (visible(&report.command)) } }
             td { (visible(&report.first_worker)) ", " (visible(&report.second_worker)) }
+            td { @if let Some(ended) = ended { (ago(ended)) } }
             td {
                 @for one in &report.differences { (visible(&one.to_string())) br; }
                 @if report.unlisted > 0 { "and " (report.unlisted) " more" br; }
@@ -150,6 +158,7 @@ mod tests {
             ended_seconds: 0,
         };
         let page = render(&Audits { waiting: 1, running: 0, reports: vec![report] }).into_string();
+        assert!(page.contains("href=\"/operations?q=ab%2F1\""), "{page}");
         for tag in ["<script>", "<b>", "<img>", "<i>"] {
             assert!(!page.contains(tag), "{page}");
         }

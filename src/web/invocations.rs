@@ -1,171 +1,175 @@
-//! The runs of clients: `/invocations`, and one `bazel build` with all that it had executed at `/invocations/{id}`.
+//! The runs of clients: `/invocations`.
 
-use std::cmp::Reverse;
+use std::time::SystemTime;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use crate::builds::{Invocation, Lookup, Record, State as Stand};
-use crate::error::{Error, Kind, Result, shown};
+use crate::audit;
+use crate::builds::{Invocation, InvocationFilter, Outcome};
+use crate::error::{Error, Result, shown};
 
 use super::answer::page_or;
-use super::operations::list;
-use super::page::{Section, facts, page, table};
+use super::page::{Section, page, table};
 use super::query::Query;
-use super::timeline::{end_of, waterfall};
 use super::{Pages, text, told};
 
-/// Invocations, and operations of one, on one page.
+/// Invocations on one page.
 const SHOWN: usize = 100;
 
-/// Bars of one drawing: those of the operations that are on the page.
-const BARS_MAX: usize = SHOWN;
+/// The key by which the farm's own are listed, too, and its value.
+const OWN: (&str, &str) = ("audits", "shown");
 
-/// The slowest that are listed.
-const SLOWEST: usize = 20;
-
-pub(super) async fn show_all(State(pages): State<Pages>, RawQuery(query): RawQuery) -> Response {
-    page_or(Section::Invocations, render_all(&pages, query.as_deref()))
+pub(super) async fn show(State(pages): State<Pages>, RawQuery(query): RawQuery) -> Response {
+    page_or(Section::Invocations, render(&pages, query.as_deref()))
 }
 
-fn render_all(pages: &Pages, query: Option<&str>) -> Result<Response> {
-    let query = Query::parse(query, &["page"])?;
+fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
+    let query = Query::parse(query, &["page", "q", "outcome", OWN.0])?;
+    let filter = InvocationFilter {
+        outcome: outcome(&query)?,
+        text: query.text("q").map(str::to_owned),
+        without: query.text(OWN.0).is_none().then_some(audit::NAME),
+    };
     let paging = query.paging(SHOWN)?;
-    let found = pages.builds.invocations(paging.range());
-    let head = [
-        "Invocation",
-        "Command",
-        "Result",
-        "Client",
-        "Identity",
-        "Begun",
-        "Hit rate",
-        "Executed",
-        "Failed",
-        "Failed tests",
-    ];
+    let found = pages.builds.invocations(&filter, paging.range());
+    let is_searched = filter.outcome.is_some() || filter.text.is_some();
     let body = html! {
-        p { (text::counted(found.total, ("invocation", "invocations"))) ", the latest first." }
-        (table("Invocations", &head, &html! { @for invocation in &found.items { (row(invocation)) } }))
+        (form(&filter))
+        @if found.total > 0 {
+            p { (text::counted(found.total, ("invocation", "invocations"))) ", the latest first." }
+            (list(&found.items))
+        } @else if is_searched {
+            p { "No invocation matches. " a href="/invocations" { "Show all" } }
+        } @else {
+            (how_to_begin())
+        }
         (paging.links(&query, found.total))
+        @if filter.without.is_some() && pages.builds.has_invocation(audit::NAME) {
+            p.quiet { "What the farm itself runs again for audits is not listed; " a href={ "?" (OWN.0) "=" (OWN.1) } { "show it" } "." }
+        }
     };
     Ok(page(Section::Invocations, "Invocations", &body))
 }
 
+fn outcome(query: &Query) -> Result<Option<Outcome>> {
+    let Some(name) = query.text("outcome") else { return Ok(None) };
+    let unknown = || {
+        let known = Outcome::ALL.map(Outcome::name).join("`, `");
+        Error::invalid(format!("`outcome` is `{}`, not one of `{known}`", shown(name)))
+    };
+    Outcome::from_name(name).map(Some).ok_or_else(unknown)
+}
+
+fn form(filter: &InvocationFilter) -> Markup {
+    html! {
+        form method="get" action="/invocations" role="search" {
+            label { "Result"
+                select name="outcome" {
+                    option value="" { "any" }
+                    @for outcome in Outcome::ALL {
+                        option value=(outcome.name()) selected[filter.outcome == Some(outcome)] { (outcome.name()) }
+                    }
+                }
+            }
+            label { "Command, user, host, metadata or identifier" input name="q" value=[filter.text.as_deref()] maxlength="200"; }
+            @if filter.without.is_none() { input type="hidden" name=(OWN.0) value=(OWN.1); }
+            button type="submit" { "Show" }
+        }
+    }
+}
+
+/// What to do where nothing was built yet.
+pub(super) fn how_to_begin() -> Markup {
+    html! {
+        p {
+            "No client has built anything since the farm started. Bazel does with "
+            code { "--remote_executor=grpc://…" } ", and tells of targets and tests with "
+            code { "--bes_backend=grpc://…" } "; the address is " code { "public.listen" } " of the "
+            a href="/configuration" { "configuration" } "."
+        }
+    }
+}
+
+/// Invocations as a table.
+pub(super) fn list(invocations: &[Invocation]) -> Markup {
+    let head = [
+        "Result",
+        "Invocation",
+        "Who",
+        "Begun",
+        "Took",
+        "Hit rate",
+        "Executed",
+        "Failed",
+        "Failed tests",
+        "Client",
+    ];
+    table("Invocations", &head, &html! { @for invocation in invocations { (row(invocation)) } })
+}
+
 fn row(invocation: &Invocation) -> Markup {
     let told = invocation.told.as_deref();
-    let who = match (&*invocation.identity, &invocation.publisher) {
-        ("", Some(publisher)) => publisher,
-        (_, _) => &invocation.identity,
-    };
+    let failed = invocation.failed + invocation.errors;
     html! {
         tr {
-            td { a href={ "/invocations/" (text::segment(&invocation.id)) } { code { (text::visible(&invocation.id)) } } }
-            td { @if let Some(told) = told { code { (text::visible(&shown(&told::command(told)))) } } }
             td { (told::result(invocation)) }
-            td { (text::visible(&invocation.tool)) }
-            td { (text::visible(who)) }
+            td { (link(invocation)) }
+            td { (text::visible(&told::who(invocation))) }
             td { (text::ago(invocation.begun)) }
+            td.number { (took(invocation)) }
             td.number { (text::percent(invocation.hit_rate())) }
-            td.number { (text::count(invocation.executed)) }
-            td.number { span class=[(invocation.failed + invocation.errors > 0).then_some("bad")] { (text::count(invocation.failed + invocation.errors)) } }
-            td.number { @if let Some(told) = told { (told.tests.bad) " of " (told.tests.total) } }
+            td.number { (text::count(executed(invocation))) }
+            td.number { span class=[(failed > 0).then_some("bad")] { (text::count(failed)) } }
+            td.number {
+                @if let Some(tests) = told.map(|told| &told.tests).filter(|tests| tests.total > 0) {
+                    span class=[(tests.bad > 0).then_some("bad")] { (text::count(tests.bad)) " of " (text::count(tests.total)) }
+                }
+            }
+            td { (text::visible(&invocation.tool)) }
         }
     }
 }
 
-pub(super) async fn show(
-    State(pages): State<Pages>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    page_or(Section::Invocations, render(&pages, &id, query.as_deref()))
+/// The link to an invocation: what was called, if that is told, and how it begins.
+fn link(invocation: &Invocation) -> Markup {
+    let address = format!("/invocations/{}", text::segment(&invocation.id));
+    let id = text::visible(text::short(&invocation.id));
+    html! {
+        @if is_own(invocation) {
+            a href=(address) { "audits of the farm" }
+        } @else if let Some(told) = invocation.told.as_deref().filter(|told| !told.command.is_empty()) {
+            a.words href=(address) { code { (text::visible(&shown(&told::command(told)))) } }
+            " " code.quiet { (id) }
+        } @else {
+            a href=(address) { code { (id) } }
+        }
+    }
 }
 
-fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
-    let query = Query::parse(query, &["page", told::TARGETS, told::TESTS])?;
-    let paging = query.paging(SHOWN)?;
-    let unknown =
-        || Error::new(Kind::NotFound, format!("invocation `{}` is not known, or not any more", shown(id)));
-    let (invocation, records) = pages.builds.invocation(id).ok_or_else(unknown)?;
-    let records: Vec<&Record> = records.iter().map(AsRef::as_ref).collect();
-    let told = told::show(&invocation, &query)?;
-    let body = html! {
-        (about(&invocation))
-        (told)
-        (some("Failures", records.iter().copied().filter(|record| is_failure(record))))
-        (drawing(&records, paging.skip() / SHOWN))
-        (some("The slowest", slowest(&records).into_iter()))
-        (some("Not from the cache", records.iter().copied().filter(|record| record.lookup == Lookup::Absent)))
-        h2 { "All operations" }
-        p { (text::count(records.len())) " are kept, the first one first." }
-        (list(records.iter().copied().skip(paging.skip()).take(SHOWN)))
-        (paging.links(&query, records.len()))
+/// Whether it is what the farm runs again for audits. Whatever a client does under the same name has an identity.
+pub(super) fn is_own(invocation: &Invocation) -> bool {
+    *invocation.id == *audit::NAME && invocation.identity.is_empty()
+}
+
+/// From its beginning to its end, as far as that is known.
+pub(super) fn took(invocation: &Invocation) -> Markup {
+    let told = invocation.told.as_deref();
+    let begun = told.and_then(|told| told.begun).unwrap_or(invocation.begun);
+    let is_under_way = invocation.outcome() == Outcome::UnderWay;
+    let end = match told.and_then(|told| told.ended) {
+        Some(ended) => ended,
+        None if is_under_way => SystemTime::now(),
+        None => invocation.last,
     };
-    let title = format!("Invocation {}", text::visible(text::short(id)));
-    Ok(page(Section::Invocations, &title, &body))
-}
-
-fn about(invocation: &Invocation) -> Markup {
-    let took = invocation.last.duration_since(invocation.begun).unwrap_or_default();
-    facts(&[
-        ("Invocation", html! { code { (text::visible(&invocation.id)) } }),
-        ("Client", html! { (text::visible(&invocation.tool)) }),
-        ("Identity", html! { (text::visible(&invocation.identity)) }),
-        ("Instance", html! { (text::instance(&invocation.instance)) }),
-        ("First request", text::moment(invocation.begun)),
-        ("Last request after", html! { (text::duration(took)) }),
-        (
-            "From the cache",
-            html! { (text::counted(invocation.hits, ("action", "actions"))) " (" (text::percent(invocation.hit_rate())) ")" },
-        ),
-        (
-            "Executed",
-            html! {
-                (invocation.executed) ": " (invocation.succeeded) " succeeded, " (invocation.failed) " failed, "
-                (invocation.errors) " without a result"
-            },
-        ),
-    ])
-}
-
-/// The operations of one stretch: as many as one drawing has room for.
-fn drawing(records: &[&Record], page: usize) -> Markup {
-    let first = (page * SHOWN).min(records.len());
-    let shown = &records[first..records.len().min(first + BARS_MAX)];
-    let begin =
-        shown.iter().map(|record| record.times.queued.unwrap_or(record.begun).min(record.begun)).min();
-    let end = shown.iter().map(|record| end_of(record)).max();
     html! {
-        @if let (Some(begin), Some(end)) = (begin, end) {
-            h2 { "Waterfall" }
-            p { "Operations " (first + 1) " to " (first + shown.len()) " of " (records.len()) "." }
-            (waterfall("When the operations of this invocation waited and ran", shown, (begin, end)))
-        }
+        (text::duration(end.duration_since(begun).unwrap_or_default()))
+        @if is_under_way { " so far" }
     }
 }
 
-fn is_failure(record: &Record) -> bool {
-    matches!(record.state, Stand::Failed | Stand::Error)
-}
-
-fn slowest<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
-    let mut sorted: Vec<&Record> =
-        records.iter().copied().filter(|record| record.state != Stand::Cached).collect();
-    sorted.sort_by_key(|record| Reverse(record.execution().unwrap_or_else(|| record.duration())));
-    sorted.truncate(SLOWEST);
-    sorted
-}
-
-/// A list with a heading, of at most [`SLOWEST`]; nothing where it is empty.
-fn some<'a>(heading: &str, records: impl Iterator<Item = &'a Record>) -> Markup {
-    let all: Vec<&Record> = records.collect();
-    html! {
-        @if !all.is_empty() {
-            h2 { (heading) }
-            (list(all.iter().copied().take(SLOWEST)))
-            @if all.len() > SLOWEST { p { "And " (all.len() - SLOWEST) " more, in the list of all." } }
-        }
-    }
+/// Actions that ran. Those of audits have no beginning that counts.
+pub(super) fn executed(invocation: &Invocation) -> u64 {
+    invocation.executed.max(invocation.succeeded + invocation.failed + invocation.errors)
 }

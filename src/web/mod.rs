@@ -16,6 +16,7 @@ mod configuration;
 mod content;
 mod folder;
 mod history;
+mod invocation;
 mod invocations;
 mod missed;
 mod operation;
@@ -110,8 +111,8 @@ fn routes() -> Router<Pages> {
         .route("/queue", get(queue::show))
         .route("/operations", get(operations::show))
         .route("/operations/{*name}", get(operation::show))
-        .route("/invocations", get(invocations::show_all))
-        .route("/invocations/{id}", get(invocations::show))
+        .route("/invocations", get(invocations::show))
+        .route("/invocations/{id}", get(invocation::show))
         .route("/blobs/{*name}", get(blobs::show))
         .route("/ac", get(results::ask))
         .route("/ac/{*name}", get(results::show).delete(storage::forget))

@@ -21,7 +21,7 @@ use super::answer::page_or;
 use super::content::{self, Content};
 use super::folder::{self, Found};
 use super::operations::{invocation, stand};
-use super::page::{Section, facts, page};
+use super::page::{Section, copied, facts, page};
 use super::printed::{self, Printed};
 use super::query::Query;
 use super::{Pages, missed, results, scheduler, text, timeline};
@@ -179,8 +179,8 @@ fn about(record: &Record) -> Markup {
             ("Invocation", invocation(record)),
             ("Identity", html! { (text::or_dash(&record.identity)) }),
             ("Instance", html! { (text::instance(&record.instance)) }),
-            ("Operation", html! { code { (record.operation) } }),
-            ("Action", html! { code { (record.action) } }),
+            ("Operation", copied("operation", &record.operation.to_string())),
+            ("Action", copied("action", &record.action.to_string())),
         ]))
     }
 }

@@ -4,10 +4,12 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use maud::{Markup, html};
 
+use crate::audit;
 use crate::builds::{Filter, OPERATIONS_MAX, Record, State as Stand};
 use crate::error::{Error, Result, shown};
 
 use super::answer::page_or;
+use super::invocations::how_to_begin;
 use super::page::{Section, page, table};
 use super::query::Query;
 use super::{Pages, text};
@@ -21,21 +23,34 @@ pub(super) async fn show(State(pages): State<Pages>, RawQuery(query): RawQuery) 
 
 fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
     let query = Query::parse(query, &["page", "q", "state"])?;
-    let filter = Filter { state: state(&query)?, text: query.text("q").map(str::to_owned) };
+    let filter = filter(&query)?;
     let paging = query.paging(SHOWN)?;
     let found = pages.builds.operations(&filter, paging.range());
     let body = html! {
         (form(&filter))
-        @if found.total == 0 {
-            p { "No operation matches." }
-        } @else {
+        @if found.total > 0 {
             p { (text::counted(found.total, ("operation", "operations"))) ", the latest first." }
             (list(found.items.iter().map(AsRef::as_ref)))
+        } @else if filter != Filter::default() {
+            p { "No operation matches. " a href="/operations" { "Show all" } }
+        } @else {
+            (how_to_begin())
         }
         (paging.links(&query, found.total))
-        p.quiet { "Listed is what was asked for since the farm started, at most the last " (text::count(OPERATIONS_MAX)) " operations." }
+        p.quiet {
+            "Listed is what was asked for since the farm started, at most the last " (text::count(OPERATIONS_MAX)) " operations. \
+             What clients got from the action cache themselves stands with their " a href="/invocations" { "invocations" } "."
+        }
     };
     Ok(page(Section::Operations, "Operations", &body))
+}
+
+/// What the query asks for by `state` and `q`.
+///
+/// # Errors
+/// `Invalid` for a state that is none.
+pub(super) fn filter(query: &Query) -> Result<Filter> {
+    Ok(Filter::new(state(query)?, query.text("q")))
 }
 
 fn state(query: &Query) -> Result<Option<Stand>> {
@@ -50,38 +65,54 @@ fn state(query: &Query) -> Result<Option<Stand>> {
 fn form(filter: &Filter) -> Markup {
     html! {
         form method="get" action="/operations" role="search" {
-            label { "State"
-                select name="state" {
-                    option value="" { "any" }
-                    @for state in Stand::ALL {
-                        option value=(state.name()) selected[filter.state == Some(state)] { (state.name()) }
-                    }
+            (state_field(filter.state()))
+            label { "Target, mnemonic, worker, digest or identifier" input name="q" value=[filter.text()] maxlength="200"; }
+            button type="submit" { "Show" }
+        }
+    }
+}
+
+/// The field of a form that chooses a state.
+pub(super) fn state_field(chosen: Option<Stand>) -> Markup {
+    html! {
+        label { "State"
+            select name="state" {
+                option value="" { "any" }
+                @for state in Stand::ALL {
+                    option value=(state.name()) selected[chosen == Some(state)] { (state.name()) }
                 }
             }
-            label { "Target, mnemonic or worker" input name="q" value=[filter.text.as_deref()] maxlength="200"; }
-            button type="submit" { "Show" }
         }
     }
 }
 
 /// Operations as a table.
 pub(super) fn list<'a>(records: impl Iterator<Item = &'a Record>) -> Markup {
-    let head = ["Operation", "State", "Mnemonic", "Target", "Invocation", "Worker", "Begun", "Took"];
+    let head = ["State", "Target", "Mnemonic", "Worker", "Begun", "Took", "Invocation"];
     table("Operations", &head, &html! { @for record in records { (row(record)) } })
 }
 
 fn row(record: &Record) -> Markup {
-    let id = record.operation.to_string();
     html! {
         tr {
-            td { a href={ "/operations/" (id) } { code { (text::short(&id)) } } }
             td { (stand(record)) }
+            td { (named(record)) }
             td { (text::visible(&record.client.mnemonic)) }
-            td { (text::visible(&record.client.target)) }
-            td { (invocation(record)) }
             td { (text::visible(&record.worker)) }
             td { (text::ago(record.begun)) }
             td.number { (text::duration(record.duration())) }
+            td { (invocation(record)) }
+        }
+    }
+}
+
+/// The link to an operation: its target, or its identifier where the client has told of none.
+pub(super) fn named(record: &Record) -> Markup {
+    let id = record.operation.to_string();
+    let target = &*record.client.target;
+    html! {
+        a.words href={ "/operations/" (id) } {
+            @if target.is_empty() { code { (text::short(&id)) } } @else { (text::visible(target)) }
         }
     }
 }
@@ -105,6 +136,10 @@ pub(super) fn stand(record: &Record) -> Markup {
 pub(super) fn invocation(record: &Record) -> Markup {
     let id = &*record.client.invocation;
     html! {
-        @if !id.is_empty() { a href={ "/invocations/" (text::segment(id)) } { code { (text::visible(text::short(id))) } } }
+        @if id == audit::NAME && record.identity.is_empty() {
+            a href={ "/invocations/" (id) } { "audit" }
+        } @else if !id.is_empty() {
+            a href={ "/invocations/" (text::segment(id)) } { code { (text::visible(text::short(id))) } }
+        }
     }
 }

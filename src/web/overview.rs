@@ -1,17 +1,24 @@
 //! The farm at a glance: `/`, and for programs `/status.json`.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
+use crate::builds::InvocationFilter;
 use crate::scheduler::{Load, Overview};
 
 use super::answer::{failed, json};
 use super::chart::{Chart, figure};
 use super::history::Lately;
 use super::page::{Section, facts, page};
-use super::{Pages, StorageStatus, TierStatus, scheduler, text};
+use super::{Pages, StorageStatus, TierStatus, invocations, scheduler, text};
+
+/// Invocations that are listed.
+const LATEST: usize = 8;
 
 /// The page `/status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,12 +47,14 @@ pub(super) async fn status(State(pages): State<Pages>) -> Response {
 
 pub(super) async fn show(State(pages): State<Pages>) -> Response {
     let load = scheduler::load(&pages).await.ok();
+    let schedules = load.is_some();
     let tiers = pages.storage.status().tiers;
     let body = html! {
         (readiness(&pages.readiness.reasons()))
         @if let Some(load) = &load { div.now { (now(load)) } }
-        h2 { "The last half hour" }
-        div.charts { (charts(&pages, load.is_some())) }
+        h2 { (span(pages.history.span())) }
+        div.charts { (charts(&pages, schedules)) }
+        @if schedules { (latest(&pages)) }
         h2 { "Storage" }
         div.charts { @for tier in &tiers { (fill(tier)) } }
         p {
@@ -69,12 +78,12 @@ fn readiness(reasons: &str) -> Markup {
 
 fn now(load: &Load) -> Markup {
     let fleet = load.fleet;
-    let oldest = std::time::Duration::try_from_secs_f64(load.oldest_seconds).unwrap_or_default();
+    let oldest = Duration::try_from_secs_f64(load.oldest_seconds).unwrap_or_default();
     let marks = [(fleet.cordoned, "cordoned"), (fleet.draining, "draining"), (fleet.away, "away")];
     let actions = |count| text::counted(count, ("action", "actions"));
     facts(&[
         ("Waiting", html! { a href="/queue" { (actions(load.queued)) } }),
-        ("Longest wait", html! { (text::duration(oldest)) }),
+        ("Longest wait", html! { @if load.queued > 0 { (text::duration(oldest)) } @else { "–" } }),
         ("Running", html! { a href="/operations?state=executing" { (actions(load.running)) } }),
         (
             "Workers",
@@ -84,6 +93,25 @@ fn now(load: &Load) -> Markup {
             },
         ),
     ])
+}
+
+/// Of what time the charts are.
+fn span(span: Duration) -> String {
+    match span.as_secs() {
+        0 => "Lately".to_owned(),
+        seconds => format!("The last {}", text::duration(Duration::from_secs(seconds))),
+    }
+}
+
+/// What people have come for most often.
+fn latest(pages: &Pages) -> Markup {
+    let filter = InvocationFilter { without: Some(audit::NAME), ..InvocationFilter::default() };
+    let found = pages.builds.invocations(&filter, (0, LATEST));
+    html! {
+        h2 { "Latest invocations" }
+        @if found.items.is_empty() { (invocations::how_to_begin()) } @else { (invocations::list(&found.items)) }
+        @if found.total > LATEST { p { a href="/invocations" { "All " (text::count(found.total)) } } }
+    }
 }
 
 fn charts(pages: &Pages, schedules: bool) -> Markup {

@@ -116,6 +116,11 @@ pub(super) fn table(label: &str, head: &[&str], rows: &Markup) -> Markup {
     }
 }
 
+/// A text that people take elsewhere, with a button that copies it. `id` names it on the page.
+pub(super) fn copied(id: &str, text: &str) -> Markup {
+    html! { code id=(id) { (text) } " " button type="button" hidden data-copy=(id) { "Copy" } }
+}
+
 /// Names and values, below each other.
 pub(super) fn facts(facts: &[(&str, Markup)]) -> Markup {
     html! {

@@ -6,6 +6,9 @@ use maud::{Markup, html};
 
 use crate::error::{Error, Result, shown};
 
+/// The key by which the one list of a page is paged.
+const PAGE: &str = "page";
+
 /// The last page that can be asked for: beyond what any list here has.
 const PAGE_MAX: u64 = 1_000_000;
 
@@ -65,10 +68,10 @@ impl Query {
     /// # Errors
     /// `Invalid` when it is no number from 1 on.
     pub(super) fn paging(&self, length: usize) -> Result<Paging> {
-        self.paging_by("page", length)
+        self.paging_by(PAGE, length)
     }
 
-    /// The same by another key, for one of several lists on a page.
+    /// The same by another key, for one of several lists on a page; the heading of the list has the key as its `id`.
     ///
     /// # Errors
     /// As for [`Query::paging`].
@@ -79,12 +82,13 @@ impl Query {
         }
     }
 
-    /// The same query with another value for one key.
+    /// The same query with another value for one key, at the list that has the key for its name, if it is one of several.
     fn with(&self, key: &str, value: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         let others = self.0.iter().filter(|(other, value)| *other != key && !value.is_empty());
         query.extend_pairs(others).append_pair(key, value);
-        format!("?{}", query.finish())
+        let place = if key == PAGE { String::new() } else { format!("#{key}") };
+        format!("?{}{place}", query.finish())
     }
 }
 
@@ -146,6 +150,11 @@ mod tests {
         {
             assert!(links.contains(link), "{links}");
         }
+        let one_of_several = Paging { key: "tests", number: 1, length: 10 }.links(&query, 35).into_string();
+        assert!(
+            one_of_several.contains("tests=2#tests") && one_of_several.contains("?page=2&amp;"),
+            "{one_of_several}"
+        );
         let paging = Paging { key: "page", number: 1, length: 10 };
         assert_eq!(paging.links(&query, 10).into_string(), "");
         let beyond = Paging { key: "page", number: 9, length: 10 }.links(&query, 0).into_string();

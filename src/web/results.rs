@@ -8,14 +8,18 @@ use maud::{Markup, html};
 use crate::access::{Caller, Right};
 use crate::digest::{Digest, Function};
 use crate::error::{Error, Kind, Result};
+use crate::proto::rev2::{self, ActionResult};
 use crate::store::ActionKey;
 
 use super::action;
 use super::answer::page_or;
-use super::page::{Section, facts, page};
+use super::page::{Section, copied, facts, page};
 use super::query::Query;
 use super::storage::parse_action;
-use super::{Pages, text};
+use super::{Pages, blobs, text};
+
+/// Outputs of each kind that are named.
+const OUTPUTS_SHOWN: usize = 200;
 
 /// The form; with a digest, on to its result.
 pub(super) async fn ask(RawQuery(query): RawQuery) -> Response {
@@ -45,7 +49,7 @@ fn form() -> Markup {
                     @for function in Function::ALL { option value=(function.name()) { (function.name()) } }
                 }
             }
-            label { "Digest as HASH/SIZE" input name="digest" required size="40" maxlength="300"; }
+            label { "Digest as HASH/SIZE" input name="digest" required size="80" maxlength="300"; }
             button type="submit" { "Look up" }
         }
     }
@@ -73,22 +77,47 @@ async fn render(pages: &Pages, key: &ActionKey) -> Result<Response> {
     let body = html! {
         (facts(&[
             ("Instance", html! { (text::instance(&key.instance)) }),
-            ("Action", html! { code { (key.digest) } }),
+            ("Action", copied("action", &key.digest.to_string())),
         ]))
         (action::result(&result))
+        p { a href={ "/operations?q=" (key.digest.hex()) } { "Operations with this action" } }
         h2 { "Outputs" }
-        ul {
-            @for file in result.output_files.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&file.path)) } } }
-            @for directory in result.output_directories.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&directory.path)) "/" } } }
-        }
+        (outputs(key.digest.function(), &result))
         (read.show())
         (withdrawal(key))
     };
-    Ok(page(Section::ActionCache, "A result", &body))
+    let title = format!("Result of action {}", text::short(&key.digest.hex()));
+    Ok(page(Section::ActionCache, &title, &body))
 }
 
-/// Outputs of each kind that are named.
-const OUTPUTS_SHOWN: usize = 200;
+/// What the action printed and made, as links to the content.
+fn outputs(function: Function, result: &ActionResult) -> Markup {
+    let blob = |digest: Option<&rev2::Digest>| Digest::from_proto(function, digest).ok();
+    let link = |digest: Option<&rev2::Digest>, path: &str| {
+        html! {
+            @match blob(digest) {
+                Some(digest) => { (blobs::link(&digest, &text::visible(path))) " " span.quiet { (text::bytes(digest.size())) } }
+                None => { (text::visible(path)) }
+            }
+        }
+    };
+    let streams = [("standard output", &result.stdout_digest), ("standard error", &result.stderr_digest)];
+    let printed =
+        streams.into_iter().filter(|(_, digest)| digest.as_ref().is_some_and(|one| one.size_bytes > 0));
+    let count = result.output_files.len() + result.output_directories.len() + result.output_symlinks.len();
+    let listed =
+        [&result.output_files.len(), &result.output_directories.len(), &result.output_symlinks.len()];
+    let listed: usize = listed.into_iter().map(|count| (*count).min(OUTPUTS_SHOWN)).sum();
+    html! {
+        ul {
+            @for (name, digest) in printed { li { (link(digest.as_ref(), name)) } }
+            @for file in result.output_files.iter().take(OUTPUTS_SHOWN) { li { code { (link(file.digest.as_ref(), &file.path)) } } }
+            @for directory in result.output_directories.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&directory.path)) "/" } } }
+            @for link in result.output_symlinks.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&link.path)) " → " (text::visible(&link.target)) } } }
+            @if listed < count { li { "and " (text::count(count - listed)) " more" } }
+        }
+    }
+}
 
 /// The script sends it with the header that operators' requests need; without a script there is the command.
 fn withdrawal(key: &ActionKey) -> Markup {
@@ -118,6 +147,14 @@ fn address(instance: &str, digest: &Digest) -> String {
 
 pub(super) fn link(instance: &str, digest: &Digest) -> Markup {
     html! { a href=(address(instance, digest)) { (text::digest(digest)) } }
+}
+
+/// The same with a text of somebody else; with the digest where there is none.
+pub(super) fn link_as(instance: &str, digest: &Digest, name: &str) -> Markup {
+    if name.is_empty() {
+        return link(instance, digest);
+    }
+    html! { a.words href=(address(instance, digest)) { (text::visible(name)) } }
 }
 
 #[cfg(test)]

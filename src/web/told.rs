@@ -3,11 +3,12 @@
 use maud::{Markup, html};
 
 use crate::builds::{
-    Cached, Completion, Invocation, Metrics, Row, Rows, TargetName, TargetState, TestName, TestResult,
-    TestStatus, Told,
+    Cached, Completion, Invocation, Metrics, Outcome, Row, Rows, TargetName, TargetState, TestName,
+    TestResult, TestStatus, Told,
 };
 use crate::error::Result;
 
+use super::invocations::is_own;
 use super::page::{facts, table};
 use super::query::{Paging, Query};
 use super::{blobs, text};
@@ -19,46 +20,52 @@ const SHOWN: usize = 100;
 pub(super) const TARGETS: &str = "targets";
 pub(super) const TESTS: &str = "tests";
 
-/// All of it; how to have it told where it is not.
+/// How it was called and what the client made of it; how to have it told where it is not.
+pub(super) fn about(invocation: &Invocation) -> Markup {
+    html! {
+        @match &invocation.told {
+            Some(told) => { (call(invocation, told)) (problems(told)) },
+            None if invocation.is_told_forgotten() => {
+                p.quiet { "Its targets and tests were forgotten to make room for those of later invocations." }
+            }
+            None if is_own(invocation) => {}
+            None => p.quiet { "Of its targets and tests it tells with " code { "--bes_backend" } "." },
+        }
+    }
+}
+
+/// Its targets and its tests; nothing where they are not told.
 pub(super) fn show(invocation: &Invocation, query: &Query) -> Result<Markup> {
     let paging = (query.paging_by(TARGETS, SHOWN)?, query.paging_by(TESTS, SHOWN)?);
-    Ok(match &invocation.told {
-        Some(told) => html! {
-            h2 { "Build" }
-            (about(invocation, told))
-            (problems(told))
-            (targets(told, (paging.0, query)))
-            (tests(told, (paging.1, query)))
-        },
-        None if invocation.is_told_forgotten() => {
-            html! { p.quiet { "Its targets and tests were forgotten to make room for those of later invocations." } }
-        }
-        None => html! { p.quiet { "Of its targets and tests it tells with " code { "--bes_backend" } "." } },
+    let Some(told) = &invocation.told else { return Ok(html! {}) };
+    Ok(html! {
+        (targets(told, (paging.0, query)))
+        (tests(told, (paging.1, query)))
     })
 }
 
-fn about(invocation: &Invocation, told: &Told) -> Markup {
-    let took = match (told.begun, told.ended) {
-        (Some(begun), Some(ended)) => ended.duration_since(begun).ok(),
-        (Some(_) | None, _) => None,
-    };
-    let by: Vec<&str> = [told.workspace.user.as_str(), &told.workspace.host]
-        .into_iter()
-        .filter(|name| !name.is_empty())
-        .collect();
-    let by = if by.is_empty() { "–".to_owned() } else { by.join(" on ") };
+fn call(invocation: &Invocation, told: &Told) -> Markup {
+    let publisher = invocation.publisher.as_deref().unwrap_or_default();
     html! {
+        h2 { "Build" }
         (facts(&[
             ("Command", html! { code { (text::visible(&command(told))) } }),
-            ("Result", result(invocation)),
-            ("Begun", html! { @if let Some(begun) = told.begun { (text::moment(begun)) } @else { "–" } }),
-            ("Took", html! { (took.map_or_else(|| "–".to_owned(), text::duration)) }),
-            ("By", html! { (text::visible(&by)) }),
-            ("Told by", html! { (text::visible(invocation.publisher.as_deref().unwrap_or_default())) }),
             ("Actions", actions(told.metrics.as_ref())),
+            ("Told by", html! { (text::or_dash(publisher)) }),
         ]))
         (lines("Options", told.options.iter().map(|option| html! { (text::visible(option)) })))
         (lines("Metadata", told.metadata.iter().map(|(name, value)| html! { (text::visible(name)) "=" (text::visible(value)) })))
+    }
+}
+
+/// Who runs it and where, as it says itself; as it is known otherwise where it says nothing.
+pub(super) fn who(invocation: &Invocation) -> String {
+    let said = invocation.told.as_deref().map(|told| [told.workspace.user.as_str(), &told.workspace.host]);
+    let said: Vec<&str> = said.into_iter().flatten().filter(|name| !name.is_empty()).collect();
+    match (said.is_empty(), &*invocation.identity, &invocation.publisher) {
+        (false, _, _) => said.join(" on "),
+        (true, "", Some(publisher)) => publisher.to_string(),
+        (true, identity, _) => identity.to_owned(),
     }
 }
 
@@ -69,7 +76,12 @@ pub(super) fn command(told: &Told) -> String {
 
 /// How it ended, as the client says.
 pub(super) fn result(invocation: &Invocation) -> Markup {
-    let Some(told) = &invocation.told else { return html! { "–" } };
+    let Some(told) = &invocation.told else {
+        return match invocation.outcome() {
+            Outcome::Failed => html! { span.bad { "actions failed" } },
+            Outcome::Unknown | Outcome::UnderWay | Outcome::Succeeded => html! { "–" },
+        };
+    };
     html! {
         @match &told.exit {
             Some(exit) if exit.code == 0 => span.good { (text::visible(&exit.name)) },
@@ -83,8 +95,8 @@ pub(super) fn result(invocation: &Invocation) -> Markup {
 fn actions(metrics: Option<&Metrics>) -> Markup {
     let Some(metrics) = metrics else { return html! { "–" } };
     html! {
-        (metrics.actions_executed) " executed of " (metrics.actions_created) " created"
-        @for (runner, count) in &metrics.runners { ", " (count) " " (text::visible(runner)) }
+        (text::count(metrics.actions_executed)) " executed of " (text::count(metrics.actions_created)) " created"
+        @for (runner, count) in &metrics.runners { ", " (text::count(*count)) " " (text::visible(runner)) }
     }
 }
 
@@ -114,7 +126,7 @@ fn targets(told: &Told, (paging, query): (Paging, &Query)) -> Markup {
     let rows = told.targets.failures_first().skip(skip).take(limit);
     let rows = html! { @for (name, target) in rows { (target_row(told, name, target)) } };
     html! {
-        h2 { "Targets" }
+        h2 id=(TARGETS) { "Targets" }
         (count(&told.targets))
         @if !told.targets.is_empty() {
             (table("Targets", &["Target", "State", "Tests", "Kind", "Configuration"], &rows))
@@ -140,9 +152,10 @@ fn target_row(told: &Told, name: &TargetName, target: &TargetState) -> Markup {
     }
 }
 
+/// With a link to what the farm did for it.
 fn target_name(name: &TargetName) -> Markup {
     html! {
-        code { (text::visible(&name.label)) }
+        a.words href={ "?q=" (text::segment(&name.label)) "#actions" } { code { (text::visible(&name.label)) } }
         @if !name.aspect.is_empty() { " with " (text::visible(&name.aspect)) }
     }
 }
@@ -153,7 +166,7 @@ fn tests(told: &Told, (paging, query): (Paging, &Query)) -> Markup {
     let rows = html! { @for (name, test) in rows { (test_row(name, test)) } };
     html! {
         @if told.tests.total > 0 {
-            h2 { "Tests" }
+            h2 id=(TESTS) { "Tests" }
             (count(&told.tests))
             (table("Tests", &["Test", "Result", "Run", "Shard", "Attempt", "Took", "Cached", "Log"], &rows))
             (paging.links(query, told.tests.len()))
@@ -199,8 +212,8 @@ fn test_status(status: TestStatus) -> Markup {
 fn count<K: Ord, V: Row>(rows: &Rows<K, V>) -> Markup {
     html! {
         p {
-            (rows.total) ", of which " (rows.bad) " failed."
-            @if rows.len() < rows.total { " Only " (rows.len()) " are kept." }
+            (text::count(rows.total)) ", of which " (text::count(rows.bad)) " failed."
+            @if rows.len() < rows.total { " Only " (text::count(rows.len())) " are kept." }
         }
     }
 }

@@ -1,0 +1,233 @@
+//! One `bazel build` with all that it asked for: `/invocations/{id}`.
+
+use std::cmp::Reverse;
+use std::time::SystemTime;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use maud::{Markup, html};
+
+use crate::builds::{Filter, Hit, Invocation, Lookup, Record, State as Stand};
+use crate::error::{Error, Kind, Result, shown};
+
+use super::answer::page_or;
+use super::invocations::{executed, is_own, took};
+use super::operations::{filter, named, stand, state_field};
+use super::page::{Section, copied, facts, page, table};
+use super::query::Query;
+use super::timeline::{end_of, waterfall};
+use super::{Pages, results, text, told};
+
+/// Actions in the list, and bars of the drawing, on one page.
+const SHOWN: usize = 100;
+
+/// The slowest, failures and misses that are listed.
+const SOME: usize = 20;
+
+/// The keys by which the list and the drawing are paged; each is the place on the page, too.
+const ACTIONS: &str = "actions";
+const WATERFALL: &str = "waterfall";
+
+/// What an invocation has asked for.
+#[derive(Clone, Copy)]
+enum Action<'a> {
+    Operation(&'a Record),
+    /// The client got the result from the action cache itself.
+    Hit(&'a Hit),
+}
+
+impl Action<'_> {
+    fn begun(self) -> SystemTime {
+        match self {
+            Self::Operation(record) => record.begun,
+            Self::Hit(hit) => hit.at,
+        }
+    }
+}
+
+pub(super) async fn show(
+    State(pages): State<Pages>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    page_or(Section::Invocations, render(&pages, &id, query.as_deref()))
+}
+
+fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
+    let query = Query::parse(query, &[ACTIONS, WATERFALL, told::TARGETS, told::TESTS, "q", "state"])?;
+    let filter = filter(&query)?;
+    let unknown = || {
+        let message = format!(
+            "invocation `{}` is not known: it is too long ago, or the farm was started since, or it asked for nothing",
+            shown(id)
+        );
+        Error::new(Kind::NotFound, message)
+    };
+    let (invocation, records) = pages.builds.invocation(id).ok_or_else(unknown)?;
+    let hits = pages.builds.hits(id);
+    let records: Vec<&Record> = records.iter().map(AsRef::as_ref).collect();
+    let wanted: Vec<&Record> = records.iter().copied().filter(|record| filter.admits(record)).collect();
+    let some = |heading, records: Vec<&Record>| some(&invocation, heading, &records);
+    let body = html! {
+        (about(&invocation))
+        (told::about(&invocation))
+        (some("Failures", records.iter().copied().filter(|record| is_failure(record)).collect()))
+        (told::show(&invocation, &query)?)
+        (some("The slowest", slowest(&records)))
+        (some("Not in the action cache", records.iter().copied().filter(|record| record.lookup == Lookup::Absent).collect()))
+        (drawing(&wanted, &query)?)
+        (actions(&invocation, (&wanted, &hits), (&filter, &query))?)
+    };
+    Ok(page(Section::Invocations, &title(&invocation), &body))
+}
+
+fn title(invocation: &Invocation) -> String {
+    let id = text::visible(text::short(&invocation.id));
+    match &invocation.told {
+        _ if is_own(invocation) => "Audits of the farm".to_owned(),
+        Some(told) if !told.command.is_empty() => {
+            format!("{} ({id})", text::visible(&shown(&told::command(told))))
+        }
+        Some(_) | None => format!("Invocation {id}"),
+    }
+}
+
+fn about(invocation: &Invocation) -> Markup {
+    html! {
+        @if is_own(invocation) {
+            p { "Actions that the farm itself has run again; what came of it is among the " a href="/audit" { "audits" } "." }
+        }
+        (facts(&[
+            ("Result", told::result(invocation)),
+            ("Begun", html! { (text::moment(invocation.begun)) " (" (text::ago(invocation.begun)) ")" }),
+            ("Took", took(invocation)),
+            ("Who", html! { (text::or_dash(&told::who(invocation))) }),
+            (
+                "From the cache",
+                html! { (text::counted(invocation.hits, ("action", "actions"))) " (" (text::percent(invocation.hit_rate())) ")" },
+            ),
+            (
+                "Executed",
+                html! {
+                    (text::count(executed(invocation))) ": " (text::count(invocation.succeeded)) " succeeded, "
+                    (text::count(invocation.failed)) " failed, " (text::count(invocation.errors)) " without a result"
+                },
+            ),
+            ("Client", html! { (text::or_dash(&invocation.tool)) }),
+            ("Identity", html! { (text::or_dash(&invocation.identity)) }),
+            ("Instance", html! { (text::instance(&invocation.instance)) }),
+            ("Invocation", copied("id", &text::visible(&invocation.id))),
+        ]))
+    }
+}
+
+/// The operations that ran, as many as one drawing has room for. What was cached takes no time.
+fn drawing(records: &[&Record], query: &Query) -> Result<Markup> {
+    let paging = query.paging_by(WATERFALL, SHOWN)?;
+    let ran: Vec<&Record> = records.iter().copied().filter(|record| record.state != Stand::Cached).collect();
+    let first = paging.skip().min(ran.len());
+    let shown = &ran[first..ran.len().min(first + SHOWN)];
+    let begin =
+        shown.iter().map(|record| record.times.queued.unwrap_or(record.begun).min(record.begun)).min();
+    let end = shown.iter().map(|record| end_of(record)).max();
+    Ok(html! {
+        @if let (Some(begin), Some(end)) = (begin, end) {
+            h2 id=(WATERFALL) { "Waterfall" }
+            p { "Executed operations " (text::count(first + 1)) " to " (text::count(first + shown.len())) " of " (text::count(ran.len())) "." }
+            (waterfall("When the operations of this invocation waited and ran", shown, (begin, end)))
+            (paging.links(query, ran.len()))
+        }
+    })
+}
+
+fn is_failure(record: &Record) -> bool {
+    matches!(record.state, Stand::Failed | Stand::Error)
+}
+
+fn slowest<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
+    let mut sorted: Vec<&Record> =
+        records.iter().copied().filter(|record| record.state != Stand::Cached).collect();
+    sorted.sort_by_key(|record| Reverse(record.execution().unwrap_or_else(|| record.duration())));
+    sorted.truncate(SOME);
+    sorted
+}
+
+/// A list with a heading, of at most [`SOME`]; nothing where it is empty.
+fn some(invocation: &Invocation, heading: &str, records: &[&Record]) -> Markup {
+    html! {
+        @if !records.is_empty() {
+            h2 { (heading) }
+            (list(invocation, records.iter().take(SOME).map(|record| Action::Operation(record))))
+            @if records.len() > SOME {
+                p { "And " (text::count(records.len() - SOME)) " more, " a href={ "#" (ACTIONS) } { "in the list of all" } "." }
+            }
+        }
+    }
+}
+
+/// All of them in the order in which they were asked for, with what to search them by.
+fn actions(
+    invocation: &Invocation,
+    (records, hits): (&[&Record], &[Hit]),
+    (filter, query): (&Filter, &Query),
+) -> Result<Markup> {
+    let paging = query.paging_by(ACTIONS, SHOWN)?;
+    let cached = records.iter().filter(|record| record.state == Stand::Cached).count();
+    let is_whole = invocation.hits <= (hits.len() + cached) as u64;
+    let hits = hits.iter().filter(|hit| filter.admits_hit(hit)).map(Action::Hit);
+    let mut all: Vec<Action<'_>> =
+        records.iter().map(|record| Action::Operation(record)).chain(hits).collect();
+    // Both have come in this order already, so that this only puts them together.
+    all.sort_by_key(|action| action.begun());
+    let is_searched = *filter != Filter::default();
+    Ok(html! {
+        h2 id=(ACTIONS) { "All actions" }
+        form method="get" action={ "#" (ACTIONS) } role="search" {
+            (state_field(filter.state()))
+            label { "Target, mnemonic, worker or digest" input name="q" value=[filter.text()] maxlength="200"; }
+            button type="submit" { "Show" }
+        }
+        @if !all.is_empty() {
+            p { (text::counted(all.len(), ("action", "actions"))) ", the first one first." }
+            (list(invocation, all.iter().copied().skip(paging.skip()).take(SHOWN)))
+        } @else if is_searched {
+            p { "No action matches. " a href={ "?#" (ACTIONS) } { "Show all" } }
+        } @else {
+            p { "None is kept." }
+        }
+        @if !is_whole && !is_searched { p.quiet { "It has had more from the cache; the latest of all invocations are kept." } }
+        (paging.links(query, all.len()))
+    })
+}
+
+fn list<'a>(invocation: &Invocation, actions: impl Iterator<Item = Action<'a>>) -> Markup {
+    let head = ["State", "Target", "Mnemonic", "Worker", "Begun after", "Took"];
+    let rows = html! { @for action in actions { (row(invocation, action)) } };
+    table("Actions", &head, &rows)
+}
+
+fn row(invocation: &Invocation, action: Action<'_>) -> Markup {
+    let after = action.begun().duration_since(invocation.begun).unwrap_or_default();
+    html! {
+        tr {
+            @match action {
+                Action::Operation(record) => {
+                    td { (stand(record)) }
+                    td { (named(record)) }
+                    td { (text::visible(&record.client.mnemonic)) }
+                    td { (text::visible(&record.worker)) }
+                    td.number { (text::duration(after)) }
+                    td.number { (text::duration(record.duration())) }
+                },
+                Action::Hit(hit) => {
+                    td { span.good { (Stand::Cached.name()) } }
+                    td { (results::link_as(&hit.instance, &hit.action, &hit.target)) }
+                    td { (text::visible(&hit.mnemonic)) }
+                    td {}
+                    td.number { (text::duration(after)) }
+                    td.number { "–" }
+                },
+            }
+        }
+    }
+}
