@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::Cas;
 
 use super::query::Query;
-use super::text;
+use super::{terminal, text};
 
 /// Bytes on one page: more than anybody reads at once, and little for a browser.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
@@ -98,7 +98,7 @@ impl Content {
             @if piece.contains(&0) {
                 p.warn { "It is not text." }
             } @else {
-                pre.whole tabindex="0" { (as_text(&piece)) }
+                pre.whole tabindex="0" { (terminal::show(&piece)) }
             }
             @if offset > 0 || end < size {
                 nav.pages aria-label="Pieces of this text" {
@@ -109,11 +109,6 @@ impl Content {
             }
         })
     }
-}
-
-/// Bytes as text, with what a browser would hide made visible.
-pub(super) fn as_text(bytes: &[u8]) -> String {
-    text::visible(&String::from_utf8_lossy(bytes)).into_owned()
 }
 
 fn gone(digest: &Digest) -> Error {

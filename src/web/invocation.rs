@@ -24,6 +24,9 @@ const SHOWN: usize = 100;
 /// The slowest, failures and misses that are listed.
 const SOME: usize = 20;
 
+/// Characters of a command in the heading; all of it stands below.
+const TITLE_CHARS: usize = 60;
+
 /// The keys by which the list and the drawing are paged; each is the place on the page, too.
 const ACTIONS: &str = "actions";
 const WATERFALL: &str = "waterfall";
@@ -86,7 +89,7 @@ fn title(invocation: &Invocation) -> String {
     match &invocation.told {
         _ if is_own(invocation) => "Audits of the farm".to_owned(),
         Some(told) if !told.command.is_empty() => {
-            format!("{} ({id})", text::visible(&shown(&told::command(told))))
+            format!("{} ({id})", text::visible(&text::brief(&told::command(told), TITLE_CHARS)))
         }
         Some(_) | None => format!("Invocation {id}"),
     }
@@ -201,7 +204,7 @@ fn actions(
 }
 
 fn list<'a>(invocation: &Invocation, actions: impl Iterator<Item = Action<'a>>) -> Markup {
-    let head = ["State", "Target", "Mnemonic", "Worker", "Begun after", "Took"];
+    let head = ["State", "Target", "Mnemonic", "Worker", "Begun after", "Command ran", "Took"];
     let rows = html! { @for action in actions { (row(invocation, action)) } };
     table("Actions", &head, &rows)
 }
@@ -217,6 +220,7 @@ fn row(invocation: &Invocation, action: Action<'_>) -> Markup {
                     td { (text::visible(&record.client.mnemonic)) }
                     td { (text::visible(&record.worker)) }
                     td.number { (text::duration(after)) }
+                    td.number { (record.execution().map_or_else(|| "–".to_owned(), text::duration)) }
                     td.number { (text::duration(record.duration())) }
                 },
                 Action::Hit(hit) => {
@@ -225,6 +229,7 @@ fn row(invocation: &Invocation, action: Action<'_>) -> Markup {
                     td { (text::visible(&hit.mnemonic)) }
                     td {}
                     td.number { (text::duration(after)) }
+                    td.number { "–" }
                     td.number { "–" }
                 },
             }

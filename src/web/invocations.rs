@@ -18,6 +18,9 @@ use super::{Pages, text, told};
 /// Invocations on one page.
 const SHOWN: usize = 100;
 
+/// Characters of a command in the list.
+const COMMAND_CHARS: usize = 100;
+
 /// The key by which the farm's own are listed, too, and its value.
 const OWN: (&str, &str) = ("audits", "shown");
 
@@ -140,7 +143,7 @@ fn link(invocation: &Invocation) -> Markup {
         @if is_own(invocation) {
             a href=(address) { "audits of the farm" }
         } @else if let Some(told) = invocation.told.as_deref().filter(|told| !told.command.is_empty()) {
-            a.words href=(address) { code { (text::visible(&shown(&told::command(told)))) } }
+            a.words href=(address) { code { (text::visible(&text::brief(&told::command(told), COMMAND_CHARS))) } }
             " " code.quiet { (id) }
         } @else {
             a href=(address) { code { (id) } }

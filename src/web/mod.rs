@@ -30,6 +30,7 @@ mod readiness;
 mod results;
 mod scheduler;
 mod storage;
+mod terminal;
 mod text;
 mod tiers;
 mod timeline;

@@ -12,11 +12,11 @@ use crate::proto::rev2::ActionResult;
 use crate::proto::worker::output::Stream;
 use crate::scheduler::OperationId;
 
-use super::Pages;
-use super::content::{Content, as_text};
+use super::content::Content;
 use super::operation::{record, result, title};
 use super::page::{Section, page};
 use super::query::Query;
+use super::{Pages, terminal};
 
 /// Bytes on the page of an operation; the rest has a page of its own.
 const BEGINNING_BYTES: usize = 16 << 10;
@@ -78,9 +78,9 @@ impl<'a> Printed<'a> {
         html! {
             @if is_live {
                 p aria-live="polite" { "It runs; what it prints appears here." }
-                pre tabindex="0" data-follow={ (address) "?raw=1" } data-offset=(text.len()) data-attempt=(attempt) { (as_text(text)) }
+                pre tabindex="0" data-follow={ (address) "?raw=1" } data-offset=(text.len()) data-attempt=(attempt) { (terminal::show(text)) }
             } @else {
-                pre tabindex="0" { (as_text(text)) }
+                pre tabindex="0" { (terminal::show(text)) }
             }
         }
     }

@@ -44,16 +44,20 @@ fn body(overview: &Overview, explained: &[(&QueueView, Vec<String>)]) -> Markup 
     let rows = html! { @for (queue, reasons) in explained { (row(queue, reasons)) } };
     html! {
         @if overview.queues.is_empty() {
-            p.good { "Nothing waits; " (text::counted(overview.running, ("action runs", "actions run"))) "." }
+            p.good { "Nothing waits; " (running(overview)) "." }
         } @else {
             p {
                 (text::counted(overview.queued, ("action waits", "actions wait"))) ", "
-                (text::count(overview.running)) " running."
+                (running(overview)) "."
             }
             (table("What waits, by platform properties", &head, &rows))
         }
         @if overview.queues_unlisted > 0 { p { "And " (overview.queues_unlisted) " more sets of properties." } }
     }
+}
+
+fn running(overview: &Overview) -> Markup {
+    html! { a href="/operations?state=executing" { (text::counted(overview.running, ("action runs", "actions run"))) } }
 }
 
 fn row(queue: &QueueView, reasons: &[String]) -> Markup {

@@ -121,8 +121,16 @@ pub(super) fn path(path: &str) -> String {
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
+/// As much of a text as there is room for, with a sign where there is more.
+pub(super) fn brief(text: &str, chars_max: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// Text with what a browser would hide or obey made visible: control characters, and those that turn the direction of writing, with which
-/// a text can look like another one. The colours of terminals are left out.
+/// a text can look like another one. What terminals are told is left out.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
@@ -130,8 +138,8 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        rest = match colour(rest) {
-            Some(after) => after,
+        rest = match sequence(rest) {
+            Some((_, after)) => after,
             None => {
                 push_visible(&mut shown, first);
                 &rest[first.len_utf8()..]
@@ -141,11 +149,31 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// What comes after the control sequence at the beginning of a text, if there is one: ESC, `[`, parameters, a letter.
-fn colour(text: &str) -> Option<&str> {
-    let parameters = text.strip_prefix("\u{1b}[")?;
-    let rest = parameters.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | ':' | '?'));
-    rest.strip_prefix(|c: char| c.is_ascii_alphabetic())
+/// Characters of a control sequence that a text begins with, at most: titles and addresses are among them.
+const SEQUENCE_MAX: usize = 4 << 10;
+
+/// The control sequence of terminals at the beginning of a text, if there is one, and what comes after it. It is ESC, `[`, parameters and a
+/// letter, or ESC, `]`, a text and BEL or ESC `\`.
+pub(super) fn sequence(text: &str) -> Option<(&str, &str)> {
+    let length = match text.strip_prefix('\u{1b}')?.chars().next()? {
+        '[' => {
+            let is_parameter = |c: char| c.is_ascii_digit() || matches!(c, ';' | ':' | '?');
+            let last = 2 + text[2..].find(|c| !is_parameter(c))?;
+            text[last..].starts_with(|c: char| c.is_ascii_alphabetic()).then_some(last + 1)?
+        }
+        ']' => {
+            // A text of many beginnings is not looked through again to its end for each.
+            let within = text.char_indices().take(SEQUENCE_MAX).skip(2);
+            let (end, last) = within.clone().find(|(_, c)| matches!(c, '\u{7}' | '\u{1b}' | '\n'))?;
+            match last {
+                '\u{7}' => end + 1,
+                '\u{1b}' if text[end + 1..].starts_with('\\') => end + 2,
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    Some(text.split_at(length))
 }
 
 fn push_visible(shown: &mut String, character: char) {
@@ -205,7 +233,13 @@ mod tests {
         assert!(matches!(visible("a\tb\nc <b>"), Cow::Borrowed(_)));
         assert_eq!(visible("\u{1b}[1;31merror\u{1b}[0m: x\r\u{0}"), "error: x␍␀");
         assert_eq!(visible("\u{1b}]0;title"), "␛]0;title");
+        assert_eq!(visible("\u{1b}]0;title\u{7}a\u{1b}]8;;x\u{1b}\\b\u{1b}]8;;\u{1b}[c"), "ab␛]8;;");
         assert_eq!(visible("a\u{202e}b\u{7f}"), "a<U+202E>b<U+007F>");
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_cut_and_said_to_be() {
+        assert_eq!((brief("äöü", 3), brief("äöü", 2), brief("", 0)), ("äöü".into(), "äö…".into(), "".into()));
     }
 
     #[test]

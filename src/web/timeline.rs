@@ -129,12 +129,7 @@ fn bars(record: &Record) -> Vec<Stage> {
 
 /// What is beside the bars of an operation: as much of its name as there is room for.
 fn name(record: &Record) -> String {
-    let name = whole_name(record);
-    let mut shown: String = name.chars().take(NAME_CHARS).collect();
-    if shown.len() < name.len() {
-        shown.push('…');
-    }
-    text::visible(&shown).into_owned()
+    text::visible(&text::brief(&whole_name(record), NAME_CHARS)).into_owned()
 }
 
 fn whole_name(record: &Record) -> String {

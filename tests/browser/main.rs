@@ -212,6 +212,8 @@ fn sights(book: &Book) -> Vec<Sight> {
         operation("stdout-running", &book.running, "/stdout"),
         of("invocations", "/invocations"),
         of("invocation", &format!("/invocations/{}", book.invocation)),
+        of("invocation-searched", &format!("/invocations/{}?q=net&state=failed", book.invocation)),
+        of("invocations-none", "/invocations?q=nobody&outcome=succeeded"),
         of("action-cache", "/ac"),
         of("result", &result(&book.action)),
         of("storage", "/storage"),

@@ -189,6 +189,16 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
     assert_eq!(result.exit_code, 0, "{}", String::from_utf8_lossy(&result.stderr_raw));
     let (failed, response) = execute(&client, &bad, TAG).await;
     assert_eq!(response.result.unwrap().exit_code, 3);
+    let coloured = client
+        .action(
+            &shell("printf '\\033[1;31m<i>\\033[0m\\377\\r\\n' >&2; exit 1", &[]),
+            &Inputs::default(),
+            |_| {},
+        )
+        .await;
+    let (coloured, _) = execute(&client, &coloured, TAG).await;
+    let page = browser.page(&format!("/operations/{coloured}")).await;
+    assert!(page.contains("<span class=\"bold colour-1\">&lt;i&gt;</span>\u{fffd}\n</pre>"), "{page}");
     let (cached, response) = execute(&client, &good, TAG).await;
     assert!(response.cached_result);
     client.cache.clone().get_action_result(with_metadata(ask, (INVOCATION, TAG))).await.unwrap();
@@ -226,7 +236,7 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
         "1 succeeded, 1 failed",
         "Waterfall",
         "Failures",
-        "4 actions, the first one first",
+        "5 actions, the first one first",
     ] {
         assert!(page.contains(text), "{text}: {page}");
     }

@@ -6,6 +6,11 @@
 const LOOKS_MS = 1000;
 const KEPT_CHARACTERS = 1 << 20;
 
+// What terminals are told, but for what comes in two pieces: colours are shown when the page is loaded again.
+const SEQUENCES = /\x1b\[[0-9;:?]*[A-Za-z]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)/g;
+
+const plain = (text) => text.replace(SEQUENCES, "").replace(/\r\n?/g, "\n");
+
 /** Appends what a running command prints, until it has ended. */
 async function follow(pre) {
   let offset = Number(pre.dataset.offset), attempt = pre.dataset.attempt, decoder = new TextDecoder();
@@ -18,7 +23,7 @@ async function follow(pre) {
       }
       const bytes = await answer.arrayBuffer();
       const isAtEnd = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
-      pre.textContent = (pre.textContent + decoder.decode(bytes, { stream: true })).slice(-KEPT_CHARACTERS);
+      pre.textContent = (pre.textContent + plain(decoder.decode(bytes, { stream: true }))).slice(-KEPT_CHARACTERS);
       if (isAtEnd) pre.scrollTop = pre.scrollHeight;
       offset += bytes.byteLength;
       if (bytes.byteLength === 0 && answer.headers.get("croft-state") === "ended") return ended(pre);
