@@ -45,7 +45,10 @@ pub(super) fn refused(section: Section, error: &Error) -> Response {
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => "Not allowed",
         _ => "That did not work",
     };
-    let body = html! { p.bad { (error.public_message()) } };
+    let body = html! {
+        p.bad { (error.public_message()) }
+        p { "On to: " a href=(section.path()) { (section.name()) } }
+    };
     (code, page::page(section, title, &body)).into_response()
 }
 

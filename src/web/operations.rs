@@ -112,9 +112,20 @@ pub(super) fn named(record: &Record) -> Markup {
     let target = &*record.client.target;
     html! {
         a.words href={ "/operations/" (id) } {
-            @if target.is_empty() { code { (text::short(&id)) } } @else { (text::visible(target)) }
+            @if !target.is_empty() {
+                (text::visible(target))
+            } @else if is_audit(record) {
+                "audit of " code { (text::short(&record.action.hex())) }
+            } @else {
+                code { (text::short(&id)) }
+            }
         }
     }
+}
+
+/// Whether the farm itself runs an action again. Whatever a client does under the same name has an identity.
+fn is_audit(record: &Record) -> bool {
+    *record.client.invocation == *audit::NAME && record.identity.is_empty()
 }
 
 /// The state, with the exit code of what failed.
@@ -136,7 +147,7 @@ pub(super) fn stand(record: &Record) -> Markup {
 pub(super) fn invocation(record: &Record) -> Markup {
     let id = &*record.client.invocation;
     html! {
-        @if id == audit::NAME && record.identity.is_empty() {
+        @if is_audit(record) {
             a href={ "/invocations/" (id) } { "audit" }
         } @else if !id.is_empty() {
             a href={ "/invocations/" (text::segment(id)) } { code { (text::visible(text::short(id))) } }

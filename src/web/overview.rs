@@ -99,6 +99,7 @@ fn now(load: &Load) -> Markup {
 fn span(span: Duration) -> String {
     match span.as_secs() {
         0 => "Lately".to_owned(),
+        seconds @ 1..60 => format!("The last {seconds} s"),
         seconds => format!("The last {}", text::duration(Duration::from_secs(seconds))),
     }
 }

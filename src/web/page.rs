@@ -33,7 +33,7 @@ impl Section {
         Self::Configuration,
     ];
 
-    const fn path(self) -> &'static str {
+    pub(super) const fn path(self) -> &'static str {
         match self {
             Self::Overview => "/",
             Self::Workers => "/workers",
@@ -47,7 +47,7 @@ impl Section {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Overview => "Overview",
             Self::Workers => "Workers",

@@ -137,6 +137,9 @@ impl Browser {
         self.chromium("Emulation.setTouchEmulationEnabled", json!({ "enabled": view.is_phone })).await;
         let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": view.scheme }] });
         self.chromium("Emulation.setEmulatedMedia", scheme).await;
+        // A page hears of it with the next picture that is drawn.
+        self.run("return new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))")
+            .await;
     }
 
     /// Writes a picture of the page, with what is below the window.

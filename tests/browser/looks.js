@@ -21,7 +21,7 @@ if (wide) {
 const rows = new Set([...document.querySelectorAll("header li")].map((item) => item.getBoundingClientRect().top));
 if (rows.size > 1) problems.push(`the navigation has ${rows.size} rows`);
 const current = document.querySelector("header [aria-current]")?.getBoundingClientRect();
-if (current && (current.left < 0 || current.right > clientWidth)) problems.push("the navigation does not show where one is");
+if (current && (current.left < -1 || current.right > clientWidth + 1)) problems.push("the navigation does not show where one is");
 
 for (const field of document.querySelectorAll("input:not([type=hidden]), select, textarea, button, summary")) {
   const label = field.getAttribute("aria-label") ?? [...(field.labels ?? [])].map((label) => label.textContent).join("");

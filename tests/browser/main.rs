@@ -64,7 +64,7 @@ const LOOKS: &str = include_str!("looks.js");
 /// What has the focus: its address or text, and whether one sees that.
 const FOCUS: &str = "const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect(); \
                      const seen = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 && box.left >= 0 && box.top >= 0 && \
-                     box.right <= document.documentElement.clientWidth; \
+                     box.right < document.documentElement.clientWidth + 1; \
                      return [at.getAttribute('href') ?? at.localName, seen];";
 
 /// A page that is looked at.

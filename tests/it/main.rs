@@ -15,6 +15,7 @@ mod audit;
 #[path = "../../src/tls/authority.rs"]
 mod authority;
 mod bad_input;
+mod browser;
 mod build_events;
 mod bytestream;
 mod cas;
@@ -30,6 +31,7 @@ mod hostile;
 mod http;
 mod images;
 mod inputs;
+mod invocations;
 mod killed;
 mod lifecycle;
 mod live;
