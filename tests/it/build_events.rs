@@ -287,7 +287,7 @@ async fn of_too_many_targets_the_failures_are_kept_and_the_rest_is_counted() {
     events.push(completed("//z:last", false));
     tell(&farm, events).await;
     let first = page(&farm, "").await;
-    assert!(first.contains("10501, of which 1 failed. Only 10001 are kept."), "{first}");
+    assert!(first.contains("10,501, of which 1 failed. Only 10,001 are kept."), "{first}");
     assert!(
         first.contains("//z:last") && first.contains("//a:00098") && !first.contains("//a:00099"),
         "{first}"

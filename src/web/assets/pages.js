@@ -1,6 +1,5 @@
 // What pages cannot do without a script: follow what a command prints, copy a text, send the header that operators' requests need, and
-// begin with a scrolled navigation.
-// Without it they still show everything.
+// scroll the navigation to where one is. Without it they still show everything.
 "use strict";
 
 const LOOKS_MS = 1000;
@@ -53,16 +52,19 @@ async function send(form) {
   }
 }
 
-/** Scrolls the navigation so that where one is stands in its middle; a wide window has room for all of it. */
-function reveal() {
-  const current = document.querySelector("header [aria-current]"), list = current?.closest("ul");
+/** Scrolls the navigation so that a part of it stands in the middle; a wide window has room for all of it. */
+function reveal(part) {
+  const list = part?.closest("header ul");
   if (!list) return;
-  const [at, all] = [current.getBoundingClientRect(), list.getBoundingClientRect()];
+  const [at, all] = [part.getBoundingClientRect(), list.getBoundingClientRect()];
   list.scrollLeft += at.left + at.width / 2 - all.left - all.width / 2;
 }
 
-reveal();
-addEventListener("resize", reveal);
+const revealCurrent = () => reveal(document.querySelector("header [aria-current]"));
+revealCurrent();
+addEventListener("resize", revealCurrent);
+// A browser does not scroll to what the keyboard is at when a part of it is seen already. What is pressed stays below the finger.
+document.querySelector("header").addEventListener("focusin", ({ target }) => target.matches(":focus-visible") && reveal(target));
 
 for (const pre of document.querySelectorAll("pre[data-follow]")) follow(pre);
 
