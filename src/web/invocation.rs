@@ -73,6 +73,7 @@ fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
     let some = |heading, records: Vec<&Record>| some(&invocation, heading, &records);
     let body = html! {
         (about(&invocation))
+        (contents(&invocation, &wanted))
         (told::about(&invocation))
         (some("Failures", records.iter().copied().filter(|record| is_failure(record)).collect()))
         (told::show(&invocation, &query)?)
@@ -121,6 +122,22 @@ fn about(invocation: &Invocation) -> Markup {
             ("Instance", html! { (text::instance(&invocation.instance)) }),
             ("Invocation", copied("id", &text::visible(&invocation.id))),
         ]))
+    }
+}
+
+/// Links to the parts of the page, which is long where much was built.
+fn contents(invocation: &Invocation, records: &[&Record]) -> Markup {
+    let told = invocation.told.as_deref();
+    let parts = [
+        (told.is_some(), told::TARGETS, "Targets"),
+        (told.is_some_and(|told| told.tests.total > 0), told::TESTS, "Tests"),
+        (records.iter().any(|record| record.state != Stand::Cached), WATERFALL, "Waterfall"),
+        (true, ACTIONS, "All actions"),
+    ];
+    html! {
+        nav aria-label="On this page" {
+            ul.row { @for (is_there, id, name) in parts { @if is_there { li { a href={ "#" (id) } { (name) } } } } }
+        }
     }
 }
 

@@ -87,6 +87,9 @@ impl Page {
         assert_eq!(self.body.matches("<h1>").count(), 1, "{path}: {}", self.body);
         let ids: Vec<&str> = values(&self.body, " id=\"");
         assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len(), "{path}: {ids:?}");
+        for place in values(&self.body, " href=\"#") {
+            assert!(ids.contains(&place), "{path} leads to #{place}, and has {ids:?}");
+        }
     }
 
     /// The addresses on the same farm that the page names.

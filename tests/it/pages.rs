@@ -112,6 +112,7 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
     ] {
         assert!(page.contains(text), "{text}: {page}");
     }
+    browser.page(&format!("{invocation}?q=nothing+has+this+name")).await;
     let download = browser
         .get(&format!("/operations/{id}/outputs/{}?download=1", "%3Cimg%20src%3Dx%20onerror%3Dalert(2)%3E"))
         .await;
