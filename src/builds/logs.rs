@@ -51,6 +51,8 @@ struct Shelf {
 struct Text {
     number: u64,
     bytes: Vec<u8>,
+    /// What follows is left out: it is full, or something was missed.
+    is_cut: bool,
     ended: Option<Instant>,
 }
 
@@ -85,6 +87,11 @@ impl Logs {
         Some(Bytes::copy_from_slice(&text.bytes[start..end]))
     }
 
+    /// Whether nothing will come to what is here, even if the attempt goes on to print.
+    pub fn is_cut(&self, lease: Lease, stream: Stream) -> bool {
+        self.lock().texts.get(&(lease, stream)).is_some_and(|text| text.is_cut)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,7 +102,7 @@ impl Shelf {
         self.count += 1;
         self.bytes += STREAM_OVERHEAD;
         self.order.insert((true, self.count, key));
-        self.texts.insert(key, Text { number: self.count, bytes: Vec::new(), ended: None });
+        self.texts.insert(key, Text { number: self.count, bytes: Vec::new(), is_cut: false, ended: None });
     }
 
     fn extend(&mut self, key: Key, (offset, data): (u64, &[u8])) {
@@ -103,10 +110,13 @@ impl Shelf {
         let known = text.bytes.len();
         // A worker that connects again may say something twice.
         let Some(skip) = usize::try_from(offset).ok().and_then(|offset| known.checked_sub(offset)) else {
+            text.is_cut = true;
             return;
         };
         let fresh = data.get(skip..).unwrap_or_default();
         let fresh = &fresh[..fresh.len().min(STREAM_BYTES_MAX - known)];
+        // A worker sends no more either.
+        text.is_cut |= known + fresh.len() == STREAM_BYTES_MAX;
         text.bytes.extend_from_slice(fresh);
         self.bytes += fresh.len();
     }
@@ -161,6 +171,17 @@ mod tests {
         assert_eq!(read(&logs, (1, 1), 1).unwrap(), "bcd");
         assert_eq!(read(&logs, (1, 1), 99).unwrap(), "");
         assert_eq!(read(&logs, (2, 1), 0), None);
+        assert!(logs.is_cut(lease(1, 1), Stream::Stdout) && !logs.is_cut(lease(1, 1), Stream::Stderr));
+    }
+
+    #[test]
+    fn what_is_full_is_known_to_get_no_more() {
+        let logs = Logs::default();
+        let all = vec![b'x'; STREAM_BYTES_MAX];
+        logs.append(lease(1, 1), Stream::Stdout, (0, &all[1..]));
+        assert!(!logs.is_cut(lease(1, 1), Stream::Stdout));
+        logs.append(lease(1, 1), Stream::Stdout, (0, &all));
+        assert!(logs.is_cut(lease(1, 1), Stream::Stdout));
     }
 
     #[test]

@@ -21,6 +21,9 @@ use super::{Pages, terminal};
 /// Bytes on the page of an operation; the rest has a page of its own.
 const BEGINNING_BYTES: usize = 16 << 10;
 
+/// What stands above the text of a command that has printed as much as is kept of it while it runs.
+const CUT: &str = "It runs; of what it prints only this beginning is here until it has ended.";
+
 /// The last offset that can be asked for.
 const OFFSET_MAX: u64 = 1 << 50;
 
@@ -30,8 +33,11 @@ pub(super) struct Printed<'a> {
     stream: Stream,
     /// None while it runs, or where there is none.
     content: Option<Content>,
-    /// What is in memory of it; empty where nothing is.
+    /// What is in memory of it from `offset` on, as far as it fits on one page; empty where nothing is.
     memory: Bytes,
+    offset: u64,
+    /// Memory has all that it will have.
+    is_cut: bool,
 }
 
 impl<'a> Printed<'a> {
@@ -41,11 +47,16 @@ impl<'a> Printed<'a> {
         (result, stream): (Option<&ActionResult>, Stream),
     ) -> Self {
         let content = result.and_then(|result| content_of(record, result, stream));
-        let memory = match (&content, record.lease) {
-            (None, Some(lease)) => pages.logs.read(lease, stream, 0).unwrap_or_default(),
-            (Some(_), _) | (None, None) => Bytes::new(),
-        };
-        Self { record, stream, content, memory }
+        let lease = record.lease.filter(|_| content.is_none());
+        let is_cut = lease.is_some_and(|lease| pages.logs.is_cut(lease, stream));
+        let printed = Self { record, stream, content, memory: Bytes::new(), offset: 0, is_cut };
+        printed.at(pages, 0)
+    }
+
+    fn at(self, pages: &Pages, offset: u64) -> Self {
+        let lease = self.record.lease.filter(|_| self.content.is_none());
+        let memory = lease.and_then(|lease| pages.logs.read(lease, self.stream, offset)).unwrap_or_default();
+        Self { memory, offset, ..self }
     }
 
     fn name(&self) -> &'static str {
@@ -75,10 +86,13 @@ impl<'a> Printed<'a> {
     fn text(&self, address: &str, text: &[u8]) -> Markup {
         let is_live = self.record.state == State::Executing;
         let attempt = self.record.lease.map_or(0, |lease| lease.attempt);
+        let note = if self.is_cut { CUT } else { "It runs; what it prints appears here." };
+        let end = self.offset + text.len() as u64;
         html! {
             @if is_live {
-                p aria-live="polite" { "It runs; what it prints appears here." }
-                pre tabindex="0" data-follow={ (address) "?raw=1" } data-offset=(text.len()) data-attempt=(attempt) { (terminal::show(text)) }
+                p aria-live="polite" { (note) }
+                pre tabindex="0" data-follow={ (address) "?raw=1" } data-offset=(end) data-attempt=(attempt) { (terminal::show(text)) }
+                noscript { p { a href={ (address) "?offset=" (end) } { "What follows" } } }
             } @else {
                 pre tabindex="0" { (terminal::show(text)) }
             }
@@ -95,16 +109,17 @@ pub(super) async fn show(
     let query = Query::parse(query, &["offset", "download", "raw"])?;
     let record = record(pages, id)?;
     let result = result(pages, &record).await;
-    let printed = Printed::of(pages, &record, (result.as_ref(), stream));
+    let offset = query.number("offset", OFFSET_MAX)?.unwrap_or(0);
+    let printed = Printed::of(pages, &record, (result.as_ref(), stream)).at(pages, offset);
     if query.text("raw").is_some() {
-        return printed.raw(pages, query.number("offset", OFFSET_MAX)?.unwrap_or(0)).await;
+        return printed.raw(pages).await;
     }
     let body = match &printed.content {
         Some(content) if query.text("download").is_some() => {
             return content.download(&pages.cas, &format!("{}-{id}.txt", name(stream))).await;
         }
         Some(content) => content.view(&pages.cas, &query).await?,
-        None if record.state.has_ended() && printed.memory.is_empty() => {
+        None if record.state.has_ended() && printed.memory.is_empty() && offset == 0 => {
             return Err(Error::new(
                 Kind::NotFound,
                 "it has printed nothing here, or that is not kept any more",
@@ -121,14 +136,17 @@ pub(super) async fn show(
 
 impl Printed<'_> {
     /// A piece as it is, with what the script needs to go on.
-    async fn raw(&self, pages: &Pages, offset: u64) -> Result<Response> {
-        let piece = match (&self.content, self.record.lease) {
-            (Some(content), _) if offset >= content.size() => Bytes::new(),
-            (Some(content), _) => content.read(&pages.cas, (offset, super::content::PIECE_BYTES)).await?,
-            (None, Some(lease)) => pages.logs.read(lease, self.stream, offset).unwrap_or_default(),
-            (None, None) => Bytes::new(),
+    async fn raw(&self, pages: &Pages) -> Result<Response> {
+        let piece = match &self.content {
+            Some(content) if self.offset >= content.size() => Bytes::new(),
+            Some(content) => content.read(&pages.cas, (self.offset, super::content::PIECE_BYTES)).await?,
+            None => self.memory.clone(),
         };
-        let state = if self.record.state.has_ended() { "ended" } else { "running" };
+        let state = match (self.record.state.has_ended(), self.is_cut) {
+            (true, _) => "ended",
+            (false, true) => "cut",
+            (false, false) => "running",
+        };
         let attempt = self.record.lease.map_or(0, |lease| lease.attempt);
         let mut response = ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], piece).into_response();
         response.headers_mut().insert("croft-state", HeaderValue::from_static(state));

@@ -259,6 +259,38 @@ async fn what_a_command_prints_is_read_while_it_runs() {
 }
 
 #[tokio::test]
+async fn of_a_command_that_prints_very_much_the_page_says_that_it_shows_the_beginning() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let browser = Browser::new(&farm);
+    let script = "yes 0123456 | head -c 2000000; sleep 600";
+    let action = client.action(&shell(script, &[]), &Inputs::default(), |_| {}).await;
+    let mut operations =
+        client.execution.clone().execute(client.request(&action)).await.unwrap().into_inner();
+    let name = operations.message().await.unwrap().unwrap().name;
+    let path = format!("/operations/{}/stdout", name.rsplit('/').next().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let raw = async |offset: usize| browser.get(&format!("{path}?raw=1&offset={offset}")).await;
+    while raw(0).await.header("croft-state") != "cut" {
+        assert!(Instant::now() < deadline, "nothing is left out");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((raw((1 << 20) - 8).await.body.as_str(), raw(1 << 20).await.body.as_str()), ("0123456\n", ""));
+    // Without a script one goes on page by page.
+    let (first, second) = (64 << 10, 128 << 10);
+    let page = browser.page(&path).await;
+    assert!(
+        page.contains("only this beginning") && page.contains(&format!("stdout?offset={first}")),
+        "{page}"
+    );
+    let page = browser.page(&format!("{path}?offset={first}")).await;
+    assert!(page.contains("0123456") && page.contains(&format!("stdout?offset={second}")), "{page}");
+    let cancel = CancelOperationRequest { name };
+    client.operations.clone().cancel_operation(cancel).await.unwrap();
+    assert_ne!(code(&finish(&mut operations).await.unwrap()), 0);
+}
+
+#[tokio::test]
 async fn clients_get_links_where_the_configuration_says_what_to() {
     let farm = Farm::start_with(&[("CROFT_PAGES__PUBLIC_URL", "https://farm.example.org/")]);
     let client = Client::new(&farm).await;

@@ -12,7 +12,7 @@ const plain = (text) => text.replace(SEQUENCES, "").replace(/\r\n?/g, "\n");
 
 /** Appends what a running command prints, until it has ended. */
 async function follow(pre) {
-  let offset = Number(pre.dataset.offset), attempt = pre.dataset.attempt, decoder = new TextDecoder();
+  let offset = Number(pre.dataset.offset), attempt = pre.dataset.attempt, decoder = new TextDecoder(), isCut = false;
   for (;;) {
     const answer = await fetch(`${pre.dataset.follow}&offset=${offset}`).catch(() => null);
     if (answer && answer.ok) {
@@ -20,24 +20,30 @@ async function follow(pre) {
         [offset, attempt, decoder, pre.textContent] = [0, answer.headers.get("croft-attempt"), new TextDecoder(), ""];
         continue;
       }
-      const bytes = await answer.arrayBuffer();
+      const state = answer.headers.get("croft-state"), bytes = await answer.arrayBuffer();
+      if (state === "ended" && (isCut || bytes.byteLength === 0)) {
+        return say(pre, "It has ended; reload this page to see all of it.");
+      }
       const isAtEnd = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
       pre.textContent = (pre.textContent + plain(decoder.decode(bytes, { stream: true }))).slice(-KEPT_CHARACTERS);
       if (isAtEnd) pre.scrollTop = pre.scrollHeight;
       offset += bytes.byteLength;
-      if (bytes.byteLength === 0 && answer.headers.get("croft-state") === "ended") return ended(pre);
       if (bytes.byteLength > 0) continue;
-    } else if (answer) {
-      return;
+      if (state === "cut" && !isCut) {
+        isCut = true;
+        say(pre, "It runs; of what it prints only this beginning is here until it has ended.");
+      }
+    } else if (answer && answer.status !== 429 && answer.status < 500) {
+      return say(pre, `What it prints is not followed any more (${answer.status}); reload this page.`);
     }
     await new Promise((next) => setTimeout(next, LOOKS_MS));
   }
 }
 
 /** The sentence above the text says how it stands. */
-function ended(pre) {
+function say(pre, sentence) {
   const note = pre.previousElementSibling;
-  if (note) note.textContent = "It has ended; reload this page to see all of it.";
+  if (note) note.textContent = sentence;
 }
 
 /** Sends a form as an operator's request and says what came of it. */
