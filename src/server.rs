@@ -190,6 +190,7 @@ impl Server {
             builds: faces.builds.clone(),
             pages: config.pages.address(),
             owners,
+            stop: self.stop.now.clone(),
         })
     }
 

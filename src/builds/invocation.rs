@@ -1,6 +1,7 @@
 //! One run of a client: a `bazel build`.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -45,10 +46,16 @@ pub struct Invocation {
     pub told: Option<Arc<Told>>,
     /// Who says it; none before anybody has. Nobody else may go on.
     pub publisher: Option<Arc<str>>,
+    /// By whom it is counted: whoever was heard of first.
+    pub(super) holder: Arc<str>,
+    /// The how manieth it is, counted with operations.
+    pub(super) arrival: u64,
     streams: Streams,
     is_told_forgotten: bool,
-    /// Those that are kept, in the order of their arrival.
-    operations: VecDeque<OperationId>,
+    /// Those that are counted in it, whether they are kept or not.
+    operations_total: u64,
+    /// Those that are kept, by the number of their arrival.
+    operations: BTreeMap<u64, OperationId>,
 }
 
 /// How an invocation ended, as far as that is known.
@@ -82,10 +89,16 @@ impl Outcome {
 }
 
 impl Invocation {
-    pub(super) fn new((id, instance): (Arc<str>, Arc<str>), begun: SystemTime) -> Self {
+    pub(super) fn new(
+        (id, instance): (&Arc<str>, &Arc<str>),
+        (holder, arrival): (&Arc<str>, u64),
+        begun: SystemTime,
+    ) -> Self {
         Self {
-            id,
-            instance,
+            id: Arc::clone(id),
+            instance: Arc::clone(instance),
+            holder: Arc::clone(holder),
+            arrival,
             identity: "".into(),
             tool: String::new(),
             begun,
@@ -100,13 +113,19 @@ impl Invocation {
             publisher: None,
             streams: Streams::default(),
             is_told_forgotten: false,
-            operations: VecDeque::new(),
+            operations_total: 0,
+            operations: BTreeMap::new(),
         }
     }
 
     /// The operations that are kept, the oldest first.
     pub fn operations(&self) -> impl ExactSizeIterator<Item = &OperationId> {
-        self.operations.iter()
+        self.operations.values()
+    }
+
+    /// Operations that are counted and not kept any more.
+    pub fn operations_forgotten(&self) -> u64 {
+        self.operations_total.saturating_sub(self.operations.len() as u64)
     }
 
     /// The part of its actions that were hits; `None` without any. An action that is looked up and then executed counts once.
@@ -124,6 +143,20 @@ impl Invocation {
             None if self.failed + self.errors > 0 => Outcome::Failed,
             None => Outcome::Unknown,
         }
+    }
+
+    /// Whether what is asked for by this account in the name of the invocation is counted in it. Identifiers of invocations are no secrets,
+    /// so whoever has told of it or asked for something first goes on, and nobody else; but of those who have not said who they are, the
+    /// addresses may change.
+    pub(super) fn admits(&self, account: &str) -> bool {
+        let is_address = |account: &str| account.parse::<IpAddr>().is_ok();
+        let is_same = |other: &str| other == account || (is_address(other) && is_address(account));
+        self.identity.is_empty() || is_same(&self.identity) || is_same(&self.holder)
+    }
+
+    /// Whether nothing is known of it but look-ups in the action cache.
+    pub(super) fn only_looks_up(&self) -> bool {
+        self.operations_total == 0 && self.publisher.is_none()
     }
 
     pub(super) fn learn(&mut self, client: &RequestMetadata, identity: &Arc<str>) {
@@ -188,11 +221,9 @@ impl Invocation {
         self.told.as_ref().map_or(0, |told| told.bytes())
     }
 
-    /// Makes room of what the client has said, and will say. Returns its bytes.
-    pub(super) fn forget_told(&mut self) -> usize {
-        let bytes = self.told_bytes();
+    /// Makes room of what the client has said, and will say.
+    pub(super) fn forget_told(&mut self) {
         self.is_told_forgotten |= self.told.take().is_some();
-        bytes
     }
 
     /// Whether there was more than is kept of what the client says.
@@ -200,15 +231,24 @@ impl Invocation {
         self.is_told_forgotten
     }
 
-    pub(super) fn add(&mut self, operation: OperationId) {
-        self.operations.push_back(operation);
+    /// Whether the client has said something before what this process has heard first.
+    pub fn is_begun_elsewhere(&self) -> bool {
+        self.streams.is_begun_elsewhere()
     }
 
-    /// Forgets an operation. Those of one invocation go in the order in which they came.
-    pub(super) fn remove(&mut self, operation: OperationId) {
-        if self.operations.front() == Some(&operation) {
-            self.operations.pop_front();
-        }
+    /// Whether an operation is one of those that are kept.
+    pub(super) fn has(&self, arrival: u64) -> bool {
+        self.operations.contains_key(&arrival)
+    }
+
+    pub(super) fn add(&mut self, arrival: u64, operation: OperationId) {
+        self.operations_total += 1;
+        self.operations.insert(arrival, operation);
+    }
+
+    /// Forgets an operation, if it is one of this invocation.
+    pub(super) fn remove(&mut self, arrival: u64) {
+        self.operations.remove(&arrival);
     }
 
     /// Counts the end of an operation.

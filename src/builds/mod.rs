@@ -10,19 +10,21 @@ mod invocation;
 mod logs;
 mod record;
 mod responses;
+mod shares;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod texts;
 mod told;
+mod verdicts;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::proto::rev2::RequestMetadata;
+use crate::proto::rev2::{ExecuteResponse, RequestMetadata};
 use crate::scheduler::{OperationId, Update};
 
 pub use self::event::{
@@ -35,24 +37,38 @@ pub use self::invocation::{Invocation, Outcome};
 pub use self::logs::Logs;
 pub use self::record::{Client, Lookup, Record, Span, State, Times};
 use self::responses::Responses;
+use self::shares::Shares;
 pub use self::streams::{Position, Turn};
 use self::texts::Texts;
 pub use self::texts::cut;
 pub use self::told::{ROWS_MAX, Row, Rows, TargetName, TargetState, TestName, Told};
+pub use self::verdicts::Verdicts;
 
-/// Operations that are kept: some large builds. A record takes about a kilobyte.
+/// Operations that are kept, the latest: some large builds. A record takes about a kilobyte.
 pub const OPERATIONS_MAX: usize = 20_000;
 
-/// Invocations that are kept: those of a day in a company with a hundred developers.
+/// Failures that are kept when they are no longer among those, since these are what people look for. Each counts against its invocation, so
+/// that one in which all fails leaves those of the others.
+const FAILURES_MAX: usize = 5_000;
+
+/// Operations that are kept so because they have not ended: a long test may be the last of a million actions and fail then.
+const UNENDED_MAX: usize = 5_000;
+
+/// Invocations that are kept, of those that had something executed or told: those of a day in a company with a hundred developers.
 const INVOCATIONS_MAX: usize = 1_000;
 
-/// Bytes of what clients have told of all invocations together. Those of a usual build take some hundred kilobytes; what was told first goes
-/// first.
+/// Invocations that are kept beside, of which nothing is known but look-ups in the action cache: whoever may read can make them up.
+const LOOKERS_MAX: usize = 1_000;
+
+/// Bytes of what clients have told of all invocations together. Those of a usual build take some hundred kilobytes.
 const TOLD_BYTES_MAX: usize = 64 << 20;
 
 /// The book of operations and invocations. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Builds(Arc<Mutex<Book>>);
+#[derive(Debug, Clone)]
+pub struct Builds {
+    book: Arc<Mutex<Book>>,
+    since: SystemTime,
+}
 
 /// What is known of an operation when it begins.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +79,16 @@ pub struct Asked<'a> {
     /// Whose request it is, as limits count it.
     pub identity: &'a str,
     pub client: &'a RequestMetadata,
+}
+
+/// Who tells of an invocation.
+#[derive(Debug, Clone, Copy)]
+pub struct Publisher<'a> {
+    pub instance: &'a str,
+    /// Who may go on to tell of it.
+    pub identity: &'a str,
+    /// By which it is counted.
+    pub account: &'a str,
 }
 
 /// A part of a list.
@@ -76,31 +102,55 @@ pub struct Part<T> {
 #[derive(Debug, Default)]
 struct Book {
     records: HashMap<OperationId, Arc<Record>>,
-    /// In the order of their arrival.
-    order: VecDeque<OperationId>,
+    /// By the number of their arrival.
+    order: BTreeMap<u64, OperationId>,
+    arrivals: u64,
+    /// Those that make room for later ones, the oldest first.
+    line: VecDeque<OperationId>,
+    /// Those that have left the line and are kept all the same, by invocation.
+    failures: Shares<OperationId>,
+    unended: Shares<OperationId>,
     invocations: HashMap<Arc<str>, Invocation>,
-    invocation_order: VecDeque<Arc<str>>,
+    /// By the number of their arrival, counted with operations.
+    invocation_order: BTreeMap<u64, Arc<str>>,
+    /// Invocations by who holds them, in the order in which they were last heard of: those that only look up, and the others.
+    lookers: Shares<Arc<str>>,
+    builders: Shares<Arc<str>>,
     hits: Hits,
+    /// The bytes of what is told of invocations, by who holds them.
+    told: Shares<Arc<str>>,
+    /// Answers, but for those of failures.
     responses: Responses,
+    failures_responses: Responses,
     texts: Texts,
-    /// Invocations whose clients tell of them, in the order in which they began to; some may be forgotten.
-    told: VecDeque<Arc<str>>,
-    told_bytes: usize,
+}
+
+impl Default for Builds {
+    fn default() -> Self {
+        Self { book: Arc::default(), since: SystemTime::now() }
+    }
 }
 
 impl Builds {
+    /// Since when it is kept; nobody knows here what was before.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
     /// A client has asked for an operation, and the action cache was looked into or not.
     pub fn begin(&self, asked: &Asked<'_>, lookup: Lookup) {
         let mut book = self.lock();
         let client = book.client(asked.client);
         let identity = book.text(asked.identity);
-        book.enter(asked.operation, (asked.instance, asked.action), &client.invocation);
-        if let Some(invocation) = book.invocations.get_mut(&client.invocation) {
+        book.enter(asked.operation, (asked.instance, asked.action), (&client.invocation, &identity));
+        if let Some(invocation) = book.invocation_of(asked.operation) {
             invocation.learn(asked.client, &identity);
             invocation.began(lookup == Lookup::Hit, SystemTime::now());
         }
         let Some(record) = book.record_mut(asked.operation) else { return };
-        (record.client, record.identity, record.lookup) = (client, identity, lookup);
+        let filed = Arc::clone(&record.client.invocation);
+        record.client = Client { invocation: filed, ..client };
+        (record.identity, record.lookup) = (identity, lookup);
         record.begun = SystemTime::now();
         if lookup == Lookup::Hit {
             (record.state, record.ended) = (State::Cached, Some(record.begun));
@@ -121,7 +171,7 @@ impl Builds {
         let mut book = self.lock();
         let [id, instance, identity] =
             [&client.tool_invocation_id, instance, identity].map(|text| book.text(text));
-        let invocation = book.invocation_mut(&id, &instance);
+        let Some(invocation) = book.invocation_mut((&id, &instance), &identity) else { return };
         let at = SystemTime::now();
         invocation.learn(client, &identity);
         invocation.looked_up(is_hit, at);
@@ -129,26 +179,30 @@ impl Builds {
             let [target, mnemonic] = [&client.target_id, &client.action_mnemonic].map(|text| book.text(text));
             book.hits.push(&id, Hit { instance, action, target, mnemonic, at });
         }
+        book.heard_of(&id);
     }
 
-    /// An operation stands elsewhere than before. The scheduler may say so before or after [`Builds::begin`].
+    /// An operation stands elsewhere than before. The scheduler may say so before or after [`Builds::begin`]. The first that it says names
+    /// the invocation of whoever asked for the operation; what it says later may name another one that waits for the same work.
     pub fn noted(&self, operation: OperationId, update: &Update) {
         let mut book = self.lock();
         let task = &update.task;
-        book.enter(operation, (&task.instance, task.action_digest), &task.invocation);
+        let [invocation, identity] = [&task.invocation, &task.identity].map(|text| book.text(text));
+        book.enter(operation, (&task.instance, task.action_digest), (&invocation, &identity));
         let worker = book.text(record::worker(update).unwrap_or_default());
         let Some(record) = book.record_mut(operation) else { return };
         record.note(update, worker);
         let Some(response) = &update.response else { return };
-        let (state, invocation) = (record.state, Arc::clone(&record.client.invocation));
+        let (state, id) = (record.state, Arc::clone(&record.client.invocation));
         record.response = Some(Arc::clone(response));
-        for old in book.responses.add(operation, response) {
-            if let Some(record) = book.record_mut(old) {
-                record.response = None;
-            }
+        book.keep_response((operation, state), response);
+        // Who has ended can make room again.
+        if book.unended.remove(&operation) {
+            book.line.push_back(operation);
         }
-        if let Some(invocation) = book.invocations.get_mut(&invocation) {
+        if let Some(invocation) = book.invocation_of(operation) {
             invocation.ended(state, SystemTime::now());
+            book.heard_of(&id);
         }
     }
 
@@ -160,17 +214,19 @@ impl Builds {
     pub fn tell(
         &self,
         position: &Position<'_>,
-        (instance, publisher): (&str, &str),
+        publisher: &Publisher<'_>,
         event: Option<Event>,
     ) -> Result<Turn> {
         let mut book = self.lock();
-        let [id, instance, publisher] =
-            [position.invocation, instance, publisher].map(|text| book.texts.share(text));
-        let invocation = book.invocation_mut(&id, &instance);
-        let turn = invocation.advance(position, &publisher, SystemTime::now())?;
+        let Publisher { instance, identity, account } = *publisher;
+        let [id, instance, identity, account] =
+            [position.invocation, instance, identity, account].map(|text| book.text(text));
+        let invocation = book.invocation_or_new((&id, &instance), &account);
+        let turn = invocation.advance(position, &identity, SystemTime::now())?;
         if let (Turn::New, Some(event)) = (turn, event) {
             book.keep(&id, event);
         }
+        book.heard_of(&id);
         Ok(turn)
     }
 
@@ -189,15 +245,15 @@ impl Builds {
     /// The latest operations, after the `skip` latest of them. Looks at all that are kept, which takes a millisecond.
     pub fn operations(&self, filter: &Filter, (skip, limit): (usize, usize)) -> Part<Arc<Record>> {
         let book = self.lock();
-        let found = book.order.iter().rev().filter_map(|operation| book.records.get(operation));
+        let found = book.order.values().rev().filter_map(|operation| book.records.get(operation));
         part(found.filter(|record| filter.admits(record)).cloned(), (skip, limit))
     }
 
     /// The latest operations that began before this one with the same instance, target and mnemonic. None for one without a target.
     pub fn alike(&self, record: &Record, limit: usize) -> Vec<Arc<Record>> {
         let book = self.lock();
-        let before = book.order.iter().rev().skip_while(|operation| **operation != record.operation).skip(1);
-        let found = before.filter_map(|operation| book.records.get(operation));
+        let before = book.order.range(..record.arrival).rev();
+        let found = before.filter_map(|(_, operation)| book.records.get(operation));
         let is_alike = |other: &&Arc<Record>| {
             let is_named = other.client.target == record.client.target
                 && other.client.mnemonic == record.client.mnemonic;
@@ -209,7 +265,7 @@ impl Builds {
     /// The latest invocations, after the `skip` latest of them. Looks at all that are kept.
     pub fn invocations(&self, filter: &InvocationFilter, (skip, limit): (usize, usize)) -> Part<Invocation> {
         let book = self.lock();
-        let found = book.invocation_order.iter().rev().filter_map(|id| book.invocations.get(id));
+        let found = book.invocation_order.values().rev().filter_map(|id| book.invocations.get(id));
         let part = part(found.filter(|invocation| filter.admits(invocation)), (skip, limit));
         Part { items: part.items.into_iter().cloned().collect(), total: part.total }
     }
@@ -232,7 +288,7 @@ impl Builds {
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,26 +305,66 @@ fn part<T>(all: impl Iterator<Item = T>, (skip, limit): (usize, usize)) -> Part<
 
 impl Book {
     /// Makes sure that there is a record; the oldest makes room.
-    fn enter(&mut self, operation: OperationId, work: (&Arc<str>, Digest), invocation: &Arc<str>) {
+    fn enter(
+        &mut self,
+        operation: OperationId,
+        work: (&Arc<str>, Digest),
+        (invocation, account): (&Arc<str>, &Arc<str>),
+    ) {
         if self.records.contains_key(&operation) {
             return;
         }
-        while self.order.len() >= OPERATIONS_MAX {
-            self.forget_oldest();
+        while self.line.len() >= OPERATIONS_MAX {
+            self.make_room();
         }
-        if !invocation.is_empty() {
-            self.invocation_mut(invocation, work.0).add(operation);
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        if !invocation.is_empty()
+            && let Some(filed) = self.invocation_mut((invocation, work.0), account)
+        {
+            filed.add(arrival, operation);
+            self.heard_of(invocation);
         }
         let client = Client { invocation: Arc::clone(invocation), ..Client::default() };
-        self.records.insert(operation, Arc::new(Record::new(operation, work, client)));
-        self.order.push_back(operation);
+        self.records.insert(operation, Arc::new(Record::new((operation, arrival), work, client)));
+        self.order.insert(arrival, operation);
+        self.line.push_back(operation);
     }
 
-    fn forget_oldest(&mut self) {
-        let Some(oldest) = self.order.pop_front() else { return };
-        let Some(record) = self.records.remove(&oldest) else { return };
+    /// Has the first in line leave it. It is forgotten, unless it failed or has not ended and there is room for such.
+    fn make_room(&mut self) {
+        let Some(oldest) = self.line.pop_front() else { return };
+        let Some(record) = self.records.get(&oldest) else { return };
+        let (spared, max) = match record.state {
+            State::Failed | State::Error => (&mut self.failures, FAILURES_MAX),
+            State::Queued | State::Executing => (&mut self.unended, UNENDED_MAX),
+            State::Succeeded | State::Cached => return self.forget(oldest),
+        };
+        spared.put(&record.client.invocation, oldest, 1);
+        let gone = if spared.weight() > max { spared.pop() } else { None };
+        if let Some(gone) = gone {
+            self.forget(gone);
+        }
+    }
+
+    fn forget(&mut self, operation: OperationId) {
+        let Some(record) = self.records.remove(&operation) else { return };
+        self.order.remove(&record.arrival);
         if let Some(invocation) = self.invocations.get_mut(&record.client.invocation) {
-            invocation.remove(oldest);
+            invocation.remove(record.arrival);
+        }
+    }
+
+    /// Counts an answer; the oldest ones make room.
+    fn keep_response(&mut self, (operation, state): (OperationId, State), response: &ExecuteResponse) {
+        let responses = match state {
+            State::Failed | State::Error => &mut self.failures_responses,
+            State::Queued | State::Executing | State::Succeeded | State::Cached => &mut self.responses,
+        };
+        for old in responses.add(operation, response) {
+            if let Some(record) = self.record_mut(old) {
+                record.response = None;
+            }
         }
     }
 
@@ -276,20 +372,61 @@ impl Book {
         self.records.get_mut(&operation).map(Arc::make_mut)
     }
 
-    /// The invocation; it begins if it is not known, and the oldest makes room.
-    fn invocation_mut(&mut self, id: &Arc<str>, instance: &Arc<str>) -> &mut Invocation {
-        if !self.invocations.contains_key(id) {
-            while self.invocation_order.len() >= INVOCATIONS_MAX {
-                let oldest = self.invocation_order.pop_front();
-                if let Some(mut oldest) = oldest.and_then(|oldest| self.invocations.remove(&oldest)) {
-                    self.told_bytes -= oldest.forget_told();
-                    self.hits.forget(&oldest.id);
-                }
+    /// The invocation that an operation is counted in, if there is one.
+    fn invocation_of(&mut self, operation: OperationId) -> Option<&mut Invocation> {
+        let record = self.records.get(&operation)?;
+        let invocation = self.invocations.get_mut(&record.client.invocation)?;
+        invocation.has(record.arrival).then_some(invocation)
+    }
+
+    /// The invocation, for who asks for something in its name; it begins if it is not known. None where it is somebody else's.
+    fn invocation_mut(
+        &mut self,
+        name: (&Arc<str>, &Arc<str>),
+        account: &Arc<str>,
+    ) -> Option<&mut Invocation> {
+        let invocation = self.invocation_or_new(name, account);
+        invocation.admits(account).then_some(invocation)
+    }
+
+    /// The invocation, whosever it is. Instances share their names: events of a build may be told in another one than it executes in.
+    fn invocation_or_new(
+        &mut self,
+        (id, instance): (&Arc<str>, &Arc<str>),
+        account: &Arc<str>,
+    ) -> &mut Invocation {
+        self.invocations.entry(Arc::clone(id)).or_insert_with(|| {
+            self.arrivals += 1;
+            self.invocation_order.insert(self.arrivals, Arc::clone(id));
+            self.lookers.put(account, Arc::clone(id), 1);
+            Invocation::new((id, instance), (account, self.arrivals), SystemTime::now())
+        })
+    }
+
+    /// An invocation is the last of its holder's to make room, since it has just done something. What makes room is the invocation, of the
+    /// holder of most, that was heard of longest ago: so not one that is being told of. A look-up drives out only what looks up.
+    fn heard_of(&mut self, id: &Arc<str>) {
+        let Some(invocation) = self.invocations.get(id) else { return };
+        let (shares, max) = match invocation.only_looks_up() {
+            true => (&mut self.lookers, LOOKERS_MAX),
+            false => {
+                self.lookers.remove(id);
+                (&mut self.builders, INVOCATIONS_MAX)
             }
-            self.invocation_order.push_back(Arc::clone(id));
+        };
+        shares.put(&invocation.holder, Arc::clone(id), 1);
+        let oldest = if shares.weight() > max { shares.pop() } else { None };
+        if let Some(oldest) = oldest {
+            self.forget_invocation(&oldest);
         }
-        let begin = || Invocation::new((Arc::clone(id), Arc::clone(instance)), SystemTime::now());
-        self.invocations.entry(Arc::clone(id)).or_insert_with(begin)
+    }
+
+    /// Forgets an invocation, but not its operations.
+    fn forget_invocation(&mut self, id: &Arc<str>) {
+        let Some(invocation) = self.invocations.remove(id) else { return };
+        self.invocation_order.remove(&invocation.arrival);
+        self.told.remove(id);
+        self.hits.forget(id);
     }
 
     fn client(&mut self, metadata: &RequestMetadata) -> Client {
@@ -300,19 +437,17 @@ impl Book {
         }
     }
 
-    /// Keeps what was told of an invocation; what was told first makes room.
+    /// Keeps what was told of an invocation. What makes room is what was told longest ago by the holder of most.
     fn keep(&mut self, id: &Arc<str>, event: Event) {
         let Some(invocation) = self.invocations.get_mut(id) else { return };
-        let (is_first, before) = (invocation.told.is_none(), invocation.told_bytes());
         invocation.tell(event, &mut self.texts);
-        self.told_bytes = self.told_bytes - before + invocation.told_bytes();
-        if is_first && invocation.told.is_some() {
-            self.told.push_back(Arc::clone(id));
-        }
-        while (self.told_bytes > TOLD_BYTES_MAX || self.told.len() > INVOCATIONS_MAX)
-            && let Some(oldest) = self.told.pop_front()
+        self.told.put(&invocation.holder, Arc::clone(id), invocation.told_bytes());
+        while self.told.weight() > TOLD_BYTES_MAX
+            && let Some(oldest) = self.told.pop()
         {
-            self.told_bytes -= self.invocations.get_mut(&oldest).map_or(0, Invocation::forget_told);
+            if let Some(invocation) = self.invocations.get_mut(&oldest) {
+                invocation.forget_told();
+            }
         }
     }
 

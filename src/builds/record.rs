@@ -16,6 +16,8 @@ const ERROR_CHARS_MAX: usize = 500;
 #[derive(Debug, Clone)]
 pub struct Record {
     pub operation: OperationId,
+    /// The how manieth it is of all.
+    pub(super) arrival: u64,
     pub instance: Arc<str>,
     pub action: Digest,
     pub client: Client,
@@ -154,12 +156,13 @@ fn time(timestamp: &Option<Timestamp>) -> Option<SystemTime> {
 
 impl Record {
     pub(super) fn new(
-        operation: OperationId,
+        (operation, arrival): (OperationId, u64),
         (instance, action): (&Arc<str>, Digest),
         client: Client,
     ) -> Self {
         Self {
             operation,
+            arrival,
             instance: Arc::clone(instance),
             action,
             client,

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use crate::proto::rev2::ExecuteResponse;
 use crate::scheduler::OperationId;
 
-/// Bytes of all answers together. One of a usual action takes two kilobytes, so those of all operations that are kept find room.
-const BYTES_MAX: usize = 64 << 20;
+/// Bytes of all answers together, twice: those of failures have a list of their own. One of a usual action takes less than two kilobytes, so
+/// those of most operations that are kept find room.
+const BYTES_MAX: usize = 32 << 20;
 
 /// Bytes of one answer: no single one drives out all others.
 const RESPONSE_BYTES_MAX: usize = 8 << 20;

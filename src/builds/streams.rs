@@ -27,7 +27,10 @@ pub enum Turn {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Streams(Vec<Stream>);
+pub(super) struct Streams {
+    all: Vec<Stream>,
+    is_begun_elsewhere: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Stream {
@@ -42,7 +45,7 @@ impl Streams {
     pub(super) fn advance(&mut self, position: &Position<'_>) -> Result<Turn> {
         let is_it =
             |stream: &&mut Stream| &*stream.build == position.build && stream.component == position.component;
-        let Some(stream) = self.0.iter_mut().find(is_it) else { return self.begin(position) };
+        let Some(stream) = self.all.iter_mut().find(is_it) else { return self.begin(position) };
         if position.sequence <= stream.last {
             return Ok(Turn::Repeated);
         }
@@ -56,13 +59,19 @@ impl Streams {
         Ok(Turn::New)
     }
 
+    /// Whether one of them did not begin with its first event.
+    pub(super) fn is_begun_elsewhere(&self) -> bool {
+        self.is_begun_elsewhere
+    }
+
     fn begin(&mut self, position: &Position<'_>) -> Result<Turn> {
-        if self.0.len() >= STREAMS_MAX {
+        if self.all.len() >= STREAMS_MAX {
             let message = format!("an invocation has {STREAMS_MAX} streams of events at most");
             return Err(Error::new(Kind::Exhausted, message));
         }
         let Position { build, component, sequence, .. } = *position;
-        self.0.push(Stream { build: build.into(), component, last: sequence });
+        self.is_begun_elsewhere |= sequence > 1;
+        self.all.push(Stream { build: build.into(), component, last: sequence });
         Ok(Turn::New)
     }
 }

@@ -23,7 +23,7 @@ fn client(invocation: &str, target: &str) -> RequestMetadata {
 }
 
 fn task(invocation: &str) -> Arc<Task> {
-    Arc::new(Task { invocation: invocation.into(), ..Task::example("action") })
+    Arc::new(Task { invocation: invocation.into(), identity: "ada".into(), ..Task::example("action") })
 }
 
 fn update(task: &Arc<Task>, stage: Stage, exit_code: Option<i32>) -> Update {
@@ -46,9 +46,16 @@ fn begin(builds: &Builds, (operation, task): (OperationId, &Task), client: &Requ
     builds.begin(&Asked { operation, instance, action, identity: "ada", client }, lookup);
 }
 
-fn look_up(builds: &Builds, (invocation, target): (&str, &str), is_hit: bool) {
-    let action = Task::example("looked up").action_digest;
-    builds.looked_up(&client(invocation, target), ("main", action, "ada"), is_hit);
+fn look_up(builds: &Builds, of: (&str, &str), is_hit: bool) {
+    look_up_as("ada", builds, of, is_hit);
+}
+
+fn look_up_as(identity: &str, builds: &Builds, (invocation, target): (&str, &str), is_hit: bool) {
+    builds.looked_up(&client(invocation, target), ("main", looked_up(), identity), is_hit);
+}
+
+fn looked_up() -> Digest {
+    Task::example("looked up").action_digest
 }
 
 #[test]
@@ -76,31 +83,77 @@ fn an_operation_is_remembered_whichever_of_the_two_who_tell_of_it_comes_first() 
 }
 
 #[test]
+fn operations_of_equal_actions_are_each_with_the_invocation_that_asked_for_it() {
+    let builds = Builds::default();
+    for (number, name) in ["first", "second"].into_iter().enumerate() {
+        let task = task(name);
+        builds.noted(id(number), &update(&task, Stage::Executing, None));
+        begin(&builds, (id(number), &task), &client(name, name), Lookup::Absent);
+    }
+    for number in 0..2 {
+        builds.noted(id(number), &update(&task("first"), Stage::Completed, Some(0)));
+    }
+    for name in ["first", "second"] {
+        let (invocation, records) = builds.invocation(name).unwrap();
+        assert_eq!((records.len(), invocation.executed, invocation.succeeded), (1, 1, 1), "{name}");
+        assert_eq!((&*records[0].client.target, &*records[0].client.invocation), (name, name));
+    }
+    for number in 2..OPERATIONS_MAX + 2 {
+        builds.noted(id(number), &update(&task("third"), Stage::Queued, None));
+    }
+    for name in ["first", "second"] {
+        assert_eq!(builds.invocation(name).unwrap().0.operations().len(), 0, "{name}");
+    }
+}
+
+#[test]
+fn an_invocation_with_a_long_name_is_one() {
+    let builds = Builds::default();
+    let long = "a".repeat(TEXT_CHARS_MAX + 1);
+    let task = task(&long);
+    builds.noted(id(1), &update(&task, Stage::Queued, None));
+    begin(&builds, (id(1), &task), &client(&long, ""), Lookup::Absent);
+    let part = builds.invocations(&InvocationFilter::default(), (0, 2));
+    assert_eq!((part.total, part.items[0].operations().len(), part.items[0].executed), (1, 1, 1));
+}
+
+#[test]
 fn the_oldest_operations_and_invocations_go_first() {
     let builds = Builds::default();
     let (first, second) = (task("first"), task("second"));
     let count = OPERATIONS_MAX + 10;
     for number in 0..count {
         let task = if number < 20 { &first } else { &second };
-        builds.noted(id(number), &update(task, Stage::Queued, None));
+        builds.noted(id(number), &update(task, Stage::Completed, Some(0)));
     }
     assert!(builds.record(id(9)).is_none() && builds.record(id(10)).is_some());
     let part = builds.operations(&Filter::default(), (0, 3));
     assert_eq!(part.total, OPERATIONS_MAX);
     let latest: Vec<OperationId> = part.items.iter().map(|record| record.operation).collect();
     assert_eq!(latest, [id(count - 1), id(count - 2), id(count - 3)]);
-    assert_eq!(builds.invocation("first").unwrap().1.len(), 10);
+    let (invocation, records) = builds.invocation("first").unwrap();
+    assert_eq!((records.len(), invocation.operations_forgotten()), (10, 10));
 
     for number in 0..INVOCATIONS_MAX {
-        look_up(&builds, (&format!("build {number}"), ""), true);
+        let task = task(&format!("build {number}"));
+        builds.noted(id(count + number), &update(&task, Stage::Queued, None));
     }
     assert!(builds.invocation("second").is_none());
-    assert_eq!((builds.hits("build 0").len(), builds.hits("first").len()), (1, 0));
-    look_up(&builds, ("one more", ""), true);
-    assert_eq!((builds.hits("build 0").len(), builds.hits("one more").len()), (0, 1));
     let part = builds.invocations(&InvocationFilter::default(), (INVOCATIONS_MAX - 1, 5));
-    assert_eq!((part.total, part.items.len(), &*part.items[0].id), (INVOCATIONS_MAX, 1, "build 1"));
+    assert_eq!((part.total, part.items.len(), &*part.items[0].id), (INVOCATIONS_MAX, 1, "build 0"));
     assert!(builds.record(id(count - 1)).is_some(), "an operation stays without its invocation");
+}
+
+#[test]
+fn hits_go_with_their_invocation() {
+    let builds = Builds::default();
+    for number in 0..LOOKERS_MAX {
+        look_up(&builds, (&format!("build {number}"), ""), true);
+    }
+    assert_eq!((builds.hits("build 0").len(), builds.hits("build 1").len()), (1, 1));
+    look_up(&builds, ("one more", ""), true);
+    assert!(builds.invocation("build 0").is_none());
+    assert_eq!((builds.hits("build 0").len(), builds.hits("build 1").len()), (0, 1));
 }
 
 #[test]
@@ -160,7 +213,7 @@ fn invocations_are_found_by_what_they_are_who_runs_them_and_how_they_ended() {
     for (name, exit) in told {
         let events = [started.clone(), workspace.clone()].into_iter().chain(exit);
         for (sequence, event) in (1..).zip(events) {
-            builds.tell(&position(name, sequence), ("main", "publisher"), Some(event)).unwrap();
+            builds.tell(&position(name, sequence), &by("publisher"), Some(event)).unwrap();
         }
     }
     look_up(&builds, ("silent", ""), true);
@@ -214,6 +267,131 @@ fn texts_are_shared_and_cut() {
     assert!(builds.invocation("").is_none(), "who names no invocation has none");
 }
 
+#[test]
+fn failures_and_what_has_not_ended_stay_when_a_large_build_goes_on() {
+    let builds = Builds::default();
+    let (large, small) = (task("large"), task("small"));
+    let note = |number, task, code| builds.noted(id(number), &update(task, Stage::Completed, code));
+    note(0, &small, Some(1));
+    begin(&builds, (id(1), &large), &client("large", "//long:test"), Lookup::Absent);
+    begin(&builds, (id(2), &large), &client("large", "//long:build"), Lookup::Absent);
+    note(3, &large, Some(1));
+    let pass =
+        |first: usize| (first..first + OPERATIONS_MAX).for_each(|number| note(number, &large, Some(0)));
+    pass(10);
+    note(1, &large, Some(1));
+    note(2, &large, Some(0));
+    pass(10 + OPERATIONS_MAX);
+    assert_eq!(&*builds.record(id(1)).unwrap().client.target, "//long:test");
+    assert!(
+        builds.record(id(0)).is_some() && builds.record(id(2)).is_none() && builds.record(id(3)).is_some()
+    );
+    let (invocation, records) = builds.invocation("large").unwrap();
+    assert_eq!((invocation.failed, invocation.operations_forgotten()), (2, 1 + OPERATIONS_MAX as u64));
+    assert_eq!((records[0].operation, records[1].operation), (id(1), id(3)));
+    assert_eq!(builds.operations(&Filter::default(), (0, 0)).total, OPERATIONS_MAX + 3);
+
+    // Of too many, those of the invocation go that has most.
+    for number in 0..OPERATIONS_MAX + 2 * FAILURES_MAX {
+        note(100_000 + number, &large, Some(1));
+    }
+    assert!(builds.record(id(0)).is_some() && builds.record(id(1)).is_none());
+    assert_eq!(builds.operations(&Filter::default(), (0, 0)).total, OPERATIONS_MAX + FAILURES_MAX);
+    let (invocation, records) = builds.invocation("large").unwrap();
+    assert_eq!(records.len(), OPERATIONS_MAX + FAILURES_MAX - 1);
+    assert_eq!(invocation.failed, 2 + (OPERATIONS_MAX + 2 * FAILURES_MAX) as u64);
+    let book = builds.lock();
+    assert_eq!((book.order.len(), book.records.len()), (records.len() + 1, records.len() + 1));
+}
+
+#[test]
+fn look_ups_drive_out_nothing_but_look_ups_and_of_those_the_ones_of_who_has_most() {
+    let builds = Builds::default();
+    let publisher = by("ada");
+    for sequence in 1..=50 {
+        let event = completed(&format!("//bad:{sequence}"), Completion::Failed);
+        builds.tell(&position("told", sequence), &publisher, Some(event)).unwrap();
+    }
+    begin(&builds, (id(1), &task("run")), &client("run", ""), Lookup::Hit);
+    look_up(&builds, ("cached", ""), true);
+    for number in 0..3 * LOOKERS_MAX {
+        look_up_as("eve", &builds, (&format!("x{number}"), ""), false);
+    }
+    let event = completed("//good:1", Completion::Built);
+    builds.tell(&position("told", 51), &publisher, Some(event)).unwrap();
+    let told = told(&builds, "told").unwrap();
+    assert_eq!((told.targets.total, told.targets.bad), (51, 50));
+    assert!(!builds.invocation("told").unwrap().0.is_begun_elsewhere());
+    assert!(builds.invocation("run").is_some() && builds.invocation("cached").is_some());
+    assert_eq!(builds.invocations(&InvocationFilter::default(), (0, 0)).total, LOOKERS_MAX + 2);
+    let book = builds.lock();
+    assert_eq!((book.invocations.len(), book.invocation_order.len()), (LOOKERS_MAX + 2, LOOKERS_MAX + 2));
+    assert_eq!((book.lookers.weight(), book.builders.weight()), (LOOKERS_MAX, 2));
+}
+
+#[test]
+fn who_has_most_invocations_loses_them_and_of_those_what_goes_on_last() {
+    let builds = Builds::default();
+    let tell = |name: &str, sequence, who: &str| {
+        builds.tell(&position(name, sequence), &by(who), None).unwrap();
+    };
+    tell("of ada", 1, "ada");
+    tell("of eve", 1, "eve");
+    for number in 0..2 * INVOCATIONS_MAX {
+        tell(&format!("flood {number}"), 1, "eve");
+        if number % 100 == 0 {
+            tell("of eve", 2 + number as i64 / 100, "eve");
+        }
+    }
+    assert!(builds.invocation("of ada").is_some());
+    assert!(!builds.invocation("of eve").unwrap().0.is_begun_elsewhere());
+    assert_eq!(builds.invocations(&InvocationFilter::default(), (0, 0)).total, INVOCATIONS_MAX);
+    // What was driven out and goes on says so.
+    tell("flood 0", 2, "eve");
+    assert!(builds.invocation("flood 0").unwrap().0.is_begun_elsewhere());
+}
+
+#[test]
+fn what_others_ask_for_in_the_name_of_an_invocation_is_not_counted_in_it() {
+    let builds = Builds::default();
+    let own = client("build", "");
+    let ask = |number: usize, identity: &str| {
+        let task = Task { identity: identity.into(), ..Task::clone(&task("build")) };
+        let (instance, action) = (&task.instance, task.action_digest);
+        let asked = Asked { operation: id(number), instance, action, identity, client: &own };
+        builds.noted(id(number), &update(&Arc::new(task.clone()), Stage::Queued, None));
+        builds.begin(&asked, Lookup::Absent);
+        builds.noted(id(number), &update(&Arc::new(task.clone()), Stage::Completed, Some(1)));
+        builds.looked_up(&own, ("main", looked_up(), identity), true);
+    };
+    ask(1, "token:ada");
+    for (number, other) in ["token:eve", "10.0.0.1"].into_iter().enumerate() {
+        ask(10 + number, other);
+        let record = builds.record(id(10 + number)).unwrap();
+        assert_eq!((record.state, &*record.identity), (State::Failed, other));
+    }
+    let (invocation, records) = builds.invocation("build").unwrap();
+    assert_eq!((records.len(), invocation.executed, invocation.hits, invocation.failed), (1, 1, 1, 1));
+
+    // Whoever tells of it may ask for something later than somebody else.
+    builds.tell(&position("told", 1), &by("token:ada"), None).unwrap();
+    for identity in ["token:eve", "token:ada", "token:bob"] {
+        builds.looked_up(&client("told", ""), ("main", looked_up(), identity), true);
+    }
+    assert_eq!(builds.invocation("told").unwrap().0.hits, 2);
+
+    // Whoever has not said who they are may come from elsewhere.
+    let nobody = client("nobody", "");
+    for address in ["10.0.0.1", "2001:db8::"] {
+        builds.looked_up(&nobody, ("main", looked_up(), address), true);
+    }
+    assert_eq!(builds.invocation("nobody").unwrap().0.hits, 2);
+}
+
+fn by(who: &str) -> Publisher<'_> {
+    Publisher { instance: "main", identity: who, account: who }
+}
+
 fn position(invocation: &str, sequence: i64) -> Position<'_> {
     Position { invocation, build: "b", component: 3, sequence }
 }
@@ -230,7 +408,7 @@ fn told(builds: &Builds, invocation: &str) -> Option<Arc<Told>> {
 #[test]
 fn who_begins_to_tell_of_an_invocation_goes_on_and_nobody_else() {
     let builds = Builds::default();
-    let tell = |who: &str, sequence| builds.tell(&position("build", sequence), ("main", who), None);
+    let tell = |who: &str, sequence| builds.tell(&position("build", sequence), &by(who), None);
     assert_eq!(tell("ada", 1).unwrap(), Turn::New);
     assert_eq!(tell("eve", 2).unwrap_err().kind(), Kind::Denied);
     assert_eq!(tell("ada", 1).unwrap(), Turn::Repeated);
@@ -239,7 +417,7 @@ fn who_begins_to_tell_of_an_invocation_goes_on_and_nobody_else() {
     assert_eq!(tell("ada", i64::MAX).unwrap_err().kind(), Kind::Precondition);
     for component in 10.. {
         let position = Position { component, ..position("build", 1) };
-        if let Err(error) = builds.tell(&position, ("main", "ada"), None) {
+        if let Err(error) = builds.tell(&position, &by("ada"), None) {
             assert_eq!((component, error.kind()), (17, Kind::Exhausted));
             break;
         }
@@ -261,7 +439,7 @@ fn a_target_that_is_built_keeps_what_was_told_of_it_before() {
         completed("//a", Completion::Built),
     ];
     for (sequence, event) in (1..).zip(events) {
-        builds.tell(&position("build", sequence), ("main", "ada"), Some(event)).unwrap();
+        builds.tell(&position("build", sequence), &by("ada"), Some(event)).unwrap();
     }
     let told = told(&builds, "build").unwrap();
     assert_eq!((told.targets.total, told.targets.bad, told.targets.len()), (2, 1, 2));
@@ -282,12 +460,12 @@ fn what_all_clients_tell_is_bounded_and_what_was_told_first_goes_first() {
         for sequence in 1..=ROWS_MAX as i64 + 1 {
             let label = format!("{sequence}{long}");
             let event = completed(&label, Completion::Built);
-            builds.tell(&position(name, sequence), ("main", "ada"), Some(event)).unwrap();
+            builds.tell(&position(name, sequence), &by("ada"), Some(event)).unwrap();
         }
     }
     let book = builds.lock();
     let bytes: usize = book.invocations.values().map(Invocation::told_bytes).sum();
-    assert_eq!(bytes, book.told_bytes);
+    assert_eq!(bytes, book.told.weight());
     assert!(bytes <= TOLD_BYTES_MAX && bytes > TOLD_BYTES_MAX / 2, "{bytes}");
     drop(book);
     let last = told(&builds, "build 11").unwrap();
@@ -296,6 +474,6 @@ fn what_all_clients_tell_is_bounded_and_what_was_told_first_goes_first() {
     assert!(first.told.is_none() && first.is_told_forgotten());
     // It is not begun again in the middle.
     let event = completed("//late", Completion::Built);
-    builds.tell(&position("build 0", ROWS_MAX as i64 + 2), ("main", "ada"), Some(event)).unwrap();
+    builds.tell(&position("build 0", ROWS_MAX as i64 + 2), &by("ada"), Some(event)).unwrap();
     assert!(told(&builds, "build 0").is_none());
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::event::{Completion, Event, Exit, Metrics, Target, Test, TestResult, TestStatus, Workspace};
 use super::texts::{Texts, cut};
+use super::verdicts::Verdicts;
 
 /// Targets, and runs of tests, of one invocation that are kept: those of a large company's whole source.
 pub const ROWS_MAX: usize = 10_000;
@@ -43,7 +44,9 @@ pub struct Told {
     /// Nothing follows.
     pub is_over: bool,
     pub targets: Rows<TargetName, TargetState>,
-    pub tests: Rows<TestName, TestResult>,
+    pub tests: Verdicts,
+    /// Their runs, shards and attempts.
+    pub runs: Rows<TestName, TestResult>,
     configurations: BTreeMap<Arc<str>, Arc<str>>,
     bytes: usize,
 }
@@ -149,6 +152,14 @@ impl<K: Ord, V: Row> Rows<K, V> {
         self.total -= 1;
         self.bad -= usize::from(row.is_bad());
         Some(row)
+    }
+}
+
+impl Rows<TestName, TestResult> {
+    /// How the attempt before ended, or this one if it is told again.
+    fn before(&self, name: &TestName) -> Option<TestStatus> {
+        let first = TestName { attempt: i32::MIN, ..name.clone() };
+        self.kept.range(&first..=name).next_back().map(|(_, result)| result.status)
     }
 }
 
@@ -265,7 +276,8 @@ impl Told {
         let Test { run, shard, attempt, .. } = *test;
         let name = TestName { target: TargetName::of(&test.target, texts), run, shard, attempt };
         let (bytes, has_room) = (name.target.bytes(), self.has_room());
-        if self.tests.put(name, result, has_room) {
+        self.bytes += self.tests.attempted(&name.target, (self.runs.before(&name), result.status), has_room);
+        if self.runs.put(name, result, has_room) {
             self.bytes += bytes;
         }
     }
@@ -273,6 +285,7 @@ impl Told {
     /// What all runs come to stands with the target, if that is kept.
     fn summarize(&mut self, target: &Target, status: TestStatus, texts: &mut Texts) {
         let name = TargetName::of(target, texts);
+        self.bytes += self.tests.summarized(&name, status, self.has_room());
         if let Some(row) = self.targets.kept.get(&name) {
             let row = TargetState { tests: Some(status), ..row.clone() };
             self.put_target(name, row);

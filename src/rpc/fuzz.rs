@@ -1,6 +1,6 @@
 //! What must hold for names, digests and build events that clients send.
 
-use crate::builds::{Builds, Position};
+use crate::builds::{Builds, Position, Publisher};
 use crate::digest::{Digest, Function};
 use crate::proto;
 use crate::proto::build_events::{BuildEvent, build_event};
@@ -56,12 +56,14 @@ pub fn build_event(bytes: &[u8]) {
     let event = BuildEvent { event: Some(build_event::Event::BazelEvent(any)) };
     let (event, _) = build_events::read(Some(event));
     let builds = Builds::default();
+    let publisher = Publisher { instance: "", identity: "", account: "" };
     for sequence in 1..3 {
         let position = Position { invocation: "invocation", build: "build", component: 3, sequence };
-        builds.tell(&position, ("", ""), event.clone()).expect("it is its turn");
+        builds.tell(&position, &publisher, event.clone()).expect("it is its turn");
         let (invocation, _) = builds.invocation("invocation").expect("it is told of");
         let Some(told) = invocation.told else { continue };
-        assert!(told.targets.total <= 1 && told.tests.total <= 1, "{event:?}");
+        let totals = [told.targets.total, told.tests.total, told.runs.total];
+        assert!(totals.iter().all(|total| *total <= 1), "{event:?}");
         let texts = [&told.patterns[..], &told.options, &told.problems].concat();
         assert!(texts.iter().all(|text| text.chars().count() <= 512), "{event:?}");
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::builds::{Builds, Logs};
 use crate::scheduler::Handle;
 use crate::store::{ActionCache, Cas};
+use crate::tasks::Shutdown;
 
 pub mod instance;
 pub mod resource;
@@ -71,4 +72,6 @@ pub struct Farm {
     pub pages: Option<Arc<str>>,
     pub owners: Owners,
     pub assets: Assets,
+    /// Ends streams that would last as long as their clients like.
+    pub stop: Shutdown,
 }

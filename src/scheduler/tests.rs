@@ -142,6 +142,17 @@ async fn an_answer_is_settled_and_reaches_every_watch() {
 }
 
 #[tokio::test]
+async fn the_first_that_is_said_of_an_operation_names_who_asked_for_it_and_not_who_asked_first() {
+    let farm = Farm::start(Config::default(), Settling::Works);
+    let of = |invocation: &str| Task { invocation: invocation.into(), ..Task::example("a") };
+    let mut first = farm.handle.submit(of("first")).await.unwrap();
+    let mut second = farm.handle.submit(of("second")).await.unwrap();
+    assert_eq!(first.current().execution, second.current().execution);
+    assert_eq!(*first.current().task.invocation, *"first");
+    assert_eq!(*second.current().task.invocation, *"second");
+}
+
+#[tokio::test]
 async fn progress_reaches_the_client_with_the_time_of_queueing() {
     let farm = Farm::start(Config::default(), Settling::Works);
     let mut worker = farm.join().await;

@@ -1,5 +1,7 @@
 //! What is answered to operators and their programs, and the only place here that makes an HTTP status of an error.
 
+use std::time::SystemTime;
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use maud::html;
@@ -8,6 +10,7 @@ use serde::Serialize;
 use crate::error::{Error, Kind, Result};
 
 use super::page::{self, Section};
+use super::text;
 
 /// A value as JSON.
 pub(super) fn json(value: &impl Serialize) -> Response {
@@ -63,6 +66,15 @@ fn record(error: &Error) {
 pub(super) fn elsewhere() -> Error {
     let message = "this process schedules nothing; ask the admin listener of the one that does";
     Error::new(Kind::Unsupported, message)
+}
+
+/// Why nothing is known of what an address names, to which somebody may have been led by what a client has printed.
+pub(super) fn forgotten(what: &str, since: SystemTime) -> Error {
+    let since = text::moment_in_words(since);
+    let message = format!(
+        "{what} is not known: this process keeps what happened since {since}, and of that the latest; what was before is in no page"
+    );
+    Error::new(Kind::NotFound, message)
 }
 
 fn code_of(kind: Kind) -> StatusCode {

@@ -8,9 +8,9 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use crate::builds::{Filter, Hit, Invocation, Lookup, Record, State as Stand};
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Result, shown};
 
-use super::answer::page_or;
+use super::answer::{forgotten, page_or};
 use super::invocations::{executed, is_own, took};
 use super::operations::{filter, named, stand, state_field};
 use super::page::{Section, copied, facts, page, table};
@@ -59,13 +59,7 @@ pub(super) async fn show(
 fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
     let query = Query::parse(query, &[ACTIONS, WATERFALL, told::TARGETS, told::TESTS, "q", "state"])?;
     let filter = filter(&query)?;
-    let unknown = || {
-        let message = format!(
-            "invocation `{}` is not known: it is too long ago, or the farm was started since, or it asked for nothing",
-            shown(id)
-        );
-        Error::new(Kind::NotFound, message)
-    };
+    let unknown = || forgotten(&format!("invocation `{}`", shown(id)), pages.builds.since());
     let (invocation, records) = pages.builds.invocation(id).ok_or_else(unknown)?;
     let hits = pages.builds.hits(id);
     let records: Vec<&Record> = records.iter().map(AsRef::as_ref).collect();
@@ -75,7 +69,7 @@ fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
         (about(&invocation))
         (contents(&invocation, &wanted))
         (told::about(&invocation))
-        (some("Failures", records.iter().copied().filter(|record| is_failure(record)).collect()))
+        (failures(&invocation, &records))
         (told::show(&invocation, &query)?)
         (some("The slowest", slowest(&records)))
         (some("Not in the action cache", records.iter().copied().filter(|record| record.lookup == Lookup::Absent).collect()))
@@ -130,7 +124,7 @@ fn contents(invocation: &Invocation, records: &[&Record]) -> Markup {
     let told = invocation.told.as_deref();
     let parts = [
         (told.is_some(), told::TARGETS, "Targets"),
-        (told.is_some_and(|told| told.tests.total > 0), told::TESTS, "Tests"),
+        (told.is_some_and(|told| told.tests.total.max(told.runs.total) > 0), told::TESTS, "Tests"),
         (records.iter().any(|record| record.state != Stand::Cached), WATERFALL, "Waterfall"),
         (true, ACTIONS, "All actions"),
     ];
@@ -158,6 +152,19 @@ fn drawing(records: &[&Record], query: &Query) -> Result<Markup> {
             (paging.links(query, ran.len()))
         }
     })
+}
+
+/// What failed, and how much more of that is counted than kept.
+fn failures(invocation: &Invocation, records: &[&Record]) -> Markup {
+    let kept: Vec<&Record> = records.iter().copied().filter(|record| is_failure(record)).collect();
+    let forgotten = (invocation.failed + invocation.errors).saturating_sub(kept.len() as u64);
+    html! {
+        @if kept.is_empty() && forgotten > 0 { h2 { "Failures" } }
+        (some(invocation, "Failures", &kept))
+        @if forgotten > 0 {
+            p.bad { (text::counted(forgotten, ("failure is", "failures are"))) " counted and not kept any more." }
+        }
+    }
 }
 
 fn is_failure(record: &Record) -> bool {
@@ -214,6 +221,9 @@ fn actions(
             p { "No action matches. " a href={ "?#" (ACTIONS) } { "Show all" } }
         } @else {
             p { "None is kept." }
+        }
+        @if invocation.operations_forgotten() > 0 {
+            p.quiet { (text::counted(invocation.operations_forgotten(), ("operation has", "operations have"))) " made room for later ones." }
         }
         @if !is_whole && !is_searched { p.quiet { "It has had more from the cache; the latest of all invocations are kept." } }
         (paging.links(query, all.len()))

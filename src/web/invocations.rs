@@ -128,6 +128,7 @@ fn row(invocation: &Invocation) -> Markup {
             td.number {
                 @if let Some(tests) = told.map(|told| &told.tests).filter(|tests| tests.total > 0) {
                     span class=[(tests.bad > 0).then_some("bad")] { (text::count(tests.bad)) " of " (text::count(tests.total)) }
+                    (told::flaky(tests))
                 }
             }
             td { (text::visible(&invocation.tool)) }

@@ -17,7 +17,7 @@ use crate::scheduler::OperationId;
 use crate::store::ActionKey;
 
 use super::action::{self, Read};
-use super::answer::page_or;
+use super::answer::{forgotten, page_or};
 use super::content::{self, Content};
 use super::folder::{self, Found};
 use super::operations::{invocation, stand};
@@ -92,9 +92,7 @@ async fn render(pages: &Pages, place: Place, query: Option<&str>) -> Result<Resp
 /// # Errors
 /// `NotFound` when it is not kept.
 pub(super) fn record(pages: &Pages, id: OperationId) -> Result<Arc<Record>> {
-    let unknown = || {
-        Error::new(Kind::NotFound, format!("operation `{id}` is not known: it ended long ago, or never was"))
-    };
+    let unknown = || forgotten(&format!("operation `{id}`"), pages.builds.since());
     pages.builds.record(id).ok_or_else(unknown)
 }
 

@@ -73,6 +73,11 @@ pub(super) fn moment(time: SystemTime) -> Markup {
     html! { time datetime=(text) { (for_people(&text)) } }
 }
 
+/// A moment within a sentence.
+pub(super) fn moment_in_words(time: SystemTime) -> String {
+    for_people(&written(time))
+}
+
 /// How long ago a moment was, with the moment itself for whoever points at it.
 pub(super) fn ago(time: SystemTime) -> Markup {
     let text = written(time);

@@ -168,8 +168,9 @@ mod tests {
             client: &client,
         };
         builds.begin(&asked, Lookup::Absent);
-        let record = Arc::unwrap_or_clone(builds.record(operation).unwrap());
-        Record { state, times, ..record }
+        let mut record = Arc::unwrap_or_clone(builds.record(operation).unwrap());
+        (record.state, record.times) = (state, times);
+        record
     }
 
     #[test]

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use crate::builds::{
     Cached, Completion, Invocation, Metrics, Outcome, Row, Rows, TargetName, TargetState, TestName,
-    TestResult, TestStatus, Told,
+    TestResult, TestStatus, Told, Verdicts,
 };
 use crate::error::Result;
 
@@ -24,7 +24,7 @@ pub(super) const TESTS: &str = "tests";
 pub(super) fn about(invocation: &Invocation) -> Markup {
     html! {
         @match &invocation.told {
-            Some(told) => { (call(invocation, told)) (problems(told)) },
+            Some(told) => { (beginning(invocation)) (call(invocation, told)) (problems(told)) },
             None if invocation.is_told_forgotten() => {
                 p.quiet { "Its targets and tests were forgotten to make room for those of later invocations." }
             }
@@ -42,6 +42,15 @@ pub(super) fn show(invocation: &Invocation, query: &Query) -> Result<Markup> {
         (targets(told, (paging.0, query)))
         (tests(told, (paging.1, query)))
     })
+}
+
+/// That counts are too low.
+fn beginning(invocation: &Invocation) -> Markup {
+    html! {
+        @if invocation.is_begun_elsewhere() {
+            p.bad { "Its beginning is not known to this process: what the client told before is counted nowhere here." }
+        }
+    }
 }
 
 fn call(invocation: &Invocation, told: &Told) -> Markup {
@@ -162,16 +171,25 @@ fn target_name(name: &TargetName) -> Markup {
 
 fn tests(told: &Told, (paging, query): (Paging, &Query)) -> Markup {
     let (skip, limit) = paging.range();
-    let rows = told.tests.failures_first().skip(skip).take(limit);
+    let rows = told.runs.failures_first().skip(skip).take(limit);
     let rows = html! { @for (name, test) in rows { (test_row(name, test)) } };
     html! {
-        @if told.tests.total > 0 {
+        @if told.tests.total.max(told.runs.total) > 0 {
             h2 id=(TESTS) { "Tests" }
-            (count(&told.tests))
+            p {
+                (text::count(told.tests.total)) ", of which " (text::count(told.tests.bad)) " failed" (flaky(&told.tests)) "; "
+                (text::counted(told.runs.total, ("attempt", "attempts"))) "."
+                @if told.runs.len() < told.runs.total { " Only " (text::count(told.runs.len())) " are kept." }
+            }
             (table("Tests", &["Test", "Result", "Run", "Shard", "Attempt", "Took", "Cached", "Log"], &rows))
-            (paging.links(query, told.tests.len()))
+            (paging.links(query, told.runs.len()))
         }
     }
+}
+
+/// How many tests passed only when they were tried again.
+pub(super) fn flaky(tests: &Verdicts) -> Markup {
+    html! { @if tests.flaky > 0 { ", " (text::count(tests.flaky)) " flaky" } }
 }
 
 fn test_row(name: &TestName, test: &TestResult) -> Markup {

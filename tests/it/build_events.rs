@@ -50,7 +50,8 @@ fn completed(label: &str, success: bool) -> Event {
 }
 
 fn tested(label: &str, attempt: i32, result: TestResult) -> Event {
-    let id = TestResultId { label: label.into(), attempt, run: 1, shard: 2, ..Default::default() };
+    let configuration = Some(ConfigurationId { id: "c1".into() });
+    let id = TestResultId { label: label.into(), configuration, attempt, run: 1, shard: 2 };
     bazel_event(Id::TestResult(id), Payload::TestResult(result))
 }
 
@@ -165,6 +166,24 @@ async fn a_stream_goes_on_after_the_farm_has_started_again() {
     assert_eq!((numbers, end.is_ok()), (vec![40], true));
     let page = page(&farm, "").await;
     assert!(page.contains("1, of which 1 failed") && page.contains("under way"), "{page}");
+    assert!(page.contains("Its beginning is not known to this process"), "{page}");
+}
+
+#[tokio::test]
+async fn a_farm_that_stops_ends_the_streams_of_builds_that_go_on() {
+    let mut farm = Farm::start();
+    let mut client = PublishBuildEventClient::new(farm.channel().await);
+    let (events, told) = tokio::sync::mpsc::channel(1);
+    events.send(request(1, Some(completed("//a", true)))).await.unwrap();
+    let told = tokio_stream::wrappers::ReceiverStream::new(told);
+    let mut acknowledged = client.publish_build_tool_event_stream(told).await.unwrap().into_inner();
+    assert_eq!(acknowledged.message().await.unwrap().unwrap().sequence_number, 1);
+    farm.ask_to_stop();
+    let end = tokio::time::timeout(PATIENCE, acknowledged.message()).await.unwrap();
+    let end = end.expect_err("the build is not told to the end");
+    assert_eq!((end.code(), end.message()), (Code::Unavailable, "the farm is stopping"));
+    assert!(farm.wait().success());
+    drop(events);
 }
 
 #[tokio::test]
@@ -252,9 +271,13 @@ async fn a_build_and_its_tests_are_on_the_page_with_their_logs() {
             started("//a/..."),
             bazel_event(Id::TargetConfigured(configured), Payload::Configured(kind)),
             bazel_event(Id::TargetCompleted(built), Payload::Completed(TargetComplete { success: true })),
-            tested("//a:flaky", 1, failed),
-            tested("//a:flaky", 2, passed),
+            tested("//a:flaky", 1, failed.clone()),
+            tested("//a:flaky", 2, passed.clone()),
             bazel_event(Id::TestSummary(summary), Payload::TestSummary(flaky)),
+            tested("//a:good", 1, passed),
+            tested("//a:bad", 1, failed.clone()),
+            tested("//a:bad", 2, failed.clone()),
+            tested("//a:bad", 3, failed),
             ended("TESTS_FAILED", 3),
             finished(),
         ],
@@ -265,7 +288,7 @@ async fn a_build_and_its_tests_are_on_the_page_with_their_logs() {
         "test //a/...",
         "TESTS_FAILED",
         "1, of which 0 failed",
-        "2, of which 1 failed",
+        "3, of which 1 failed, 1 flaky; 6 attempts.",
         "sh_test rule",
         "1.23 s",
     ] {
@@ -276,7 +299,10 @@ async fn a_build_and_its_tests_are_on_the_page_with_their_logs() {
     let (status, blob) = farm.page(link.split('"').next().unwrap()).await;
     assert!(status == 200 && blob.contains("expected 4, got 5"), "{blob}");
     let list = farm.page("/invocations").await.1;
-    assert!(list.contains("TESTS_FAILED") && list.contains("1 of 2") && list.contains("bazel 8"), "{list}");
+    assert!(
+        list.contains("TESTS_FAILED") && list.contains("1 of 3, 1 flaky") && list.contains("bazel 8"),
+        "{list}"
+    );
 }
 
 #[tokio::test]

@@ -123,6 +123,26 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
 }
 
 #[tokio::test]
+async fn who_waits_for_an_action_of_somebody_else_has_the_operation_in_their_own_invocation() {
+    // Without a worker both wait.
+    let farm = Farm::start_with(&[("CROFT_ROLES", "[\"cas\", \"scheduler\"]")]);
+    let (client, browser) = (Client::new(&farm).await, Browser::new(&farm));
+    let action = client.action(&shell("true", &[]), &Inputs::default(), |_| {}).await;
+    let mut waiting = Vec::new();
+    for name in ["build-a", "build-b"] {
+        let request = with_metadata(client.request(&action), (name, name));
+        let mut operations = client.execution.clone().execute(request).await.unwrap().into_inner();
+        assert!(!operations.message().await.unwrap().unwrap().done);
+        waiting.push(operations);
+    }
+    for (own, other) in [("build-a", "build-b"), ("build-b", "build-a")] {
+        let page = browser.page(&format!("/invocations/{own}")).await;
+        assert!(page.contains(own) && !page.contains(other), "{page}");
+        assert!(page.contains("queued") && page.contains("1: 0 succeeded"), "{page}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_and_what_is_no_address_is_told_on_a_page() {
     let farm = Farm::start();
     let browser = Browser::new(&farm);
@@ -141,6 +161,13 @@ async fn what_is_not_there_and_what_is_no_address_is_told_on_a_page() {
         assert_eq!((page.status, page.is_html()), (404, true), "{path}: {}", page.body);
         assert!(page.body.contains("On to: <a href=\"/"), "{path}: {}", page.body);
         page.check(&path);
+    }
+    for path in [format!("/operations/{unknown}"), "/invocations/x".to_owned()] {
+        let page = browser.get(&path).await.body;
+        assert!(
+            page.contains("this process keeps what happened since 2") && page.contains(" UTC, "),
+            "{page}"
+        );
     }
     for (path, sentence) in [
         ("/operations?page=x", "`page` is `x`, not a number"),

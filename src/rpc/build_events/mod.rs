@@ -12,7 +12,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access::{Demand, Right};
-use crate::builds::{Event, Exit, Position, Turn, cut};
+use crate::builds::{Event, Exit, Position, Publisher, Turn, cut};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::BUILD_EVENTS;
 use crate::proto::build_events::publish_build_event_server::PublishBuildEvent;
@@ -54,9 +54,14 @@ impl PublishBuildEvent for Farm {
         request: Request<Streaming<PublishBuildToolEventStreamRequest>>,
     ) -> Result<Response<Acknowledgements>, Status> {
         let demand = Demand::of(request.extensions(), RIGHTS);
-        let publisher = demand.caller.identity().to_string();
-        let teller =
-            Teller { farm: self.clone(), demand, publisher, instance: None, incoming: request.into_inner() };
+        let teller = Teller {
+            farm: self.clone(),
+            identity: demand.caller.identity().to_string(),
+            account: demand.caller.account(),
+            demand,
+            instance: None,
+            incoming: request.into_inner(),
+        };
         let acknowledged = stream::try_unfold(teller, |mut teller| async move {
             let next = teller.next().await?;
             Ok(next.map(|acknowledgement| (acknowledgement, teller)))
@@ -70,7 +75,9 @@ struct Teller {
     farm: Farm,
     demand: Demand,
     /// Who tells it; of those who have not said who they are, the addresses may change.
-    publisher: String,
+    identity: String,
+    /// By which it is counted.
+    account: String,
     /// The one that the client was let into.
     instance: Option<String>,
     incoming: Streaming<PublishBuildToolEventStreamRequest>,
@@ -84,6 +91,10 @@ impl Teller {
             () = self.demand.caller.expired() => {
                 let message = "the certificate or token of the client has expired; go on with a new one";
                 return Err(Error::new(Kind::Unauthenticated, message));
+            }
+            // The client goes on with the next event that was not acknowledged, as soon as there is a farm again.
+            () = self.farm.stop.cancelled() => {
+                return Err(Error::new(Kind::Unavailable, "the farm is stopping"));
             }
         };
         let Some(message) = message else { return Ok(None) };
@@ -108,7 +119,8 @@ impl Teller {
         let position = position(&stream_id, sequence_number)?;
         let (event, outcome) = bazel::read(event);
         let end = event.as_ref().and_then(|event| self.farm.ends(&position, event));
-        let turn = self.farm.builds.tell(&position, (instance, &self.publisher), event)?;
+        let publisher = Publisher { instance, identity: &self.identity, account: &self.account };
+        let turn = self.farm.builds.tell(&position, &publisher, event)?;
         let outcome = match turn {
             Turn::New => {
                 end.iter().for_each(|end| end.trace(position.invocation));

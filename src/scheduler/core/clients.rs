@@ -85,8 +85,9 @@ impl Core {
         self.keep(Record::Live { operation, execution: id });
         let execution = self.executions.get_mut(&id).expect("a mergeable execution exists");
         execution.operations.insert(operation);
-        let update = execution.told();
-        self.effects.push(Effect::Report { operation, update });
+        // The first that is told of an operation says who asked for it, which need not be who asked for its execution.
+        let update = Update { task: Arc::clone(&submission.task), ..Update::clone(&execution.told()) };
+        self.effects.push(Effect::Report { operation, update: Arc::new(update) });
         if submission.task.priority < execution.position.priority {
             self.reprioritize(id, submission.task.priority);
             self.keep_execution(id);

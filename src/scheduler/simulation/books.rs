@@ -42,6 +42,7 @@ pub(super) struct Books {
 }
 
 pub(super) struct Operation {
+    execution: ExecutionId,
     pub(super) task: Arc<Task>,
     pub(super) stage: Stage,
     response: Option<Arc<ExecuteResponse>>,
@@ -150,7 +151,7 @@ impl Books {
                 Ok(())
             }
             Effect::Warm { worker, execution, task } => {
-                let is_queued = |one: &Operation| one.stage == Stage::Queued && *one.task == **task;
+                let is_queued = |one: &Operation| one.stage == Stage::Queued && one.execution == *execution;
                 ensure!(self.operations.values().any(is_queued), "{execution:?} is warmed and not queued");
                 self.leases.warm(*worker, *execution, &self.requirements[&action_number(task)])
             }
@@ -226,9 +227,9 @@ impl Books {
         if is_restored {
             self.askers.insert(operation, Arc::clone(&update.task));
         }
+        let (execution, task) = (update.execution, Arc::clone(&update.task));
         let response = update.response.clone();
-        self.operations
-            .insert(operation, Operation { task: Arc::clone(&update.task), stage: update.stage, response });
+        self.operations.insert(operation, Operation { execution, task, stage: update.stage, response });
         Ok(())
     }
 
