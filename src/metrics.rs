@@ -3,6 +3,7 @@
 //!
 //! [`list`](self::list) has all of them, and what keeps the number of series bounded.
 
+mod age;
 mod list;
 mod vocabulary;
 mod window;
@@ -17,6 +18,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use self::age::Age;
 pub use self::list::*;
 pub use self::vocabulary::Vocabulary;
 pub use self::window::WINDOW;
@@ -27,7 +29,10 @@ pub type Counter = IntCounter;
 /// A number that goes up and down.
 pub type Gauge = IntGauge;
 
-/// How long things take, by labels.
+/// How long things take.
+pub type Timing = Histogram;
+
+/// The same, by labels.
 pub type Durations = HistogramVec;
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
@@ -112,6 +117,7 @@ macro_rules! metric {
 metric!(IntCounter, "counter", |it| Self::with_opts(it.options()));
 metric!(IntCounterVec, "counter", |it| Self::new(it.options(), it.labels));
 metric!(IntGauge, "gauge", |it| Self::with_opts(it.options()));
+metric!(Age, "gauge", |it| Ok(Self::new(IntGauge::with_opts(it.options())?)));
 metric!(IntGaugeVec, "gauge", |it| Self::new(it.options(), it.labels));
 metric!(GaugeVec, "gauge", |it| Self::new(it.options(), it.labels));
 metric!(Histogram, "histogram", |it| Self::with_opts(it.histogram()));
@@ -154,12 +160,12 @@ pub fn replace(gauges: &IntGaugeVec, values: &BTreeMap<String, i64>) {
     }
 }
 
-/// The sum of a family of counters or gauges, or of those with one label; 0 where nothing has touched any.
-pub fn sum(family: &impl Collector, label: Option<(&str, &str)>) -> i64 {
+/// The sum of those of a family of counters or gauges that have these labels; 0 where nothing has touched any.
+pub fn sum(family: &impl Collector, labels: &[(&str, &str)]) -> i64 {
     let families = family.collect();
     let all = families.iter().flat_map(|family| family.get_metric());
     let has = |pairs: &[prometheus::proto::LabelPair]| {
-        label.is_none_or(|label| pairs.iter().any(|pair| (pair.name(), pair.value()) == label))
+        labels.iter().all(|label| pairs.iter().any(|pair| (pair.name(), pair.value()) == *label))
     };
     let wanted = all.filter(|metric| has(metric.get_label()));
     // One of the two is absent and counts as zero; whole numbers far below 2^53.
@@ -199,9 +205,13 @@ pub fn promise_scheduler() {
     LazyLock::force(&WORKERS);
     LazyLock::force(&EXECUTION_FAILURES);
     LazyLock::force(&WORKER_CONNECTIONS);
+    LazyLock::force(&WORKER_RECONNECTIONS);
     LazyLock::force(&JOURNAL_PENDING);
     LazyLock::force(&JOURNAL_RECORDS);
     LazyLock::force(&AUDIT_DIFFERENCES);
+    for stage in ["queued", "inputs", "execution", "outputs"] {
+        ACTION_STAGES.with_label_values(&[stage]);
+    }
     // A series that begins with its first event hides that event from every rate.
     for (counters, outcomes) in [
         (&ACTIONS, ["ok", "failed", "error"]),

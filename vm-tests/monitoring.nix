@@ -76,13 +76,13 @@ in
 
       with subtest("croft's rules are all in use, and nobody is alarmed"):
           groups = ask("http://127.0.0.1:9090/api/v1/rules")["data"]["groups"]
-          assert {group["name"] for group in groups} == {"contract", "scheduler", "storage", "certificates", "croft"}, groups
+          assert {group["name"] for group in groups} == {"contract", "processes", "scheduler", "storage", "certificates", "croft"}, groups
           assert all(rule["health"] != "err" for group in groups for rule in group["rules"]), groups
           retry(lambda *_: firing() == set(), 30)
 
       with subtest("a worker that is missing is told of"):
           worker2.systemctl("stop croft.service")
-          retry(lambda *_: firing() == {"CroftFewWorkers"}, 60)
+          retry(lambda *_: firing() == {"CroftFewWorkers", "CroftDown"}, 60)
 
       with subtest("until it is back"):
           worker2.systemctl("start croft.service")

@@ -10,7 +10,7 @@ use crate::proto::rev2::RequestMetadata;
 use crate::scheduler::OperationId;
 
 use super::event::Event;
-use super::record::State;
+use super::record::{Lookup, State};
 use super::streams::{Position, Streams, Turn};
 use super::texts::Texts;
 use super::told::Told;
@@ -38,6 +38,8 @@ pub struct Invocation {
     pub misses: u64,
     /// Operations that the action cache did not answer.
     pub executed: u64,
+    /// Those of them whose result was looked for and not found.
+    absent: u64,
     /// Operations that ran and ended, by how.
     pub succeeded: u64,
     pub failed: u64,
@@ -106,6 +108,7 @@ impl Invocation {
             hits: 0,
             misses: 0,
             executed: 0,
+            absent: 0,
             succeeded: 0,
             failed: 0,
             errors: 0,
@@ -128,9 +131,9 @@ impl Invocation {
         self.operations_total.saturating_sub(self.operations.len() as u64)
     }
 
-    /// The part of its actions that were hits; `None` without any. An action that is looked up and then executed counts once.
+    /// The part of the actions that it looked up that were hits; `None` without any. One that is looked up and then executed counts once.
     pub fn hit_rate(&self) -> Option<f64> {
-        let all = self.hits + self.misses.max(self.executed);
+        let all = self.hits + self.misses.max(self.absent);
         (all > 0).then(|| self.hits as f64 / all as f64)
     }
 
@@ -180,11 +183,14 @@ impl Invocation {
     }
 
     /// Counts an operation that was accepted.
-    pub(super) fn began(&mut self, is_hit: bool, now: SystemTime) {
-        if is_hit {
-            self.hits += 1;
-        } else {
-            self.executed += 1;
+    pub(super) fn began(&mut self, lookup: Lookup, now: SystemTime) {
+        match lookup {
+            Lookup::Hit => self.hits += 1,
+            Lookup::Absent => {
+                self.executed += 1;
+                self.absent += 1;
+            }
+            Lookup::Skipped | Lookup::Uncacheable | Lookup::Unknown => self.executed += 1,
         }
         self.last = now;
     }

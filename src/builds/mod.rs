@@ -145,7 +145,7 @@ impl Builds {
         book.enter(asked.operation, (asked.instance, asked.action), (&client.invocation, &identity));
         if let Some(invocation) = book.invocation_of(asked.operation) {
             invocation.learn(asked.client, &identity);
-            invocation.began(lookup == Lookup::Hit, SystemTime::now());
+            invocation.began(lookup, SystemTime::now());
         }
         let Some(record) = book.record_mut(asked.operation) else { return };
         let filed = Arc::clone(&record.client.invocation);

@@ -166,8 +166,9 @@ fn an_action_that_is_looked_up_and_then_executed_counts_once() {
     }
     look_up(&builds, ("build", "//a"), true);
     begin(&builds, (id(2), &task), &client, Lookup::Hit);
+    begin(&builds, (id(3), &task), &client, Lookup::Skipped);
     let (invocation, _) = builds.invocation("build").unwrap();
-    assert_eq!(invocation.hit_rate(), Some(0.5));
+    assert_eq!((invocation.hit_rate(), invocation.executed), (Some(0.5), 3));
     let hits = builds.hits("build");
     assert_eq!(
         (hits.len(), &*hits[0].target, &*hits[0].mnemonic, &*hits[0].instance),

@@ -15,8 +15,8 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
+use super::calls::{Method, REQUESTS, STREAMS, Timers};
 use super::is_grpc;
-use crate::metrics::{Durations, REQUEST_DURATION, STREAM_DURATION};
 use crate::trace;
 
 /// The layer; a call ends with its last frame, or when its client goes away.
@@ -50,20 +50,20 @@ where
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        let method = method(request.uri().path());
-        let durations = if WAITING.contains(&method) { &STREAM_DURATION } else { &REQUEST_DURATION };
-        let span = trace::call(method, request.headers());
-        let mut call = Call { method, durations, start: Instant::now(), code: None, span: span.clone() };
+        let method = Method::of(request.uri().path());
+        let timers = if method.waits() { &STREAMS } else { &REQUESTS };
+        let span = trace::call(method.name(), request.headers());
+        let mut call = Call { method, timers, start: Instant::now(), code: None, span: span.clone() };
         let answer = span.in_scope(|| self.inner.call(request));
         let measured = async move {
             let answer = answer.await?;
             if is_grpc(answer.headers()) {
                 call.observe(answer.headers());
             } else {
-                call.observe_plain(answer.status());
+                call.code = Some(code_of(answer.status()));
             }
-            if WAITING.contains(&method) {
-                call.write_down(&REQUEST_DURATION, call.code.unwrap_or(Code::Ok));
+            if method.waits() {
+                call.write_down(&REQUESTS, call.code.unwrap_or(Code::Ok));
             }
             Ok(answer.map(|body| tonic::body::Body::new(MeasuredBody { body, call })))
         };
@@ -73,8 +73,8 @@ where
 
 /// One call under way. Dropping it writes it down.
 struct Call {
-    method: &'static str,
-    durations: &'static Durations,
+    method: Method,
+    timers: &'static Timers,
     start: Instant,
     code: Option<Code>,
     span: Span,
@@ -88,22 +88,25 @@ impl Call {
         }
     }
 
-    /// Of plain HTTP, the status line says it all.
-    fn observe_plain(&mut self, status: StatusCode) {
-        self.code = Some(match status.as_u16() {
-            ..400 => Code::Ok,
-            404 => Code::NotFound,
-            429 => Code::ResourceExhausted,
-            400..500 => Code::InvalidArgument,
-            503 => Code::Unavailable,
-            507 => Code::ResourceExhausted,
-            500.. => Code::Internal,
-        });
+    fn write_down(&self, timers: &Timers, code: Code) {
+        timers.of(self.method, code).observe(self.start.elapsed().as_secs_f64());
     }
+}
 
-    fn write_down(&self, durations: &Durations, code: Code) {
-        let seconds = self.start.elapsed().as_secs_f64();
-        durations.with_label_values(&[self.method, &format!("{code:?}")]).observe(seconds);
+/// Of plain HTTP, the status line says it all.
+fn code_of(status: StatusCode) -> Code {
+    match status.as_u16() {
+        ..400 => Code::Ok,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::NotFound,
+        412 => Code::FailedPrecondition,
+        413 | 429 => Code::ResourceExhausted,
+        416 => Code::OutOfRange,
+        400..500 => Code::InvalidArgument,
+        503 => Code::Unavailable,
+        507 => Code::ResourceExhausted,
+        500.. => Code::Internal,
     }
 }
 
@@ -111,7 +114,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         // A call without a status is one whose client went away.
         let code = self.code.unwrap_or(Code::Cancelled);
-        self.write_down(self.durations, code);
+        self.write_down(self.timers, code);
         trace::end(&self.span, code);
     }
 }
@@ -148,82 +151,29 @@ impl Body for MeasuredBody {
     }
 }
 
-/// The methods that we serve, as they stand in the label; a client can make no series of its own.
-const METHODS: [&str; 33] = [
-    "ActionCache/GetActionResult",
-    "ActionCache/UpdateActionResult",
-    "ByteStream/QueryWriteStatus",
-    "ByteStream/Read",
-    "ByteStream/Write",
-    "Capabilities/GetCapabilities",
-    "ContentAddressableStorage/BatchReadBlobs",
-    "ContentAddressableStorage/BatchUpdateBlobs",
-    "ContentAddressableStorage/FindMissingBlobs",
-    "ContentAddressableStorage/GetTree",
-    "ContentAddressableStorage/SpliceBlob",
-    "ContentAddressableStorage/SplitBlob",
-    "Execution/Execute",
-    "Execution/WaitExecution",
-    "ExternalScaler/GetMetricSpec",
-    "ExternalScaler/GetMetrics",
-    "ExternalScaler/IsActive",
-    "ExternalScaler/StreamIsActive",
-    "Fetch/FetchBlob",
-    "Fetch/FetchDirectory",
-    "Health/Check",
-    "Health/Watch",
-    "Operations/CancelOperation",
-    "Operations/DeleteOperation",
-    "Operations/GetOperation",
-    "Operations/ListOperations",
-    "Operations/WaitOperation",
-    "PublishBuildEvent/PublishBuildToolEventStream",
-    "PublishBuildEvent/PublishLifecycleEvent",
-    "Push/PushBlob",
-    "Push/PushDirectory",
-    "ServerReflection/ServerReflectionInfo",
-    "Workers/Work",
-];
-
-/// Those of them that last as long as what they wait for.
-const WAITING: [&str; 8] = [
-    "Execution/Execute",
-    "Execution/WaitExecution",
-    "ExternalScaler/StreamIsActive",
-    "Health/Watch",
-    "Operations/WaitOperation",
-    "PublishBuildEvent/PublishBuildToolEventStream",
-    "ServerReflection/ServerReflectionInfo",
-    "Workers/Work",
-];
-
-/// `/google.bytestream.ByteStream/Read` as `ByteStream/Read`; of plain HTTP, which of the two caches.
-fn method(path: &str) -> &'static str {
-    match path.rsplit('/').nth(1) {
-        Some("ac") => return "HTTP/ac",
-        Some("cas") => return "HTTP/cas",
-        Some(_) | None => {}
-    }
-    let name = path.rsplit_once('.').map_or("", |(_, name)| name);
-    METHODS.binary_search(&name).map_or("other", |place| METHODS[place])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_waits_is_timed_up_to_its_answer() {
-        assert!(WAITING.iter().all(|method| METHODS.contains(method)));
-    }
-
-    #[test]
-    fn a_method_is_named_without_its_package() {
-        assert!(METHODS.is_sorted());
-        assert_eq!(method("/google.bytestream.ByteStream/Read"), "ByteStream/Read");
-        assert_eq!((method("/ac/00"), method("/some/instance/cas/00")), ("HTTP/ac", "HTTP/cas"));
-        for unknown in ["", "/", "/x.Y/Z", "/google.bytestream.ByteStream/Read/more"] {
-            assert_eq!(method(unknown), "other");
+    fn a_refusal_of_plain_http_is_told_from_a_request_that_cannot_be_read() {
+        for (status, code) in [
+            (200, Code::Ok),
+            (304, Code::Ok),
+            (400, Code::InvalidArgument),
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::NotFound),
+            (405, Code::InvalidArgument),
+            (412, Code::FailedPrecondition),
+            (413, Code::ResourceExhausted),
+            (416, Code::OutOfRange),
+            (429, Code::ResourceExhausted),
+            (500, Code::Internal),
+            (503, Code::Unavailable),
+            (507, Code::ResourceExhausted),
+        ] {
+            assert_eq!(code_of(StatusCode::from_u16(status).unwrap()), code, "{status}");
         }
     }
 }

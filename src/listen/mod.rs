@@ -20,6 +20,7 @@ use crate::tls;
 
 mod accept;
 mod addresses;
+mod calls;
 mod connect;
 mod incoming;
 mod measured;
@@ -28,6 +29,7 @@ mod pipe;
 #[cfg(test)]
 mod silence_tests;
 
+pub use calls::promise;
 pub use connect::connect;
 pub use measured::Measured;
 pub use peer::{Peer, Socket};

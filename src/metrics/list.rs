@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{Declaration, Described, Metric};
+use super::{Age, Declaration, Described, Metric};
 
 /// Seconds of what is answered from a disk, a network or a scheduler.
 const CALL_SECONDS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0];
@@ -83,9 +83,13 @@ metrics! {
     WORKERS: IntGauge =
         Declaration::new("nativelink_worker_active_count", "connected workers that do not drain");
 
-    /// Connections of workers, those that came back included. Many more than workers: some of them come and go.
+    /// Connections of workers, those that came back included.
     WORKER_CONNECTIONS: IntCounter =
         Declaration::new("croft_worker_connections_total", "connections that workers have made");
+
+    /// Those of workers that this process knew already, by their ids or as what came under the name of one that had died.
+    WORKER_RECONNECTIONS: IntCounter =
+        Declaration::new("croft_worker_reconnections_total", "connections of workers that came back");
 
     /// Attempts that ended by the worker's fault.
     EXECUTION_FAILURES: IntCounter =
@@ -100,8 +104,13 @@ metrics! {
         .by(&["stage"])
         .in_buckets(ACTION_SECONDS);
 
-    /// Look-ups of action results by gRPC, by what the client says that the action does, by method (`GetActionResult`, `Execute`: Bazel
-    /// asks by both for one action that misses) and outcome (`hit`, `miss`, `error`).
+    /// Look-ups of action results by gRPC, by method (`GetActionResult`, `Execute`: Bazel asks by both for one action that misses) and
+    /// outcome (`hit`, `miss`, `error`). All are there from the start.
+    ACTION_CACHE_RESULTS: IntCounterVec =
+        Declaration::new("croft_action_cache_results_total", "look-ups of action results")
+            .by(&["method", "outcome"]);
+
+    /// The same by what the client says that the action does. All of a mnemonic begin with its first.
     ACTION_CACHE_LOOKUPS: IntCounterVec = Declaration::new(
         "croft_action_cache_lookups_total",
         "look-ups of action results by the mnemonic of the action",
@@ -278,8 +287,8 @@ metrics! {
     STORE_PENDING_BYTES: IntGauge =
         Declaration::new("croft_store_pending_bytes", "bytes of the writes that slower tiers lack");
 
-    /// How long the write that is next has been pending.
-    STORE_PENDING_AGE: IntGauge =
+    /// How long the oldest of them has been pending, whether it is under way, due, or waits after a failure.
+    STORE_PENDING_AGE: Age =
         Declaration::new("croft_store_pending_oldest_seconds", "age of the oldest pending write");
 
     /// Pending writes that were given up because no faster tier had the blob any more.

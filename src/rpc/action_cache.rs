@@ -26,7 +26,7 @@ impl ActionCache for Farm {
         let digest = Digest::from_proto(function, request.action_digest.as_ref()).map_err(Error::from)?;
         let key = ActionKey { instance: request.instance_name.into(), digest };
         let found = self.action_cache.get(&key).await;
-        lookups::count("GetActionResult", &client.action_mnemonic, &found);
+        lookups::count(lookups::Method::GetActionResult, &client.action_mnemonic, &found);
         if let Ok(found) = &found {
             let identity = demand.caller.account();
             self.builds.looked_up(&client, (&key.instance, digest, &identity), found.is_some());

@@ -64,7 +64,7 @@ impl Execution for Farm {
         // Nearly all that is not asked of the action cache itself misses, so the action is read meanwhile.
         let (result, action) = tokio::join!(self.lookup(&key, &request), self.cas.message::<Action>(&digest));
         if !request.skip_cache_lookup {
-            lookups::count("Execute", &client.action_mnemonic, &result);
+            lookups::count(lookups::Method::Execute, &client.action_mnemonic, &result);
         }
         if let Some(result) = result? {
             let id = OperationId::new(uuid::Uuid::new_v4().as_u128());

@@ -4,6 +4,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 
 use crate::error::{Error, Result};
+use crate::listen;
 use crate::proto;
 use crate::proto::asset::fetch_server::FetchServer;
 use crate::proto::asset::push_server::PushServer;
@@ -20,7 +21,7 @@ use crate::proto::worker::workers_server::WorkersServer;
 use crate::store::RESULT_MAX;
 
 use super::scaler::Scaler;
-use super::{Farm, Health, Offered, http};
+use super::{Farm, Health, Offered, http, lookups};
 
 /// Bytes of one message that we take. A batch of blobs at its limit needs more than its blobs: 4 MiB of 1 KiB blobs carry 400 KiB
 /// of digests, and a question after 50,000 digests has 3.6 MiB. A build event that names 100,000 targets has 10 MiB.
@@ -35,6 +36,8 @@ const WORKER_MESSAGE_BYTES_MAX: usize = RESULT_MAX as usize + (1 << 20);
 /// When the descriptors for reflection do not parse, which is a fault of the build.
 pub async fn client_routes(farm: &Farm) -> Result<(Routes, Health)> {
     let names = &service_names(farm.offered);
+    listen::promise(names);
+    lookups::promise(farm.offered);
     let (health, server) = Health::of(names.clone()).await;
     // A scheduler alone has ByteStream, too: what running actions print is read there.
     let services = Routes::new(server)
@@ -70,6 +73,7 @@ fn with_execution(services: Routes, farm: &Farm) -> Routes {
 
 /// The services for workers, and for who adds and removes them. Whoever may work can hand in results, so it is never on the clients' listener.
 pub async fn worker_routes(farm: &Farm) -> (Routes, Health) {
+    listen::promise(&WORKER_SERVICES);
     let (health, server) = Health::of(WORKER_SERVICES.to_vec()).await;
     let workers = WorkersServer::new(farm.clone()).max_decoding_message_size(WORKER_MESSAGE_BYTES_MAX);
     let scaler = ExternalScalerServer::new(Scaler::new(farm.scheduler.clone()));

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeFrom;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::name::{Family, Name};
 use super::{Blob, Key, Store};
 use crate::digest::Function;
 use crate::error::{Error, Kind, Result};
-use crate::metrics::{self, Gauge};
+use crate::metrics::{self, Counter, Gauge};
 
 /// Enough that threads seldom meet, few enough that a search over all of them for the oldest entry is cheap.
 const SHARDS: usize = 16;
@@ -36,6 +37,15 @@ pub struct Memory {
     used_bytes: AtomicU64,
     size_bytes: u64,
     used_gauge: Gauge,
+    evictions: Evictions,
+}
+
+/// What evictions have done, for metrics.
+struct Evictions {
+    count: Counter,
+    bytes: Counter,
+    /// How long what was put, read or reported present is to stay, and how often it did not; none where nobody relies on it.
+    lease: Option<(Duration, Counter)>,
 }
 
 #[derive(Default)]
@@ -49,6 +59,7 @@ struct Shard {
 struct Entry {
     bytes: Bytes,
     tick: u64,
+    used: Instant,
 }
 
 impl Memory {
@@ -67,7 +78,20 @@ impl Memory {
             used_bytes: AtomicU64::new(0),
             size_bytes,
             used_gauge: metrics::STORE_SIZE.with_label_values(&[name]),
+            evictions: Evictions {
+                count: metrics::EVICTIONS.with_label_values(&[name]),
+                bytes: metrics::EVICTED_BYTES.with_label_values(&[name]),
+                lease: None,
+            },
         }
+    }
+
+    /// The same for one that clients are told to rely on: what it evicts sooner than `lease` after its last use is counted as a broken
+    /// promise under `name`. It keeps nothing longer for that.
+    #[must_use]
+    pub fn with_lease(mut self, name: &str, lease: Duration) -> Self {
+        self.evictions.lease = Some((lease, metrics::LEASE_BREAKS.with_label_values(&[name])));
+        self
     }
 
     fn shard(&self, name: &Name) -> MutexGuard<'_, Shard> {
@@ -88,7 +112,7 @@ impl Memory {
     fn insert(&self, name: Name, bytes: Bytes) {
         self.used_bytes.fetch_add(charge(bytes.len() as u64), Ordering::Relaxed);
         let tick = self.tick();
-        let replaced = self.shard(&name).insert(name, Entry { bytes, tick });
+        let replaced = self.shard(&name).insert(name, Entry { bytes, tick, used: Instant::now() });
         self.release(replaced);
         while self.used_bytes.load(Ordering::Relaxed) > self.size_bytes && self.evict_oldest() {}
         self.used_gauge.set(gauge(self.used_bytes.load(Ordering::Relaxed)));
@@ -109,8 +133,23 @@ impl Memory {
             .min_by_key(|(tick, _)| *tick);
         let Some((_, shard)) = oldest else { return false };
         let entry = lock(shard).pop_oldest();
+        if let Some(entry) = &entry {
+            self.evictions.count(entry);
+        }
         self.release(entry);
         true
+    }
+}
+
+impl Evictions {
+    fn count(&self, entry: &Entry) {
+        self.count.inc();
+        self.bytes.inc_by(charge(entry.bytes.len() as u64));
+        if let Some((lease, breaks)) = &self.lease
+            && entry.used.elapsed() < *lease
+        {
+            breaks.inc();
+        }
     }
 }
 
@@ -120,6 +159,7 @@ impl Shard {
         self.order.remove(&entry.tick);
         self.order.insert(tick, *name);
         entry.tick = tick;
+        entry.used = Instant::now();
         Some(entry.bytes.clone())
     }
 
@@ -230,6 +270,26 @@ mod tests {
         memory.get(&key(1), 0..).await.unwrap().unwrap();
         put(&memory, 4, 1000).await;
         assert_eq!(absent(&memory, &[1, 2, 3, 4]).await, [key(2)]);
+    }
+
+    #[tokio::test]
+    async fn evictions_are_counted_and_broken_leases_where_clients_rely_on_it() {
+        const LEASE: Duration = Duration::from_secs(3600);
+        let memory = |name| Memory::named(name, 2 * charge(1000));
+        for (memory, name, breaks) in [
+            (memory("in front"), "in front", None),
+            (memory("short lease").with_lease("short lease", Duration::ZERO), "short lease", Some(0)),
+            (memory("long lease").with_lease("long lease", LEASE), "long lease", Some(3)),
+        ] {
+            let counted = |metric: &str| metrics::value(metric, &[("tier", name)]);
+            assert_eq!(counted("croft_store_evictions_total"), Some(0));
+            for number in 1..=5 {
+                put(&memory, number, 1000).await;
+            }
+            assert_eq!(counted("croft_store_evictions_total"), Some(3));
+            assert_eq!(counted("croft_store_evicted_bytes_total"), Some(3 * charge(1000)));
+            assert_eq!(counted("croft_store_lease_breaks_total"), breaks);
+        }
     }
 
     #[tokio::test]

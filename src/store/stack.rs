@@ -88,10 +88,11 @@ impl Stack {
             places: Vec::new(),
             summaries: Vec::new(),
         };
+        // Clients are told that a blob is there when this one has it.
+        let last = listed.iter().rposition(Listed::is_durable).unwrap_or(listed.len().saturating_sub(1));
         let mut tiers = Vec::new();
         for (place, (name, tier)) in config::names(&listed).into_iter().zip(&listed).enumerate() {
-            let is_last_durable = !listed[place + 1..].iter().any(Listed::is_durable);
-            tiers.push(opening.tier(&name, tier, is_last_durable).context(|| format!("open tier {name}"))?);
+            tiers.push(opening.tier(&name, tier, place == last).context(|| format!("open tier {name}"))?);
         }
         opening.put_together(tiers)
     }
@@ -105,14 +106,14 @@ impl Stack {
 }
 
 impl Opening<'_> {
-    fn tier(&mut self, name: &str, tier: &Listed, is_last_durable: bool) -> Result<(String, Leaf)> {
-        let leaf = self.leaf(name, tier, is_last_durable)?;
+    fn tier(&mut self, name: &str, tier: &Listed, is_last: bool) -> Result<(String, Leaf)> {
+        let leaf = self.leaf(name, tier, is_last)?;
         let (name, size_bytes) = (name.to_owned(), leaf.size_bytes);
         self.summaries.push(TierSummary { name: name.clone(), kind: tier.kind(), size_bytes });
         Ok((name, leaf))
     }
 
-    fn leaf(&mut self, name: &str, tier: &Listed, is_last_durable: bool) -> Result<Leaf> {
+    fn leaf(&mut self, name: &str, tier: &Listed, is_last: bool) -> Result<Leaf> {
         let durable = |store| remote(store, u64::MAX, true);
         Ok(match tier {
             Listed::Memory(memory) => {
@@ -122,9 +123,11 @@ impl Opening<'_> {
                     is_durable: false,
                     is_local: true,
                 };
-                Leaf { store: Arc::new(Memory::named(name, size)), traits, size_bytes: Some(size) }
+                let memory = Memory::named(name, size);
+                let memory = if is_last { memory.with_lease(name, self.config.lease) } else { memory };
+                Leaf { store: Arc::new(memory), traits, size_bytes: Some(size) }
             }
-            Listed::Disk(disk) => self.disk(name, disk, is_last_durable)?,
+            Listed::Disk(disk) => self.disk(name, disk, is_last)?,
             Listed::Redis(redis) => remote(redis::open(redis)?, redis.blob_max.as_u64(), false),
             Listed::S3(s3) => durable(object::open(Provider::S3(s3), &self.state(name)?)?),
             Listed::Gcs(gcs) => durable(object::open(Provider::Gcs(gcs), &self.state(name)?)?),
@@ -134,7 +137,7 @@ impl Opening<'_> {
         })
     }
 
-    fn disk(&mut self, name: &str, disk: &config::Disk, is_last_durable: bool) -> Result<Leaf> {
+    fn disk(&mut self, name: &str, disk: &config::Disk, is_last: bool) -> Result<Leaf> {
         let path = disk.path.clone().unwrap_or_else(|| self.data.join("cas"));
         make_private_directory(&path)?;
         let size = match disk.size {
@@ -142,7 +145,7 @@ impl Opening<'_> {
             None => default_size(&path)?,
         };
         let options = DiskOptions {
-            lease: if is_last_durable { self.config.lease } else { SHORT_LEASE.min(self.config.lease) },
+            lease: if is_last { self.config.lease } else { SHORT_LEASE.min(self.config.lease) },
             compression: disk.compression,
             pins: self.pins.clone(),
             name: name.to_owned(),
@@ -215,6 +218,7 @@ mod tests {
     use super::super::{Blob, Key};
     use super::*;
     use crate::digest::Function;
+    use crate::metrics;
 
     fn disk(path: PathBuf) -> Listed {
         Listed::Disk(config::Disk {
@@ -301,6 +305,28 @@ mod tests {
                 stack.drain(Duration::from_secs(60)).await;
                 let slow = &stack.disks[1].1;
                 assert_eq!(slow.missing(&[key.clone(), other_key]).await.unwrap(), []);
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_memory_tells_of_broken_leases_where_it_is_the_last_tier() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let memory =
+            |name: &str| Listed::Memory(config::Memory { name: Some(name.into()), size: ByteSize::mib(1) });
+        for (tiers, told) in [
+            (vec![memory("alone")], &[("alone", true)][..]),
+            (vec![memory("first"), memory("second")], &[("first", false), ("second", true)]),
+            (
+                vec![memory("in front"), disk(directory.path().join("cas"))],
+                &[("in front", false), ("disk", true)],
+            ),
+        ] {
+            let config = Config { tiers, ..Config::default() };
+            let _stack = Stack::open(&config, directory.path()).await.unwrap();
+            for (name, is_told) in told {
+                let breaks = metrics::value("croft_store_lease_breaks_total", &[("tier", name)]);
+                assert_eq!(breaks.is_some(), *is_told, "{name}");
             }
         }
     }

@@ -25,9 +25,16 @@ struct Sample {
     seconds: f64,
     actions: i64,
     hits: i64,
-    lookups: i64,
+    misses: Misses,
     queued: Option<usize>,
     running: Option<usize>,
+}
+
+/// Look-ups in the action cache that found nothing, by method. Who executes an action may have looked it up before, or may not.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Misses {
+    looked_up: i64,
+    executed: i64,
 }
 
 /// Looks that [`Lately`] is about: a minute of them.
@@ -38,7 +45,8 @@ const LATELY: usize = 12;
 pub struct Lately {
     /// Actions that workers have answered.
     pub actions_per_second: f64,
-    /// The part of the look-ups in the action cache that were hits; `None` without look-ups.
+    /// The part of the actions that were looked up in the action cache whose result was there, as docs/metrics.md has it; `None` without
+    /// look-ups.
     pub action_cache_hit_rate: Option<f64>,
 }
 
@@ -47,10 +55,20 @@ pub struct Lately {
 pub(super) struct Curves {
     /// Actions that workers have answered, a second.
     pub(super) actions: Vec<Option<f64>>,
-    /// The part of the look-ups in the action cache that were hits.
+    /// As in [`Lately`].
     pub(super) hit_rate: Vec<Option<f64>>,
     pub(super) queued: Vec<Option<f64>>,
     pub(super) running: Vec<Option<f64>>,
+}
+
+impl Sample {
+    /// The hit rate between two looks. An action that is looked up and then executed misses twice and counts once.
+    fn hit_rate_since(&self, before: &Self) -> Option<f64> {
+        let hits = self.hits - before.hits;
+        let looked_up = self.misses.looked_up - before.misses.looked_up;
+        let all = hits + looked_up.max(self.misses.executed - before.misses.executed);
+        (all > 0).then(|| hits as f64 / all as f64)
+    }
 }
 
 /// The looks. Cheap to clone.
@@ -73,10 +91,9 @@ impl History {
         let first = samples.get(samples.len().saturating_sub(LATELY + 1)).filter(|_| samples.len() > 1)?;
         let seconds: f64 =
             samples.iter().rev().take(LATELY.min(samples.len() - 1)).map(|one| one.seconds).sum();
-        let lookups = last.lookups - first.lookups;
         Some(Lately {
             actions_per_second: (last.actions - first.actions) as f64 / seconds.max(0.001),
-            action_cache_hit_rate: (lookups > 0).then(|| (last.hits - first.hits) as f64 / lookups as f64),
+            action_cache_hit_rate: last.hit_rate_since(first),
         })
     }
 
@@ -95,9 +112,7 @@ impl History {
                 curves
                     .actions
                     .push(Some((sample.actions - before.actions) as f64 / sample.seconds.max(0.001)));
-                let lookups = sample.lookups - before.lookups;
-                let rate = || (sample.hits - before.hits) as f64 / lookups as f64;
-                curves.hit_rate.push((lookups > 0).then(rate));
+                curves.hit_rate.push(sample.hit_rate_since(&before));
                 curves.queued.push(sample.queued.map(|count| count as f64));
                 curves.running.push(sample.running.map(|count| count as f64));
             }
@@ -112,12 +127,13 @@ pub(super) async fn keep(pages: Pages, shutdown: Shutdown) {
     let mut last = Instant::now();
     loop {
         let load = scheduler::load(&pages).await.ok();
-        let (actions, lookups) = (&*metrics::ACTIONS, &*metrics::ACTION_CACHE_LOOKUPS);
+        let results = &*metrics::ACTION_CACHE_RESULTS;
+        let missed = |method| metrics::sum(results, &[("method", method), ("outcome", "miss")]);
         let sample = Sample {
             seconds: last.elapsed().as_secs_f64(),
-            actions: metrics::sum(actions, None),
-            hits: metrics::sum(lookups, Some(("outcome", "hit"))),
-            lookups: metrics::sum(lookups, None),
+            actions: metrics::sum(&*metrics::ACTIONS, &[]),
+            hits: metrics::sum(results, &[("outcome", "hit")]),
+            misses: Misses { looked_up: missed("GetActionResult"), executed: missed("Execute") },
             queued: load.as_ref().map(|load| load.queued),
             running: load.as_ref().map(|load| load.running),
         };
@@ -138,15 +154,15 @@ mod tests {
     fn rates_are_of_the_time_between_two_looks() {
         let history = History::default();
         assert_eq!((history.curves(), history.lately()), (Curves::default(), None));
-        let sample = |actions, (hits, lookups), queued| Sample {
+        let sample = |actions, (hits, misses), queued| Sample {
             seconds: 5.0,
             actions,
             hits,
-            lookups,
+            misses: Misses { looked_up: misses, executed: 0 },
             queued,
             running: None,
         };
-        for one in [sample(0, (0, 0), Some(1)), sample(10, (3, 4), Some(2)), sample(10, (3, 4), None)] {
+        for one in [sample(0, (0, 0), Some(1)), sample(10, (3, 1), Some(2)), sample(10, (3, 1), None)] {
             history.add(one);
         }
         assert_eq!(history.span(), Duration::from_secs(10));
@@ -157,9 +173,21 @@ mod tests {
         let lately = Lately { actions_per_second: 1.0, action_cache_hit_rate: Some(0.75) };
         assert_eq!(history.lately(), Some(lately));
         for _ in 0..LATELY {
-            history.add(sample(10, (3, 4), None));
+            history.add(sample(10, (3, 1), None));
         }
         assert_eq!(history.lately(), Some(Lately::default()));
+    }
+
+    #[test]
+    fn an_action_that_is_looked_up_and_then_executed_counts_once() {
+        let rate = |hits, looked_up, executed| {
+            let misses = Misses { looked_up, executed };
+            Sample { hits, misses, ..Sample::default() }.hit_rate_since(&Sample::default())
+        };
+        assert_eq!(rate(10, 10, 10), Some(0.5));
+        assert_eq!(rate(10, 10, 0), Some(0.5), "a client that executes by itself");
+        assert_eq!(rate(10, 0, 10), Some(0.5), "a client that only executes");
+        assert_eq!(rate(0, 0, 0), None);
     }
 
     #[test]

@@ -300,7 +300,7 @@ async fn a_build_and_its_tests_are_on_the_page_with_their_logs() {
     assert!(status == 200 && blob.contains("expected 4, got 5"), "{blob}");
     let list = farm.page("/invocations").await.1;
     assert!(
-        list.contains("TESTS_FAILED") && list.contains("1 of 3, 1 flaky") && list.contains("bazel 8"),
+        list.contains("TESTS_FAILED") && list.contains("1 of 3</span>, 1 flaky") && list.contains("bazel 8"),
         "{list}"
     );
 }

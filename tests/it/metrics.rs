@@ -161,6 +161,53 @@ async fn a_running_farm_shows_what_the_page_says() {
     assert_eq!(scrape.value("croft_store_max_bytes{tier=\"disk\"}"), Some(f64::from(1 << 30)));
 }
 
+/// The series of a fresh farm that rules and panels make rates and ratios of; a first event is in no rate when its series begins with it.
+#[tokio::test]
+async fn what_rates_are_made_of_begins_at_zero() {
+    let farm = Farm::start();
+    let scrape = Scrape::of(&farm).await;
+    let mut series = vec!["croft_worker_reconnections_total".to_owned()];
+    for method in ["GetActionResult", "Execute"] {
+        series.extend(["hit", "miss", "error"].map(|outcome| {
+            format!("croft_action_cache_results_total{{method=\"{method}\",outcome=\"{outcome}\"}}")
+        }));
+    }
+    series.extend(
+        ["queued", "inputs", "execution", "outputs"]
+            .map(|stage| format!("croft_action_stage_seconds_count{{stage=\"{stage}\"}}")),
+    );
+    for (code, method) in [
+        ("Ok", "ActionCache/GetActionResult"),
+        ("NotFound", "ActionCache/GetActionResult"),
+        ("Ok", "ByteStream/Write"),
+        ("Ok", "ContentAddressableStorage/FindMissingBlobs"),
+        ("Ok", "Execution/Execute"),
+        ("Ok", "HTTP/ac"),
+        ("NotFound", "HTTP/cas"),
+    ] {
+        let request = "nativelink_request_duration_seconds_count";
+        series.push(format!("{request}{{code=\"{code}\",method=\"{method}\"}}"));
+    }
+    for series in series {
+        assert_eq!(scrape.value(&series), Some(0.0), "{series}");
+    }
+}
+
+#[tokio::test]
+async fn all_outcomes_of_a_mnemonic_begin_together() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    client.look_up(&client.function.hash(b"absent"), "CppCompile").await.unwrap_err();
+    let scrape = Scrape::of(&farm).await;
+    for (method, outcome, count) in
+        [("GetActionResult", "miss", 1.0), ("GetActionResult", "hit", 0.0), ("Execute", "miss", 0.0)]
+    {
+        let labels = format!("method=\"{method}\",mnemonic=\"CppCompile\",outcome=\"{outcome}\"");
+        let series = format!("croft_action_cache_lookups_total{{{labels}}}");
+        assert_eq!(scrape.value(&series), Some(count), "{series}");
+    }
+}
+
 #[tokio::test]
 async fn the_hit_rate_is_that_of_the_reads_and_absent_without() {
     let farm = Farm::start();
@@ -234,6 +281,11 @@ async fn a_part_of_a_farm_tells_nothing_of_what_it_does_not_do() {
         assert_eq!(scrape.value(scheduling), None, "an alert on it would never end");
     }
     assert!(scrape.value("nativelink_store_size_bytes{tier=\"disk\"}").is_some());
+    let served = |method| {
+        let labels = format!("code=\"Ok\",method=\"{method}\"");
+        scrape.value(&format!("nativelink_request_duration_seconds_count{{{labels}}}"))
+    };
+    assert_eq!((served("ByteStream/Read"), served("Execution/Execute")), (Some(0.0), None));
 }
 
 const ALERTS: &str = include_str!("../../monitoring/alerts.yml");
@@ -266,6 +318,7 @@ fn every_alert_is_tested_firing_and_not() {
     let tests = [
         include_str!("../../monitoring/tests/certificates.yml"),
         include_str!("../../monitoring/tests/contract.yml"),
+        include_str!("../../monitoring/tests/processes.yml"),
         include_str!("../../monitoring/tests/scheduler.yml"),
         include_str!("../../monitoring/tests/storage.yml"),
     ]

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::client::{Client, Inputs, shell};
 
 mod alerts;
+mod counted;
 mod dashboards;
 mod evaluated;
 

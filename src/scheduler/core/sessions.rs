@@ -50,6 +50,13 @@ impl Core {
         }
     }
 
+    /// Whether a worker that is about to connect was connected before, itself or as another that died under its name. What was connected
+    /// to an earlier scheduler only does not count: that it comes is no sign of trouble.
+    pub(in crate::scheduler) fn comes_back(&self, worker: WorkerId, name: &Arc<str>) -> bool {
+        let predecessors = self.standings.succeeded_by(worker, name);
+        predecessors.into_iter().chain([worker]).any(|worker| self.standings.has_connected(worker))
+    }
+
     /// A worker that has connected says which leases it holds.
     pub(super) fn resume(&mut self, worker: WorkerId, leases: &[Lease]) {
         self.reconcile(worker, leases);

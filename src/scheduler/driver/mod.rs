@@ -292,6 +292,9 @@ impl Driver {
         self.connections.insert(worker, connection);
         let Offer { name, owner, leases, .. } = offer;
         let (name, capacity) = (name.into(), Arc::new(capacity));
+        if self.core.comes_back(worker, &name) {
+            metrics::WORKER_RECONNECTIONS.inc();
+        }
         self.feed(Event::WorkerJoined { worker, name, owner, capacity, leases });
         let guard = self.departures.guard(Gone::Worker(worker, self.connected));
         WorkerSession::new(worker, commands, self.settling.messages(), guard)

@@ -1,7 +1,6 @@
 //! The writes that slower tiers lack, in memory: which are due, which are under way, and how many there may be.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map, hash_map};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,9 +14,6 @@ use crate::metrics::{STORE_PENDING_AGE, STORE_PENDING_BYTES, STORE_PENDING_WRITE
 
 /// Writes that may be pending; each takes about 500 bytes of memory.
 const WRITES_MAX: usize = 200_000;
-
-/// How often the age of the oldest write is told, even when nothing happens.
-const TICK: Duration = Duration::from_secs(10);
 
 /// What is to be written where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,6 +72,8 @@ pub(super) struct Pending {
 struct State {
     writes: HashMap<Target, Write>,
     due: BTreeMap<(Instant, u64), Target>,
+    /// How many writes there are of each age: since when they are pending, in seconds since 1970.
+    ages: BTreeMap<u64, usize>,
     bytes: u64,
     next: u64,
 }
@@ -163,21 +161,26 @@ impl Pending {
                 Ok(job) => return job,
                 Err(next) => next,
             };
+            let woken = async {
+                match wake {
+                    Some(wake) => sleep_until(wake).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.due.notified() => {}
-                () = sleep_until(wake) => {}
+                () = woken => {}
             }
         }
     }
 
-    /// A write that is due, or when to look again.
-    fn take(&self) -> Result<Job, Instant> {
+    /// A write that is due, or when the first one will be.
+    fn take(&self) -> Result<Job, Option<Instant>> {
         let now = Instant::now();
         let mut state = self.lock();
-        state.tell();
         let first = state.due.first_key_value().map(|(due, _)| *due);
         let Some(due) = first.filter(|(at, _)| *at <= now) else {
-            return Err(first.map_or(now + TICK, |(at, _)| at.min(now + TICK)));
+            return Err(first.map(|(at, _)| at));
         };
         let target = state.due.remove(&due).expect("it was seen under the same lock");
         if !state.due.is_empty() {
@@ -306,7 +309,7 @@ impl State {
     fn insert(&mut self, target: &Target, (record, phase): (Record, Phase), pins: &Pins) -> Record {
         self.next += 1;
         match self.writes.entry(target.clone()) {
-            Entry::Occupied(mut write) => {
+            hash_map::Entry::Occupied(mut write) => {
                 let write = write.get_mut();
                 if target.key.is_mutable() {
                     write.number = self.next;
@@ -314,7 +317,7 @@ impl State {
                 write.is_stored_again = true;
                 write.record
             }
-            Entry::Vacant(vacant) => {
+            hash_map::Entry::Vacant(vacant) => {
                 let _pinned = pins.pin([&target.key]);
                 vacant.insert(Write {
                     record,
@@ -325,6 +328,7 @@ impl State {
                     _pinned,
                 });
                 self.bytes += record.size;
+                *self.ages.entry(record.since).or_default() += 1;
                 record
             }
         }
@@ -344,22 +348,63 @@ impl State {
             self.due.remove(&due);
         }
         self.bytes -= write.record.size;
+        self.forget_age(write.record.since);
         true
+    }
+
+    fn forget_age(&mut self, since: u64) {
+        if let btree_map::Entry::Occupied(mut count) = self.ages.entry(since) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     fn tell(&self) {
         STORE_PENDING_WRITES.set(i64::try_from(self.writes.len()).unwrap_or(i64::MAX));
         STORE_PENDING_BYTES.set(i64::try_from(self.bytes).unwrap_or(i64::MAX));
-        let oldest = self.due.first_key_value().and_then(|(_, target)| self.writes.get(target));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let age = oldest.map_or(0, |write| now.saturating_sub(write.record.since));
-        STORE_PENDING_AGE.set(i64::try_from(age).unwrap_or(i64::MAX));
+        STORE_PENDING_AGE.set_since(self.oldest());
+    }
+
+    /// Since when the oldest write is pending.
+    fn oldest(&self) -> Option<u64> {
+        self.ages.first_key_value().map(|(since, _)| *since)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn target(content: &[u8]) -> Target {
+        Target { tier: 1, key: Key::Blob(crate::digest::Function::Sha256.hash(content)) }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_write_counts_although_it_failed_and_others_are_due_before_it() {
+        let pending = Pending::new(1_000, Pins::default(), Patience::default());
+        let oldest = || pending.lock().oldest();
+        assert_eq!(oldest(), None);
+        let targets = [target(b"fails"), target(b"under way"), target(b"due"), target(b"as old")];
+        let restore = |place: usize, since| pending.restore(&targets[place], Record { size: 10, since });
+        restore(0, 100);
+        let failed = pending.next().await;
+        assert_eq!(pending.finish(&failed, Outcome::Failed), Fate::Again);
+        restore(1, 200);
+        let under_way = pending.next().await;
+        restore(2, 300);
+        restore(3, 300);
+        assert_eq!(oldest(), Some(100));
+        assert_eq!(pending.withdraw(&targets[0].key, 2).await, [targets[0].clone()]);
+        assert_eq!(oldest(), Some(200));
+        assert_eq!(pending.finish(&under_way, Outcome::Done), Fate::Gone);
+        for (target, left) in [(&targets[2], Some(300)), (&targets[3], None)] {
+            assert_eq!(oldest(), Some(300));
+            pending.withdraw(&target.key, 2).await;
+            assert_eq!(oldest(), left);
+        }
+    }
 
     #[tokio::test]
     async fn what_somebody_is_at_is_withdrawn_when_they_are_done_however_that_went() {
@@ -382,8 +427,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_stored_again_while_a_job_looks_for_it_is_not_lost() {
         let pending = Pending::new(1_000, Pins::default(), Patience::default());
-        let key = Key::Blob(crate::digest::Function::Sha256.hash(b"stored again"));
-        let target = Target { tier: 1, key };
+        let target = target(b"stored again");
         pending.insert(&[(target.clone(), 10)]).unwrap();
         pending.recorded([&target]);
         let job = pending.next().await;

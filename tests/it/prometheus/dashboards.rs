@@ -19,6 +19,9 @@ const BUILT_IN: [&str; 4] = ["__all", "__range", "__rate_interval", "__url_time_
 /// Labels that Prometheus adds.
 const ADDED: [&str; 5] = ["job", "instance", "le", "alertname", "alertstate"];
 
+/// Whether a target answers, as Prometheus itself says.
+const UP: &str = "up";
+
 /// One file of `monitoring/dashboards`.
 pub(super) struct Dashboard {
     pub(super) uid: String,
@@ -103,7 +106,7 @@ fn words(expression: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_metric(word: &str) -> bool {
-    ["croft_", "nativelink_", "process_", "ALERTS"].iter().any(|part| word.contains(part))
+    word == UP || ["croft_", "nativelink_", "process_", "ALERTS"].iter().any(|part| word.contains(part))
 }
 
 /// What a name in an expression stands for: the labels of that metric, or of those that a recorded name is made of.
@@ -112,7 +115,7 @@ fn labels(name: &str, known: &BTreeMap<String, Described>) -> BTreeSet<String> {
     if let Some(metric) = known.get(name).or(base) {
         return metric.labels.iter().cloned().collect();
     }
-    if name.starts_with("process_") || name == "ALERTS" {
+    if name.starts_with("process_") || name == "ALERTS" || name == UP {
         return BTreeSet::new();
     }
     let rule = RECORDING.split("- record: ").find(|rule| rule.lines().next() == Some(name));
@@ -152,7 +155,8 @@ fn bounds() -> BTreeMap<&'static str, Option<f64>> {
     let name = |rule: &'static str| rule.lines().next().unwrap();
     let bound = |rule: &str| {
         let expression = rule.split_once("expr: ").unwrap().1.lines().next().unwrap();
-        let (_, right) = expression.rsplit_once(" > ").or_else(|| expression.rsplit_once(" < ")).unwrap();
+        let comparisons = [" > ", " < ", " == "];
+        let (_, right) = comparisons.iter().find_map(|sign| expression.rsplit_once(sign)).unwrap();
         let factors = right.split_whitespace().filter(|word| *word != "*");
         let bound: f64 = factors.map_while(|factor| factor.parse::<f64>().ok()).product();
         (bound > 0.0).then_some(bound)

@@ -1,8 +1,9 @@
 //! Workers whose connections break, and who come back or do not.
 
-use super::script::{patient, play, play_acknowledged, play_with};
+use super::script::{core_after, patient, play, play_acknowledged, play_with};
 use super::{GONE, LEFT, LOST};
 use crate::scheduler::config::Config;
+use crate::scheduler::id::WorkerId;
 
 const ON_THE_WAY: &str = "the action did not reach its worker";
 
@@ -141,6 +142,22 @@ fn a_worker_under_the_name_of_one_that_is_away_is_its_next_life() {
             ),
         ),
     ]);
+}
+
+#[test]
+fn a_worker_comes_back_that_was_connected_or_succeeds_one_that_was() {
+    let comes_back = |lines: &[&str], worker: u128, name: &str| {
+        core_after(lines).0.comes_back(WorkerId::new(worker), &name.into())
+    };
+    assert!(!comes_back(&[], 1, "n"));
+    assert!(comes_back(&["join w1 1 name=n", "away w1"], 1, "n"));
+    assert!(comes_back(&["join w1 1 name=n"], 1, "n"), "its old connection is not missed yet");
+    assert!(comes_back(&["join w1 1 name=n", "away w1"], 2, "n"), "it died and was started again");
+    assert!(!comes_back(&["join w1 1 name=n"], 2, "n"), "two of one name");
+    assert!(!comes_back(&["join w1 1 name=n", "leaves w1"], 1, "n"), "it said goodbye");
+    let restarted = ["join w1 1 name=n", "submit 1 a", "restart"];
+    assert!(!comes_back(&restarted, 1, "n"), "it was connected to the scheduler before");
+    assert!(comes_back(&["join w1 1 name=n", "submit 1 a", "restart", "join w1 1 name=n holds=1/1"], 1, "n"));
 }
 
 #[test]
