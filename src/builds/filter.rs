@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::scheduler::OperationId;
 
-use super::hits::Hit;
+use super::answers::Answer;
 use super::invocation::{Invocation, Outcome};
 use super::record::{Record, State};
 
@@ -56,10 +56,11 @@ impl Filter {
             && (self.is_in(&named) || is_it().unwrap_or(false))
     }
 
-    pub fn admits_hit(&self, hit: &Hit) -> bool {
-        let is_it = || self.digits.as_ref().is_some_and(|digits| begins(hit.action.hash(), digits));
-        self.state.is_none_or(|state| state == State::Cached)
-            && (self.is_in(&[&hit.target, &hit.mnemonic]) || is_it())
+    /// A hit is looked for as what is cached, a miss stands nowhere.
+    pub fn admits_answer(&self, answer: &Answer) -> bool {
+        let is_it = || self.digits.as_ref().is_some_and(|digits| begins(answer.action.hash(), digits));
+        self.state.is_none_or(|state| state == State::Cached && answer.is_hit)
+            && (self.is_in(&[&answer.target, &answer.mnemonic]) || is_it())
     }
 
     fn is_in(&self, named: &[&Arc<str>]) -> bool {

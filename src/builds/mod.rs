@@ -3,9 +3,9 @@
 //!
 //! Nothing else depends on it, and nothing of it outlives the process. Each event costs one lock and a few look-ups, whatever is kept.
 
+mod answers;
 mod event;
 mod filter;
-mod hits;
 mod invocation;
 mod logs;
 mod record;
@@ -27,12 +27,12 @@ use crate::error::Result;
 use crate::proto::rev2::{ExecuteResponse, RequestMetadata};
 use crate::scheduler::{OperationId, Update};
 
+pub use self::answers::Answer;
+use self::answers::Answers;
 pub use self::event::{
     Cached, Completion, Event, Exit, Metrics, Started, Target, Test, TestResult, TestStatus, Workspace,
 };
 pub use self::filter::{Filter, InvocationFilter};
-pub use self::hits::Hit;
-use self::hits::Hits;
 pub use self::invocation::{Invocation, Outcome};
 pub use self::logs::Logs;
 pub use self::record::{Client, Lookup, Record, Span, State, Times};
@@ -116,7 +116,7 @@ struct Book {
     /// Invocations by who holds them, in the order in which they were last heard of: those that only look up, and the others.
     lookers: Shares<Arc<str>>,
     builders: Shares<Arc<str>>,
-    hits: Hits,
+    answers: Answers,
     /// The bytes of what is told of invocations, by who holds them.
     told: Shares<Arc<str>>,
     /// Answers, but for those of failures.
@@ -175,9 +175,10 @@ impl Builds {
         let at = SystemTime::now();
         invocation.learn(client, &identity);
         invocation.looked_up(is_hit, at);
-        if is_hit {
+        // Who has actions executed comes back with those that it misses, as operations.
+        if is_hit || invocation.only_looks_up() {
             let [target, mnemonic] = [&client.target_id, &client.action_mnemonic].map(|text| book.text(text));
-            book.hits.push(&id, Hit { instance, action, target, mnemonic, at });
+            book.answers.push(&id, Answer { instance, action, target, mnemonic, at, is_hit });
         }
         book.heard_of(&id);
     }
@@ -282,9 +283,10 @@ impl Builds {
         self.lock().invocations.contains_key(id)
     }
 
-    /// What an invocation got from the action cache without an operation, as far as it is kept, the oldest first.
-    pub fn hits(&self, invocation: &str) -> Vec<Hit> {
-        self.lock().hits.of(invocation)
+    /// What the action cache itself has answered to an invocation, as far as it is kept, the oldest first: hits, and misses as long as it has
+    /// not had anything executed.
+    pub fn answers(&self, invocation: &str) -> Vec<Answer> {
+        self.lock().answers.of(invocation)
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -426,7 +428,7 @@ impl Book {
         let Some(invocation) = self.invocations.remove(id) else { return };
         self.invocation_order.remove(&invocation.arrival);
         self.told.remove(id);
-        self.hits.forget(id);
+        self.answers.forget(id);
     }
 
     fn client(&mut self, metadata: &RequestMetadata) -> Client {

@@ -145,15 +145,15 @@ fn the_oldest_operations_and_invocations_go_first() {
 }
 
 #[test]
-fn hits_go_with_their_invocation() {
+fn answers_go_with_their_invocation() {
     let builds = Builds::default();
     for number in 0..LOOKERS_MAX {
         look_up(&builds, (&format!("build {number}"), ""), true);
     }
-    assert_eq!((builds.hits("build 0").len(), builds.hits("build 1").len()), (1, 1));
+    assert_eq!((builds.answers("build 0").len(), builds.answers("build 1").len()), (1, 1));
     look_up(&builds, ("one more", ""), true);
     assert!(builds.invocation("build 0").is_none());
-    assert_eq!((builds.hits("build 0").len(), builds.hits("build 1").len()), (0, 1));
+    assert_eq!((builds.answers("build 0").len(), builds.answers("build 1").len()), (0, 1));
 }
 
 #[test]
@@ -169,12 +169,9 @@ fn an_action_that_is_looked_up_and_then_executed_counts_once() {
     begin(&builds, (id(3), &task), &client, Lookup::Skipped);
     let (invocation, _) = builds.invocation("build").unwrap();
     assert_eq!((invocation.hit_rate(), invocation.executed), (Some(0.5), 3));
-    let hits = builds.hits("build");
-    assert_eq!(
-        (hits.len(), &*hits[0].target, &*hits[0].mnemonic, &*hits[0].instance),
-        (1, "//a", "CppCompile", "main")
-    );
-    assert_eq!(hits[0].action, Task::example("looked up").action_digest);
+    let [miss, hit] = &builds.answers("build")[..] else { panic!("a miss before anything ran, and a hit") };
+    assert_eq!((miss.is_hit, hit.is_hit, miss.action), (false, true, looked_up()));
+    assert_eq!((&*hit.target, &*hit.mnemonic, &*hit.instance), ("//a", "CppCompile", "main"));
     let cached = builds.record(id(2)).unwrap();
     assert!(cached.state == State::Cached && cached.duration() == Duration::ZERO);
 }

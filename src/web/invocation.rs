@@ -1,13 +1,15 @@
 //! One `bazel build` with all that it asked for: `/invocations/{id}`.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use crate::builds::{Filter, Hit, Invocation, Lookup, Record, State as Stand};
+use crate::builds::{Answer, Filter, Invocation, Lookup, Record, State as Stand};
+use crate::digest::Digest;
 use crate::error::{Result, shown};
 
 use super::answer::{forgotten, page_or};
@@ -35,15 +37,15 @@ const WATERFALL: &str = "waterfall";
 #[derive(Clone, Copy)]
 enum Action<'a> {
     Operation(&'a Record),
-    /// The client got the result from the action cache itself.
-    Hit(&'a Hit),
+    /// The client asked the action cache itself.
+    Answer(&'a Answer),
 }
 
 impl Action<'_> {
     fn begun(self) -> SystemTime {
         match self {
             Self::Operation(record) => record.begun,
-            Self::Hit(hit) => hit.at,
+            Self::Answer(answer) => answer.at,
         }
     }
 }
@@ -61,20 +63,25 @@ fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
     let filter = filter(&query)?;
     let unknown = || forgotten(&format!("invocation `{}`", shown(id)), pages.builds.since());
     let (invocation, records) = pages.builds.invocation(id).ok_or_else(unknown)?;
-    let hits = pages.builds.hits(id);
+    let mut answers = pages.builds.answers(id);
     let records: Vec<&Record> = records.iter().map(AsRef::as_ref).collect();
+    // What was missed and then executed is among the operations.
+    let executed: HashSet<Digest> = records.iter().map(|record| record.action).collect();
+    answers.retain(|answer| answer.is_hit || !executed.contains(&answer.action));
     let wanted: Vec<&Record> = records.iter().copied().filter(|record| filter.admits(record)).collect();
-    let some = |heading, records: Vec<&Record>| some(&invocation, heading, &records);
+    let misses = records.iter().filter(|record| record.lookup == Lookup::Absent);
+    let misses = misses.map(|record| Action::Operation(record));
+    let misses = misses.chain(answers.iter().filter(|answer| !answer.is_hit).map(Action::Answer)).collect();
     let body = html! {
         (about(&invocation))
         (contents(&invocation, &wanted))
         (told::about(&invocation))
         (failures(&invocation, &records))
         (told::show(&invocation, &query)?)
-        (some("The slowest", slowest(&records)))
-        (some("Not in the action cache", records.iter().copied().filter(|record| record.lookup == Lookup::Absent).collect()))
+        (some(&invocation, "The slowest", slowest(&records)))
+        (some(&invocation, "Not in the action cache", misses))
         (drawing(&wanted, &query)?)
-        (actions(&invocation, (&wanted, &hits), (&filter, &query))?)
+        (actions(&invocation, (&wanted, &answers), (&filter, &query))?)
     };
     Ok(page(Section::Invocations, &title(&invocation), &body))
 }
@@ -156,11 +163,12 @@ fn drawing(records: &[&Record], query: &Query) -> Result<Markup> {
 
 /// What failed, and how much more of that is counted than kept.
 fn failures(invocation: &Invocation, records: &[&Record]) -> Markup {
-    let kept: Vec<&Record> = records.iter().copied().filter(|record| is_failure(record)).collect();
+    let kept: Vec<Action<'_>> =
+        records.iter().filter(|record| is_failure(record)).map(|record| Action::Operation(record)).collect();
     let forgotten = (invocation.failed + invocation.errors).saturating_sub(kept.len() as u64);
     html! {
         @if kept.is_empty() && forgotten > 0 { h2 { "Failures" } }
-        (some(invocation, "Failures", &kept))
+        (some(invocation, "Failures", kept))
         @if forgotten > 0 {
             p.bad { (text::counted(forgotten, ("failure is", "failures are"))) " counted and not kept any more." }
         }
@@ -171,22 +179,22 @@ fn is_failure(record: &Record) -> bool {
     matches!(record.state, Stand::Failed | Stand::Error)
 }
 
-fn slowest<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
+fn slowest<'a>(records: &[&'a Record]) -> Vec<Action<'a>> {
     let mut sorted: Vec<&Record> =
         records.iter().copied().filter(|record| record.state != Stand::Cached).collect();
     sorted.sort_by_key(|record| Reverse(record.execution().unwrap_or_else(|| record.duration())));
-    sorted.truncate(SOME);
-    sorted
+    sorted.into_iter().take(SOME).map(Action::Operation).collect()
 }
 
 /// A list with a heading, of at most [`SOME`]; nothing where it is empty.
-fn some(invocation: &Invocation, heading: &str, records: &[&Record]) -> Markup {
+fn some(invocation: &Invocation, heading: &str, actions: Vec<Action<'_>>) -> Markup {
+    let more = actions.len().saturating_sub(SOME);
     html! {
-        @if !records.is_empty() {
+        @if !actions.is_empty() {
             h2 { (heading) }
-            (list(invocation, records.iter().take(SOME).map(|record| Action::Operation(record))))
-            @if records.len() > SOME {
-                p { "And " (text::count(records.len() - SOME)) " more, " a href={ "#" (ACTIONS) } { "in the list of all" } "." }
+            (list(invocation, actions.into_iter().take(SOME)))
+            @if more > 0 {
+                p { "And " (text::count(more)) " more, " a href={ "#" (ACTIONS) } { "in the list of all" } "." }
             }
         }
     }
@@ -195,15 +203,16 @@ fn some(invocation: &Invocation, heading: &str, records: &[&Record]) -> Markup {
 /// All of them in the order in which they were asked for, with what to search them by.
 fn actions(
     invocation: &Invocation,
-    (records, hits): (&[&Record], &[Hit]),
+    (records, answers): (&[&Record], &[Answer]),
     (filter, query): (&Filter, &Query),
 ) -> Result<Markup> {
     let paging = query.paging_by(ACTIONS, SHOWN)?;
     let cached = records.iter().filter(|record| record.state == Stand::Cached).count();
-    let is_whole = invocation.hits <= (hits.len() + cached) as u64;
-    let hits = hits.iter().filter(|hit| filter.admits_hit(hit)).map(Action::Hit);
+    let hits = answers.iter().filter(|answer| answer.is_hit).count();
+    let is_whole = invocation.hits <= (hits + cached) as u64;
+    let answers = answers.iter().filter(|answer| filter.admits_answer(answer)).map(Action::Answer);
     let mut all: Vec<Action<'_>> =
-        records.iter().map(|record| Action::Operation(record)).chain(hits).collect();
+        records.iter().map(|record| Action::Operation(record)).chain(answers).collect();
     // Both have come in this order already, so that this only puts them together.
     all.sort_by_key(|action| action.begun());
     let is_searched = *filter != Filter::default();
@@ -250,10 +259,10 @@ fn row(invocation: &Invocation, action: Action<'_>) -> Markup {
                     td.number { (record.execution().map_or_else(|| "–".to_owned(), text::duration)) }
                     td.number { (text::duration(record.duration())) }
                 },
-                Action::Hit(hit) => {
-                    td { span.good { (Stand::Cached.name()) } }
-                    td { (results::link_as(&hit.instance, &hit.action, &hit.target)) }
-                    td { (text::visible(&hit.mnemonic)) }
+                Action::Answer(answer) => {
+                    td { @if answer.is_hit { span.good { (Stand::Cached.name()) } } @else { "missed" } }
+                    td { (results::link_as(&answer.instance, &answer.action, &answer.target)) }
+                    td { (text::visible(&answer.mnemonic)) }
                     td {}
                     td.number { (text::duration(after)) }
                     td.number { "–" }

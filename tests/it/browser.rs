@@ -7,7 +7,7 @@ use croft::digest::Digest;
 use croft::proto::rev2::{ExecuteResponse, GetActionResultRequest, RequestMetadata, ToolDetails};
 use reqwest::Client as Http;
 use reqwest::header::{HeaderMap, HeaderName};
-use tonic::Request;
+use tonic::{Code, Request};
 
 use crate::client::Client;
 use crate::farm::Farm;
@@ -130,12 +130,18 @@ pub(crate) async fn execute(client: &Client, action: &Digest, target: &str) -> (
     (id, crate::client::response(&last))
 }
 
-/// What an invocation looks up in the action cache itself.
-pub(crate) async fn look_up(client: &Client, action: &Digest, named: (&str, &str)) {
+/// What an invocation looks up in the action cache itself; whether there is a result.
+pub(crate) async fn look_up(client: &Client, action: &Digest, named: (&str, &str)) -> bool {
     let ask = GetActionResultRequest {
         action_digest: Some(action.to_proto()),
         digest_function: action.function().to_proto().into(),
         ..Default::default()
     };
-    client.cache.clone().get_action_result(with_metadata(ask, named)).await.unwrap();
+    match client.cache.clone().get_action_result(with_metadata(ask, named)).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_eq!(status.code(), Code::NotFound);
+            false
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use croft::digest::Digest;
 use reqwest::StatusCode;
 
-use crate::browser::{Browser, execute, look_up};
+use crate::browser::{Browser, INVOCATION, execute, look_up};
 use crate::client::{Client, Inputs, shell};
 use crate::farm::Farm;
 
@@ -21,7 +21,7 @@ async fn a_build_of_which_all_is_cached_has_its_actions_and_they_are_searched() 
     for word in ["one", "two"] {
         let action = client.action(&shell(&format!("echo {word}"), &[]), &Inputs::default(), |_| {}).await;
         execute(&client, &action, &format!("//{word}")).await;
-        look_up(&client, &action, ("again", &format!("//{word}"))).await;
+        assert!(look_up(&client, &action, ("again", &format!("//{word}"))).await);
         actions.push(action);
     }
     let page = browser.page("/invocations/again").await;
@@ -53,6 +53,25 @@ async fn a_build_of_which_all_is_cached_has_its_actions_and_they_are_searched() 
     // The page of the result leads back to what made it.
     let result = browser.page(&address(&actions[1])).await;
     assert!(result.contains(&format!("/operations?q={}", actions[1].hex())), "{result}");
+}
+
+#[tokio::test]
+async fn what_a_build_missed_is_named_once_whether_it_was_executed_here_or_not() {
+    let farm = Farm::start();
+    let client = Client::new(&farm).await;
+    let browser = Browser::new(&farm);
+    let action = client.action(&shell("echo missed", &[]), &Inputs::default(), |_| {}).await;
+    let address = format!("/ac/sha256/{}-{}", action.hex(), action.size());
+    for invocation in ["elsewhere", INVOCATION] {
+        assert!(!look_up(&client, &action, (invocation, "//missed")).await);
+    }
+    execute(&client, &action, "//missed").await;
+    let page = browser.page("/invocations/elsewhere").await;
+    assert!(page.contains("Not in the action cache") && page.contains("missed</td>"), "{page}");
+    assert!(page.contains(&address) && page.contains("1 action, the first one first"), "{page}");
+    let page = browser.page("/invocations/%3Ci%3E0c9f5a8e%3C%2Fi%3E").await;
+    assert!(page.contains("Not in the action cache") && page.contains("/operations/"), "{page}");
+    assert!(!page.contains(&address) && page.contains("1 action, the first one first"), "{page}");
 }
 
 #[tokio::test]
