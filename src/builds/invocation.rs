@@ -159,7 +159,12 @@ impl Invocation {
 
     /// Whether nothing is known of it but look-ups in the action cache.
     pub(super) fn only_looks_up(&self) -> bool {
-        self.operations_total == 0 && self.publisher.is_none()
+        self.executes_nothing() && self.publisher.is_none()
+    }
+
+    /// Whether it has not had anything executed here.
+    pub(super) fn executes_nothing(&self) -> bool {
+        self.operations_total == 0
     }
 
     pub(super) fn learn(&mut self, client: &RequestMetadata, identity: &Arc<str>) {

@@ -54,6 +54,10 @@ const FAILURES_MAX: usize = 5_000;
 /// Operations that are kept so because they have not ended: a long test may be the last of a million actions and fail then.
 const UNENDED_MAX: usize = 5_000;
 
+/// Operations that were forgotten although they go on, of which that is known: a number and a name each. Of what is beyond, the next report
+/// begins a record anew.
+const LOST_MAX: usize = 100_000;
+
 /// Invocations that are kept, of those that had something executed or told: those of a day in a company with a hundred developers.
 const INVOCATIONS_MAX: usize = 1_000;
 
@@ -110,6 +114,8 @@ struct Book {
     /// Those that have left the line and are kept all the same, by invocation.
     failures: Shares<OperationId>,
     unended: Shares<OperationId>,
+    /// Those that were forgotten although they go on, with the invocation that their ends are still counted in.
+    lost: HashMap<OperationId, Arc<str>>,
     invocations: HashMap<Arc<str>, Invocation>,
     /// By the number of their arrival, counted with operations.
     invocation_order: BTreeMap<u64, Arc<str>>,
@@ -176,7 +182,7 @@ impl Builds {
         invocation.learn(client, &identity);
         invocation.looked_up(is_hit, at);
         // Who has actions executed comes back with those that it misses, as operations.
-        if is_hit || invocation.only_looks_up() {
+        if is_hit || invocation.executes_nothing() {
             let [target, mnemonic] = [&client.target_id, &client.action_mnemonic].map(|text| book.text(text));
             book.answers.push(&id, Answer { instance, action, target, mnemonic, at, is_hit });
         }
@@ -184,10 +190,14 @@ impl Builds {
     }
 
     /// An operation stands elsewhere than before. The scheduler may say so before or after [`Builds::begin`]. The first that it says names
-    /// the invocation of whoever asked for the operation; what it says later may name another one that waits for the same work.
+    /// the invocation of whoever asked for the operation, but after a restart of whoever asked for the work first; what it says later may
+    /// name another one that waits for the same work.
     pub fn noted(&self, operation: OperationId, update: &Update) {
         let mut book = self.lock();
         let task = &update.task;
+        if book.lost.contains_key(&operation) {
+            return book.lost_noted(operation, update);
+        }
         let [invocation, identity] = [&task.invocation, &task.identity].map(|text| book.text(text));
         book.enter(operation, (&task.instance, task.action_digest), (&invocation, &identity));
         let worker = book.text(record::worker(update).unwrap_or_default());
@@ -321,13 +331,14 @@ impl Book {
         }
         self.arrivals += 1;
         let arrival = self.arrivals;
+        let mut client = Client::default();
         if !invocation.is_empty()
             && let Some(filed) = self.invocation_mut((invocation, work.0), account)
         {
             filed.add(arrival, operation);
             self.heard_of(invocation);
+            client.invocation = Arc::clone(invocation);
         }
-        let client = Client { invocation: Arc::clone(invocation), ..Client::default() };
         self.records.insert(operation, Arc::new(Record::new((operation, arrival), work, client)));
         self.order.insert(arrival, operation);
         self.line.push_back(operation);
@@ -345,7 +356,27 @@ impl Book {
         spared.put(&record.client.invocation, oldest, 1);
         let gone = if spared.weight() > max { spared.pop() } else { None };
         if let Some(gone) = gone {
+            self.lose(gone);
             self.forget(gone);
+        }
+    }
+
+    /// Remembers of an operation that is about to be forgotten that it goes on, if it does.
+    fn lose(&mut self, operation: OperationId) {
+        let Some(record) = self.records.get(&operation) else { return };
+        if !record.state.has_ended() && self.lost.len() < LOST_MAX {
+            self.lost.insert(operation, Arc::clone(&record.client.invocation));
+        }
+    }
+
+    fn lost_noted(&mut self, operation: OperationId, update: &Update) {
+        if update.response.is_none() {
+            return;
+        }
+        let Some(id) = self.lost.remove(&operation) else { return };
+        if let Some(invocation) = self.invocations.get_mut(&id) {
+            invocation.ended(record::state(update), SystemTime::now());
+            self.heard_of(&id);
         }
     }
 

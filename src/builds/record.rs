@@ -214,7 +214,7 @@ impl Record {
     }
 }
 
-fn state(update: &Update) -> State {
+pub(super) fn state(update: &Update) -> State {
     let Some(response) = &update.response else {
         return match update.stage {
             Stage::Queued => State::Queued,

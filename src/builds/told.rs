@@ -176,7 +176,11 @@ impl TargetName {
     }
 
     fn bytes(&self) -> usize {
-        ROW_BYTES + self.label.len() + self.aspect.len() + self.configuration.len()
+        ROW_BYTES + self.text_bytes()
+    }
+
+    pub(super) fn text_bytes(&self) -> usize {
+        self.label.len() + self.aspect.len() + self.configuration.len()
     }
 }
 
@@ -257,7 +261,7 @@ impl Told {
         if let Some(row) = self.targets.kept.get(&pending)
             && row.end == Completion::Pending
         {
-            self.bytes -= pending.bytes();
+            self.bytes -= pending.bytes() + row.kind.len() + row.why.len();
             self.targets.remove(&pending);
         }
         let tests = self.targets.kept.get(&name).and_then(|row| row.tests);
@@ -266,9 +270,11 @@ impl Told {
     }
 
     fn put_target(&mut self, name: TargetName, row: TargetState) {
-        let (bytes, has_room) = (name.bytes(), self.has_room());
-        if self.targets.put(name, row, has_room) {
-            self.bytes += bytes;
+        let bytes = |row: &TargetState| name.bytes() + row.kind.len() + row.why.len();
+        let before = self.targets.kept.get(&name).map(bytes);
+        let (after, has_room) = (bytes(&row), self.has_room());
+        if self.targets.put(name, row, has_room) || before.is_some() {
+            self.bytes = self.bytes + after - before.unwrap_or(0);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::event::TestStatus;
 use super::told::{ROWS_MAX, TargetName};
 
-/// Bytes of what is known of a test: its name, whose texts its target has, too, and its place in the tree.
+/// Bytes of what is known of a test beside its name: a verdict, and its place in the tree.
 const VERDICT_BYTES: usize = 120;
 
 /// How many tests there are and how they went.
@@ -74,7 +74,9 @@ impl Verdicts {
     fn of(&self, test: &TargetName, has_room: bool) -> Option<(Verdict, usize)> {
         match self.known.get(test) {
             Some(verdict) => Some((*verdict, 0)),
-            None if has_room && self.known.len() < ROWS_MAX => Some((Verdict::default(), VERDICT_BYTES)),
+            None if has_room && self.known.len() < ROWS_MAX => {
+                Some((Verdict::default(), VERDICT_BYTES + test.text_bytes()))
+            }
             None => None,
         }
     }

@@ -347,7 +347,7 @@ metrics! {
     )
     .by(&["listener", "reason"]);
 
-    /// Spans that were handed to whoever collects traces (`sent`), or would not be taken (`lost`).
+    /// Spans that were handed to whoever collects traces (`sent`), or would not be taken or found no room (`lost`).
     TRACE_SPANS: IntCounterVec =
         Declaration::new("croft_trace_spans_total", "spans of traces that were exported").by(&["outcome"]);
 

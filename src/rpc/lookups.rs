@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use tonic::metadata::MetadataMap;
 
+use crate::audit;
 use crate::error::Result;
 use crate::metrics::{ACTION_CACHE_LOOKUPS, ACTION_CACHE_RESULTS, Counter, Vocabulary};
 use crate::proto;
@@ -83,9 +84,13 @@ pub(super) fn promise(offered: Offered) {
     }
 }
 
-/// What the client says of its request; nothing when it is malformed.
+/// What the client says of its request; nothing when it is malformed. The invocation that the farm's own audits go by is nobody else's.
 pub(super) fn request_metadata(metadata: &MetadataMap) -> RequestMetadata {
-    proto::request_metadata(metadata.as_ref()).unwrap_or_default()
+    let mut said = proto::request_metadata(metadata.as_ref()).unwrap_or_default();
+    if said.tool_invocation_id == audit::NAME {
+        said.tool_invocation_id.clear();
+    }
+    said
 }
 
 /// Counts a look-up by `method` for an action of this mnemonic.

@@ -72,6 +72,17 @@ impl Cas {
         Ok(size.map(|size| Digest::new(function, unsized_digest.hash(), size)))
     }
 
+    /// Whether [`Cas::locate`] finds this very blob.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub async fn finds(&self, digest: &Digest) -> Result<bool> {
+        if is_the_empty_blob(digest) {
+            return Ok(true);
+        }
+        Ok(self.store.size_of(digest.function(), digest.hash()).await? == Some(digest.size()))
+    }
+
     /// Whether [`Cas::locate`] finds what is put here; true as well while that cannot be found out.
     pub async fn finds_by_hash(&self) -> bool {
         self.store.finds_by_hash().await

@@ -1,6 +1,7 @@
 //! `[trace]`, and the standard variables of the environment, which are above it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,12 @@ const PATH: &str = "/v1/traces";
 
 /// Spans that wait to be sent, unless the environment says otherwise: the standard's own number.
 const QUEUE_MAX: usize = 2048;
+
+/// How long a collector may take for a batch, unless the environment says otherwise: the standard's own time.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// As many as one may ask for: a span takes about a kilobyte.
+const QUEUE_LIMIT: usize = 1 << 20;
 
 /// `[trace]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +59,8 @@ pub(super) struct Settings {
     pub(super) follows_callers: bool,
     /// Spans that may wait to be sent.
     pub(super) queue: usize,
+    /// How long the collector may take for a batch.
+    pub(super) timeout: Duration,
     pub(super) tls: tls::Client,
 }
 
@@ -111,10 +120,22 @@ impl Config {
         }
         let queue = match variable("OTEL_BSP_MAX_QUEUE_SIZE") {
             Some(text) => {
-                text.parse().map_err(|_| unknown("OTEL_BSP_MAX_QUEUE_SIZE", &text, "whole numbers"))?
+                let queue = text.parse().ok().filter(|queue| (1..=QUEUE_LIMIT).contains(queue));
+                let known = format!("whole numbers from 1 to {QUEUE_LIMIT}");
+                queue.ok_or_else(|| unknown("OTEL_BSP_MAX_QUEUE_SIZE", &text, &known))?
             }
             None => QUEUE_MAX,
         };
+        let timeout = of_traces("TIMEOUT").and_then(|text| text.parse().ok());
+        let timeout = timeout.map_or(TIMEOUT, Duration::from_millis);
+        let certificate = of_traces("CERTIFICATE").or_else(|| of_traces("CLIENT_CERTIFICATE"));
+        if let Some(path) = certificate.filter(|_| endpoint.starts_with("http://")) {
+            return Err(unknown(
+                "OTEL_EXPORTER_OTLP_CERTIFICATE",
+                &path,
+                "none where the address is http://",
+            ));
+        }
         let own = self.tls.clone().unwrap_or_default();
         let path = |last: &str| of_traces(last).map(PathBuf::from);
         let tls = tls::Client {
@@ -123,7 +144,7 @@ impl Config {
             key: path("CLIENT_KEY").or(own.key),
             server_name: own.server_name,
         };
-        Ok(Some(Settings { endpoint, protocol, sample, follows_callers, queue, tls }))
+        Ok(Some(Settings { endpoint, protocol, sample, follows_callers, queue, timeout, tls }))
     }
 
     fn sampling(&self, variable: impl Fn(&str) -> Option<String>) -> Result<(f64, bool)> {
@@ -157,11 +178,22 @@ fn refuse_others(
             return Err(unknown(name, &value, &known.join(", ")));
         }
     }
-    match of_traces("TIMEOUT").filter(|text| text.parse::<u64>().is_err()) {
-        Some(text) => Err(unknown("OTEL_EXPORTER_OTLP_TIMEOUT", &text, "milliseconds")),
-        None => Ok(()),
+    let numbers = NUMBERS.into_iter().map(|name| (name, variable(name)));
+    for (name, value) in numbers.chain([("OTEL_EXPORTER_OTLP_TIMEOUT", of_traces("TIMEOUT"))]) {
+        if let Some(value) = value.filter(|value| value.parse::<u64>().is_err()) {
+            return Err(unknown(name, &value, "whole numbers"));
+        }
     }
+    Ok(())
 }
+
+/// What the SDK reads itself, and passes over where it is no number. Times are in milliseconds.
+const NUMBERS: [&str; 4] = [
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
+];
 
 fn is_http(address: &str) -> bool {
     let address = address.parse::<http::Uri>().ok();
@@ -233,6 +265,7 @@ mod tests {
             sample: 0.25,
             follows_callers: false,
             queue: 2048,
+            timeout: Duration::from_secs(10),
             tls: tls::Client::default(),
         };
         assert_eq!(settings, expected);
@@ -282,7 +315,9 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
             ("OTEL_PROPAGATORS", "b3"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "5s"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/without/tls"),
         ] {
             let error = settled(&to("http://a:1"), &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

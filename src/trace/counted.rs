@@ -42,9 +42,12 @@ impl Waiting {
         has_room
     }
 
+    /// It is told once more that there is no room only when there has been plenty meanwhile.
     fn leave(&self, spans: usize) {
-        self.count.fetch_sub(spans, Ordering::Relaxed);
-        self.is_full.store(false, Ordering::Relaxed);
+        let before = self.count.fetch_sub(spans, Ordering::Relaxed);
+        if before - spans < self.most / 2 {
+            self.is_full.store(false, Ordering::Relaxed);
+        }
     }
 }
 

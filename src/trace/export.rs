@@ -25,9 +25,8 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 /// Messages to the task that sends spans, beside those with spans: that the process ends, and who we are.
 const MESSAGES_MAX: usize = 8;
 
-/// How long a collector may take to accept a connection, and over HTTP to take a batch, which over gRPC is what the variables say (10 s).
+/// How long a collector may take to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-const SEND_MAX: Duration = Duration::from_secs(10);
 
 /// What exports spans, if anything does.
 #[derive(Debug, Default)]
@@ -89,7 +88,7 @@ fn exporter(settings: &Settings, tls: &tls::Client) -> Result<opentelemetry_otlp
         Protocol::Http => builder
             .with_http()
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_http_client(client(tls).context(|| "export traces")?)
+            .with_http_client(client(tls, settings.timeout).context(|| "export traces")?)
             .with_endpoint(&settings.endpoint)
             .build(),
     };
@@ -110,10 +109,11 @@ fn channel(endpoint: &str, tls: &tls::Client) -> Result<Channel> {
     Ok(endpoint.connect_with_connector_lazy(connector.dial()))
 }
 
-fn client(tls: &tls::Client) -> Result<reqwest::Client> {
+/// The exporter over gRPC reads the time itself.
+fn client(tls: &tls::Client, timeout: Duration) -> Result<reqwest::Client> {
     let client = reqwest::Client::builder()
         .connect_timeout(CONNECT_MAX)
-        .timeout(SEND_MAX)
+        .timeout(timeout)
         .tls_backend_preconfigured(tls::preconfigured("trace.tls", tls)?);
     client.build().map_err(|error| Error::bug("make an HTTP client").with_source(error))
 }

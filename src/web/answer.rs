@@ -72,7 +72,7 @@ pub(super) fn elsewhere() -> Error {
 pub(super) fn forgotten(what: &str, since: SystemTime) -> Error {
     let since = text::moment_in_words(since);
     let message = format!(
-        "{what} is not known: this process keeps what happened since {since}, and of that the latest; what was before is in no page"
+        "{what} is not known: this process keeps what happened since {since}, and of that the latest; of what was before only what the scheduler still knew"
     );
     Error::new(Kind::NotFound, message)
 }

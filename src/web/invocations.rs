@@ -1,7 +1,5 @@
 //! The runs of clients: `/invocations`.
 
-use std::time::SystemTime;
-
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use maud::{Markup, html};
@@ -87,7 +85,7 @@ fn form(filter: &InvocationFilter) -> Markup {
 pub(super) fn how_to_begin() -> Markup {
     html! {
         p {
-            "No client has built anything since the farm started. Bazel does with "
+            "Nothing is listed here since this process started. Bazel has actions executed with "
             code { "--remote_executor=grpc://…" } ", and tells of targets and tests with "
             code { "--bes_backend=grpc://…" } "; the address is " code { "public.listen" } " of the "
             a href="/configuration" { "configuration" } "."
@@ -152,9 +150,9 @@ fn link(invocation: &Invocation) -> Markup {
     }
 }
 
-/// Whether it is what the farm runs again for audits. Whatever a client does under the same name has an identity.
+/// Whether it is what the farm runs again for audits; no client is let in under that name.
 pub(super) fn is_own(invocation: &Invocation) -> bool {
-    *invocation.id == *audit::NAME && invocation.identity.is_empty()
+    *invocation.id == *audit::NAME
 }
 
 /// From its beginning to its end, as far as that is known.
@@ -164,12 +162,11 @@ pub(super) fn took(invocation: &Invocation) -> Markup {
     let is_under_way = invocation.outcome() == Outcome::UnderWay;
     let end = match told.and_then(|told| told.ended) {
         Some(ended) => ended,
-        None if is_under_way => SystemTime::now(),
         None => invocation.last,
     };
     html! {
         (text::duration(end.duration_since(begun).unwrap_or_default()))
-        @if is_under_way { " so far" }
+        @if is_under_way { " when last heard of" }
     }
 }
 

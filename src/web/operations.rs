@@ -38,7 +38,7 @@ fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
         }
         (paging.links(&query, found.total))
         p.quiet {
-            "Listed is what was asked for since the farm started, at most the last " (text::count(OPERATIONS_MAX)) " operations, and older ones \
+            "Listed is what was asked for since this process started or what its scheduler still knew then, at most the last " (text::count(OPERATIONS_MAX)) " operations, and older ones \
              that failed or have not ended. \
              What clients got from the action cache themselves stands with their " a href="/invocations" { "invocations" } "."
         }

@@ -123,6 +123,8 @@ fn bars(record: &Record) -> Vec<Stage> {
     }
     known
         .into_iter()
+        // What a lost worker has begun and not ended is over when the operation is.
+        .map(|(name, (begin, end))| (name, (begin, end.or(record.ended))))
         .map(|(name, span)| (if failed && name == "execution" { "bad" } else { name }, span))
         .collect()
 }

@@ -23,12 +23,13 @@ pub(super) const TESTS: &str = "tests";
 /// How it was called and what the client made of it; how to have it told where it is not.
 pub(super) fn about(invocation: &Invocation) -> Markup {
     html! {
+        (beginning(invocation))
         @match &invocation.told {
-            Some(told) => { (beginning(invocation)) (call(invocation, told)) (problems(told)) },
+            Some(told) => { (call(invocation, told)) (problems(told)) },
             None if invocation.is_told_forgotten() => {
                 p.quiet { "Its targets and tests were forgotten to make room for those of later invocations." }
             }
-            None if is_own(invocation) => {}
+            None if is_own(invocation) || invocation.publisher.is_some() => {}
             None => p.quiet { "Of its targets and tests it tells with " code { "--bes_backend" } "." },
         }
     }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use croft::digest::Digest;
 use croft::proto::longrunning::CancelOperationRequest;
-use croft::proto::rev2::{self, Action, Directory, FileNode, GetActionResultRequest};
+use croft::proto::rev2::{self, Action, Directory, FileNode};
 use reqwest::{Method, StatusCode};
 
-use crate::browser::{Browser, IMAGE, INVOCATION, TAG, execute, values, with_metadata};
+use crate::browser::{Browser, IMAGE, INVOCATION, TAG, execute, look_up, values, with_metadata};
 use crate::client::{Client, Inputs, code, finish, shell};
 use crate::farm::Farm;
 
@@ -59,13 +59,7 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
     let client = Client::new(&farm).await;
     let browser = Browser::new(&farm);
     let (good, bad) = (hostile(&client, 0).await, hostile(&client, 3).await);
-    let ask = GetActionResultRequest {
-        action_digest: Some(good.to_proto()),
-        digest_function: good.function().to_proto().into(),
-        ..Default::default()
-    };
-    let asked = client.cache.clone().get_action_result(with_metadata(ask.clone(), (INVOCATION, TAG))).await;
-    assert_eq!(asked.unwrap_err().code(), tonic::Code::NotFound);
+    assert!(!look_up(&client, &good, (INVOCATION, TAG)).await);
     let (id, response) = execute(&client, &good, TAG).await;
     let result = response.result.unwrap();
     assert_eq!(result.exit_code, 0, "{}", String::from_utf8_lossy(&result.stderr_raw));
@@ -73,7 +67,7 @@ async fn every_page_is_whole_and_what_actions_write_is_text_on_it() {
     assert_eq!(response.result.unwrap().exit_code, 3);
     let (cached, response) = execute(&client, &good, TAG).await;
     assert!(response.cached_result);
-    client.cache.clone().get_action_result(with_metadata(ask, (INVOCATION, TAG))).await.unwrap();
+    assert!(look_up(&client, &good, (INVOCATION, TAG)).await);
 
     let pages: Vec<String> = [&id, &failed, &cached].map(|id| format!("/operations/{id}")).into();
     let seen = crawl(&browser, &pages).await;

@@ -12,6 +12,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access::{Demand, Right};
+use crate::audit;
 use crate::builds::{Event, Exit, Position, Publisher, Turn, cut};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::BUILD_EVENTS;
@@ -160,6 +161,9 @@ fn position(stream: &StreamId, sequence: i64) -> Result<Position<'_>> {
     let StreamId { build_id, invocation_id, component } = stream;
     if invocation_id.is_empty() {
         return Err(Error::invalid("the stream names no invocation"));
+    }
+    if invocation_id == audit::NAME {
+        return Err(Error::invalid(format!("invocation `{}` is the farm's own", audit::NAME)));
     }
     if build_id.len() > ID_BYTES_MAX || invocation_id.len() > ID_BYTES_MAX {
         let message = format!("identifiers of builds and invocations have {ID_BYTES_MAX} bytes at most");

@@ -186,7 +186,8 @@ impl Farm {
         let digest = name.digest(content_length(&request)?)?;
         self.check_storage().await?;
         let mut chunks = body(request);
-        if self.cas.missing(&[digest]).await?.is_empty() {
+        // What only a server has that finds it by hash and size is stored nearer, or it could not be read again.
+        if self.cas.missing(&[digest]).await?.is_empty() && self.cas.finds(&digest).await? {
             // Clients of HTTP/1.1 take an answer before the end of their body for a failure.
             while chunks.try_next().await?.is_some() {}
         } else {

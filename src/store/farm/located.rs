@@ -12,13 +12,25 @@ use super::link::{Link, in_time};
 use crate::credential::Lane;
 use crate::error::{Error, Kind};
 
-/// The size in bytes of the blob with this hash, in hexadecimal digits. `None` if it is absent, or if the server does not serve plain HTTP.
-pub(super) async fn size_of(link: &Link, instance: &str, hash: &str) -> Result<Option<u64>, Failure> {
+/// What a server says of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// In bytes.
+    Size(u64),
+    Absent,
+    /// It does not serve plain HTTP, or keeps blobs where it does not find them by hash itself.
+    Nothing,
+}
+
+/// What the server says of the blob with this hash, in hexadecimal digits.
+pub(super) async fn ask(link: &Link, instance: &str, hash: &str) -> Result<Told, Failure> {
     let path = if instance.is_empty() { format!("/cas/{hash}") } else { format!("/{instance}/cas/{hash}") };
     let ask = |channel| in_time(link.timeout, head(channel, path.clone()));
     let (status, headers) = link.call(ask).await?;
-    if status == StatusCode::OK {
-        return Ok(size(&headers));
+    match status {
+        StatusCode::OK => return Ok(size(&headers).map_or(Told::Nothing, Told::Size)),
+        StatusCode::NOT_FOUND => return Ok(Told::Absent),
+        _ => {}
     }
     let is_refused =
         matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
@@ -26,7 +38,7 @@ pub(super) async fn size_of(link: &Link, instance: &str, hash: &str) -> Result<O
         let message = format!("ask for the size of a blob: a server of the farm tier says {status}");
         return Err(Failure::Source(Error::new(Kind::Unavailable, message)));
     }
-    Ok(None)
+    Ok(Told::Nothing)
 }
 
 async fn head(channel: Lane, path: String) -> Result<(StatusCode, HeaderMap), Status> {

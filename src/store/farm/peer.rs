@@ -13,7 +13,7 @@ use prost::Message;
 use super::Config;
 use super::batch::{self, Batch, SMALL_BYTES_MAX};
 use super::link::{Link, Shown, in_time};
-use super::located;
+use super::located::{self, Told};
 use super::reusable::Reusable;
 use super::transfer::Transfer;
 use crate::digest::{Digest, Function};
@@ -50,7 +50,15 @@ pub(super) struct Peer {
     tells_sizes: AtomicBool,
 }
 
+/// The hash of a blob that nobody has.
+const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 impl Peer {
+    async fn told(&self, hash: &str) -> Result<Told> {
+        let told = located::ask(&self.link, &self.instance, hash).await;
+        told.map_err(|failure| failure.into_error("ask for the size of a blob"))
+    }
+
     /// # Errors
     /// `Invalid` when the endpoint is no address.
     pub(super) fn new(endpoint: &str, config: &Config, shown: Shown) -> Result<Self> {
@@ -256,17 +264,24 @@ impl Store for Peer {
         if hash.len() != function.hash_bytes() || Function::of_length(2 * hash.len()) != function {
             return Ok(None);
         }
-        let size = located::size_of(&self.link, &self.instance, &hex::encode(hash)).await;
-        let size = size.map_err(|failure| failure.into_error("ask for the size of a blob"))?;
-        self.tells_sizes.fetch_or(size.is_some(), Ordering::Relaxed);
-        Ok(size)
+        let told = self.told(&hex::encode(hash)).await?;
+        self.tells_sizes.fetch_or(matches!(told, Told::Size(_)), Ordering::Relaxed);
+        Ok(match told {
+            Told::Size(size) => Some(size),
+            Told::Absent | Told::Nothing => None,
+        })
     }
 
-    /// It is asked for the empty blob, which every server has that tells sizes.
+    /// It is asked for the empty blob, which every server has that serves plain HTTP, and then for one that it would have to look for.
     async fn finds_by_hash(&self) -> bool {
-        let empty = Function::Sha256.hash(b"");
-        self.tells_sizes.load(Ordering::Relaxed)
-            || !matches!(self.size_of(empty.function(), empty.hash()).await, Ok(None))
+        if self.tells_sizes.load(Ordering::Relaxed) {
+            return true;
+        }
+        match self.told(&Function::Sha256.hash(b"").hex()).await {
+            Ok(Told::Size(_)) => !matches!(self.told(NOBODYS).await, Ok(Told::Nothing)),
+            Ok(Told::Absent | Told::Nothing) => false,
+            Err(_) => true,
+        }
     }
 
     async fn put_all(&self, blobs: Vec<(Key, Bytes)>) -> Vec<Result<()>> {

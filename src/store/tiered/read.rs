@@ -211,6 +211,7 @@ impl Shared {
         if let Some(journal) = &self.journal {
             let stopping = || Error::new(Kind::Unavailable, "the farm is stopping");
             tokio::select! {
+                biased;
                 withdrawn = journal.withdraw(key) => withdrawn?,
                 // Uploads that were stopped are let go by nobody.
                 () = self.stop.cancelled() => return Err(stopping()),

@@ -18,6 +18,8 @@ async function follow(pre) {
     if (answer && answer.ok) {
       if (answer.headers.get("croft-attempt") !== attempt) {
         [offset, attempt, decoder, pre.textContent] = [0, answer.headers.get("croft-attempt"), new TextDecoder(), ""];
+        isCut = false;
+        say(pre, "It runs; what it prints appears here.");
         continue;
       }
       const state = answer.headers.get("croft-state"), bytes = await answer.arrayBuffer();

@@ -1,5 +1,7 @@
 //! What is remembered, in which order it is forgotten, and what it is counted as.
 
+mod answers;
+
 use std::time::Duration;
 
 use super::texts::TEXT_CHARS_MAX;
@@ -145,35 +147,21 @@ fn the_oldest_operations_and_invocations_go_first() {
 }
 
 #[test]
-fn answers_go_with_their_invocation() {
+fn an_operation_that_is_forgotten_although_it_goes_on_counts_once_and_does_not_come_back() {
     let builds = Builds::default();
-    for number in 0..LOOKERS_MAX {
-        look_up(&builds, (&format!("build {number}"), ""), true);
+    let (slow, later) = (task("slow"), task("later"));
+    let all = OPERATIONS_MAX + UNENDED_MAX + 1;
+    for number in 0..all {
+        let task = if number == 0 { &slow } else { &later };
+        builds.noted(id(number), &update(task, Stage::Queued, None));
     }
-    assert_eq!((builds.answers("build 0").len(), builds.answers("build 1").len()), (1, 1));
-    look_up(&builds, ("one more", ""), true);
-    assert!(builds.invocation("build 0").is_none());
-    assert_eq!((builds.answers("build 0").len(), builds.answers("build 1").len()), (0, 1));
-}
-
-#[test]
-fn an_action_that_is_looked_up_and_then_executed_counts_once() {
-    let builds = Builds::default();
-    let (task, client) = (task("build"), client("build", ""));
-    for number in 0..2 {
-        look_up(&builds, ("build", ""), false);
-        begin(&builds, (id(number), &task), &client, Lookup::Absent);
-    }
-    look_up(&builds, ("build", "//a"), true);
-    begin(&builds, (id(2), &task), &client, Lookup::Hit);
-    begin(&builds, (id(3), &task), &client, Lookup::Skipped);
-    let (invocation, _) = builds.invocation("build").unwrap();
-    assert_eq!((invocation.hit_rate(), invocation.executed), (Some(0.5), 3));
-    let [miss, hit] = &builds.answers("build")[..] else { panic!("a miss before anything ran, and a hit") };
-    assert_eq!((miss.is_hit, hit.is_hit, miss.action), (false, true, looked_up()));
-    assert_eq!((&*hit.target, &*hit.mnemonic, &*hit.instance), ("//a", "CppCompile", "main"));
-    let cached = builds.record(id(2)).unwrap();
-    assert!(cached.state == State::Cached && cached.duration() == Duration::ZERO);
+    // The oldest of the invocation with most is the first that is forgotten.
+    assert!(builds.record(id(0)).is_some() && builds.record(id(1)).is_none());
+    builds.noted(id(1), &update(&later, Stage::Executing, None));
+    builds.noted(id(1), &update(&later, Stage::Completed, Some(1)));
+    assert!(builds.record(id(1)).is_none());
+    let (invocation, _) = builds.invocation("later").unwrap();
+    assert_eq!((invocation.failed, invocation.operations_forgotten()), (1, 1));
 }
 
 #[test]
