@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::Client;
 use crate::farm::Farm;
+use crate::foreign;
 
 /// A client that keeps its connections.
 struct Http {
@@ -312,4 +313,16 @@ async fn a_farm_in_front_of_a_server_that_finds_no_blob_by_its_hash_says_so() {
     assert_eq!(code, 501);
     assert!(text.contains("use gRPC"), "{text}");
     assert_eq!(http.code(&path).await, 501, "it is not known to be absent");
+}
+
+#[tokio::test]
+async fn what_a_slower_tier_has_and_does_not_find_by_its_hash_is_stored_nearer() {
+    let address = foreign::start().await;
+    let disk = "{kind=\"disk\",size=\"64MiB\"}";
+    let tiers = format!("[{disk},{{kind=\"farm\",endpoints=[\"http://{address}\"]}}]");
+    let near = Farm::start_with(&[("CROFT_STORAGE__TIER", &tiers)]);
+    let http = Http::new(&near);
+    let path = format!("/cas/{}", Function::Sha256.hash(&content(3000)).hex());
+    assert_eq!(http.put(&path, content(3000)).await, (200, String::new()));
+    assert_eq!(http.get(&path).await.bytes().await.unwrap(), content(3000));
 }

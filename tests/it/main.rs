@@ -27,6 +27,7 @@ mod escape;
 mod execution;
 mod farm;
 mod faults;
+mod foreign;
 mod hostile;
 mod http;
 mod images;
