@@ -4,7 +4,7 @@ let
   busybox = pkgs.pkgsStatic.busybox;
 in
 {
-  nodes = import ./parts/one-worker.nix { inherit lib; };
+  nodes = import ./parts/small-farm.nix { inherit lib; };
 
   testScript = ''
     import json

@@ -2,37 +2,28 @@
 { pkgs, lib }:
 let
   busybox = pkgs.pkgsStatic.busybox;
-  host = import ./parts/trusted.nix {
+  farm = import ./parts/small-farm.nix {
     inherit lib;
-    clients = [ "client" ];
-    roles = {
-      control = [
-        "cas"
-        "scheduler"
-      ];
-      worker1 = [ "worker" ];
-      worker2 = [ "worker" ];
-    };
+    workers = [
+      "worker1"
+      "worker2"
+    ];
   };
-  worker.imports = [
-    host
-    ./parts/worker.nix
-  ];
 in
 {
-  nodes.client.imports = [ ./parts/client.nix ];
-  nodes.control = {
-    imports = [ host ];
-    services.croft.cas.disk.size = "256 MiB";
-    # A story is not to wait for half a minute.
-    services.croft.settings.scheduler = {
-      heartbeat_interval = "1s";
-      heartbeat_timeout = "3s";
-      reconnect_within = "2s";
-    };
+  nodes = farm // {
+    control.imports = [
+      farm.control
+      {
+        # A story is not to wait for half a minute.
+        services.croft.settings.scheduler = {
+          heartbeat_interval = "1s";
+          heartbeat_timeout = "3s";
+          reconnect_within = "2s";
+        };
+      }
+    ];
   };
-  nodes.worker1 = worker;
-  nodes.worker2 = worker;
 
   testScript = ''
     import json

@@ -1,6 +1,10 @@
-# A client, a control host with cache and scheduler, and one worker, which trust their network.
-{ lib }:
+# A client, a control host with cache and scheduler, and workers, which trust their network.
+{
+  lib,
+  workers ? [ "worker" ],
+}:
 let
+  ofWorkers = lib.genAttrs workers;
   host = import ./trusted.nix {
     inherit lib;
     clients = [ "client" ];
@@ -9,8 +13,8 @@ let
         "cas"
         "scheduler"
       ];
-      worker = [ "worker" ];
-    };
+    }
+    // ofWorkers (_: [ "worker" ]);
   };
 in
 {
@@ -19,8 +23,10 @@ in
     imports = [ host ];
     services.croft.cas.disk.size = "256 MiB";
   };
-  worker.imports = [
+}
+// ofWorkers (_: {
+  imports = [
     host
     ./worker.nix
   ];
-}
+})
