@@ -228,11 +228,16 @@ impl Pending {
     /// Forgets the writes of `key`; gives those that there were. Waits until nobody is at one of them.
     pub(super) async fn withdraw(&self, key: &Key, tiers: usize) -> Vec<Target> {
         let targets: Vec<Target> = (0..tiers).map(|tier| Target { tier, key: key.clone() }).collect();
+        self.when(|| self.withdraw_at_rest(&targets)).await
+    }
+
+    /// Looks each time that a write goes or is let go of, until that gives something.
+    async fn when<T>(&self, look: impl Fn() -> Option<T>) -> T {
         loop {
             let mut let_go = std::pin::pin!(self.let_go.notified());
             let_go.as_mut().enable();
-            if let Some(withdrawn) = self.withdraw_at_rest(&targets) {
-                return withdrawn;
+            if let Some(seen) = look() {
+                return seen;
             }
             let_go.await;
         }
@@ -271,14 +276,7 @@ impl Pending {
     /// Makes everything due at once and waits until nothing is pending.
     pub(super) async fn drained(&self) {
         self.hurry();
-        loop {
-            let mut let_go = std::pin::pin!(self.let_go.notified());
-            let_go.as_mut().enable();
-            if self.len() == 0 {
-                return;
-            }
-            let_go.await;
-        }
+        self.when(|| (self.len() == 0).then_some(())).await;
     }
 
     fn hurry(&self) {
