@@ -34,21 +34,21 @@ impl IdGenerator for Identifiers {
 
 /// A build that is over.
 #[derive(Debug)]
-pub struct Build<'a> {
+pub struct Build {
     /// Its `tool_invocation_id`.
-    pub invocation: &'a str,
+    pub invocation: String,
     /// What the user called it with, such as `test`.
-    pub command: &'a str,
+    pub command: String,
     pub times: (SystemTime, SystemTime),
     /// As the tool calls its end, such as `BUILD_FAILURE`.
-    pub exit: &'a str,
+    pub exit: String,
     pub has_failed: bool,
 }
 
 /// Exports the span of a build, if its trace is kept.
-pub fn build(build: &Build<'_>) {
+pub fn build(build: Build) {
     let Some(tracing) = TRACING.get() else { return };
-    let Some(own) = span_of(build.invocation) else { return };
+    let Some(own) = span_of(&build.invocation) else { return };
     if !tracing.sampling.keeps(own.trace_id()) {
         return;
     }
@@ -59,14 +59,14 @@ pub fn build(build: &Build<'_>) {
         .with_kind(SpanKind::Client)
         .with_start_time(start)
         .with_attributes([
-            KeyValue::new("croft.invocation", build.invocation.to_owned()),
-            KeyValue::new("croft.exit", build.exit.to_owned()),
+            KeyValue::new("croft.invocation", build.invocation),
+            KeyValue::new("croft.exit", build.exit.clone()),
         ]);
     NEXT.set(Some((own.trace_id(), own.span_id())));
     let mut span = tracing.tracer.build_with_context(builder, &Context::new());
     NEXT.set(None);
     if build.has_failed {
-        span.set_status(Status::error(build.exit.to_owned()));
+        span.set_status(Status::error(build.exit));
     }
     span.end_with_timestamp(end.max(start));
 }

@@ -126,8 +126,13 @@ impl Config {
             }
             None => QUEUE_MAX,
         };
-        let timeout = of_traces("TIMEOUT").and_then(|text| text.parse().ok());
+        let timeout = number("OTEL_EXPORTER_OTLP_TIMEOUT", of_traces("TIMEOUT"))?;
         let timeout = timeout.map_or(TIMEOUT, Duration::from_millis);
+        let tls = self.tls(&endpoint, of_traces)?;
+        Ok(Some(Settings { endpoint, protocol, sample, follows_callers, queue, timeout, tls }))
+    }
+
+    fn tls(&self, endpoint: &str, of_traces: impl Fn(&str) -> Option<String>) -> Result<tls::Client> {
         let certificate = of_traces("CERTIFICATE").or_else(|| of_traces("CLIENT_CERTIFICATE"));
         if let Some(path) = certificate.filter(|_| endpoint.starts_with("http://")) {
             return Err(unknown(
@@ -138,13 +143,12 @@ impl Config {
         }
         let own = self.tls.clone().unwrap_or_default();
         let path = |last: &str| of_traces(last).map(PathBuf::from);
-        let tls = tls::Client {
+        Ok(tls::Client {
             authorities: path("CERTIFICATE").or(own.authorities),
             certificate: path("CLIENT_CERTIFICATE").or(own.certificate),
             key: path("CLIENT_KEY").or(own.key),
             server_name: own.server_name,
-        };
-        Ok(Some(Settings { endpoint, protocol, sample, follows_callers, queue, timeout, tls }))
+        })
     }
 
     fn sampling(&self, variable: impl Fn(&str) -> Option<String>) -> Result<(f64, bool)> {
@@ -178,13 +182,12 @@ fn refuse_others(
             return Err(unknown(name, &value, &known.join(", ")));
         }
     }
-    let numbers = NUMBERS.into_iter().map(|name| (name, variable(name)));
-    for (name, value) in numbers.chain([("OTEL_EXPORTER_OTLP_TIMEOUT", of_traces("TIMEOUT"))]) {
-        if let Some(value) = value.filter(|value| value.parse::<u64>().is_err()) {
-            return Err(unknown(name, &value, "whole numbers"));
-        }
-    }
-    Ok(())
+    NUMBERS.into_iter().try_for_each(|name| number(name, variable(name)).map(drop))
+}
+
+fn number(name: &str, value: Option<String>) -> Result<Option<u64>> {
+    let parsed = value.map(|text| text.parse().map_err(|_| unknown(name, &text, "whole numbers")));
+    parsed.transpose()
 }
 
 /// What the SDK reads itself, and passes over where it is no number. Times are in milliseconds.

@@ -41,7 +41,7 @@ impl Export {
         let Some(settings) = config.settle(|name| std::env::var(name).ok())? else { return Ok(Self(None)) };
         tls::install();
         let waiting = Waiting::new(settings.queue);
-        let exporter = Counted::new(exporter(&settings, &settings.tls)?, Arc::clone(&waiting));
+        let exporter = Counted::new(exporter(&settings)?, Arc::clone(&waiting));
         let batches =
             BatchConfigBuilder::default().with_max_queue_size(settings.queue + MESSAGES_MAX).build();
         let batched =
@@ -78,17 +78,17 @@ impl Export {
     }
 }
 
-fn exporter(settings: &Settings, tls: &tls::Client) -> Result<opentelemetry_otlp::SpanExporter> {
+fn exporter(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter> {
     let builder = opentelemetry_otlp::SpanExporter::builder();
     let built = match settings.protocol {
         Protocol::Grpc => {
-            let channel = channel(&settings.endpoint, tls).context(|| "export traces")?;
+            let channel = channel(&settings.endpoint, &settings.tls).context(|| "export traces")?;
             builder.with_tonic().with_channel(channel).build()
         }
         Protocol::Http => builder
             .with_http()
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_http_client(client(tls, settings.timeout).context(|| "export traces")?)
+            .with_http_client(client(&settings.tls, settings.timeout).context(|| "export traces")?)
             .with_endpoint(&settings.endpoint)
             .build(),
     };

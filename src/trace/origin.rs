@@ -46,7 +46,7 @@ impl Sampling {
             .hash()
             .first_chunk()
             .map_or(0, |first| u32::from_be_bytes(*first));
-        f64::from(number) < self.share * f64::from(u32::MAX) + self.share
+        f64::from(number) < self.share * (f64::from(u32::MAX) + 1.0)
     }
 
     /// Every so many calls.

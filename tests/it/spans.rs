@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use croft::proto::REQUEST_METADATA;
 use croft::proto::rev2::{ExecuteRequest, ExecuteResponse, RequestMetadata};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -16,11 +15,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::metadata::BinaryMetadataValue;
 use tonic::{Request, Response, Status};
 
 use crate::build_events;
-use crate::client::{Client, Inputs, code, finish, message, shell};
+use crate::client::{Client, Inputs, code, finish, message, shell, with_metadata};
 use crate::farm::Farm;
 
 /// Far more than a batch of spans takes to come on a busy machine.
@@ -209,9 +207,7 @@ async fn all_calls_of_a_build_are_of_the_trace_that_has_its_identifier() {
     let metadata = RequestMetadata { tool_invocation_id: build.to_owned(), ..RequestMetadata::default() };
     for script in ["echo one", "echo two"] {
         let action = client.action(&shell(script, &[]), &Inputs::default(), |_| {}).await;
-        let mut request = Request::new(client.request(&action));
-        let value = BinaryMetadataValue::from_bytes(&metadata.encode_to_vec());
-        request.metadata_mut().insert_bin(REQUEST_METADATA, value);
+        let request = with_metadata(client.request(&action), &metadata);
         let mut operations = client.execution.clone().execute(request).await.unwrap().into_inner();
         assert_eq!(code(&finish(&mut operations).await.unwrap()), 0);
     }
@@ -237,9 +233,7 @@ async fn a_build_that_is_told_of_has_a_span_above_all_its_calls() {
     let action = client.action(&shell("true", &[]), &Inputs::default(), |_| {}).await;
     let metadata =
         RequestMetadata { tool_invocation_id: build_events::INVOCATION.into(), ..RequestMetadata::default() };
-    let mut request = Request::new(client.request(&action));
-    let value = BinaryMetadataValue::from_bytes(&metadata.encode_to_vec());
-    request.metadata_mut().insert_bin(REQUEST_METADATA, value);
+    let request = with_metadata(client.request(&action), &metadata);
     let mut operations = client.execution.clone().execute(request).await.unwrap().into_inner();
     assert_eq!(code(&finish(&mut operations).await.unwrap()), 0);
     // What a build comes to is said once, whatever else is said of it.

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access::{Demand, Right};
 use crate::audit;
-use crate::builds::{Event, Exit, Position, Publisher, Turn, cut};
+use crate::builds::{Event, Position, Publisher, Turn, cut};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::BUILD_EVENTS;
 use crate::proto::build_events::publish_build_event_server::PublishBuildEvent;
@@ -119,12 +119,12 @@ impl Teller {
         let stream_id = stream_id.ok_or_else(|| Error::invalid("the event names no stream"))?;
         let position = position(&stream_id, sequence_number)?;
         let (event, outcome) = bazel::read(event);
-        let end = event.as_ref().and_then(|event| self.farm.ends(&position, event));
+        let ended = event.as_ref().and_then(|event| self.farm.ended(&position, event));
         let publisher = Publisher { instance, identity: &self.identity, account: &self.account };
         let turn = self.farm.builds.tell(&position, &publisher, event)?;
         let outcome = match turn {
             Turn::New => {
-                end.iter().for_each(|end| end.trace(position.invocation));
+                ended.into_iter().for_each(trace::build);
                 outcome
             }
             Turn::Repeated => "repeated",
@@ -133,27 +133,18 @@ impl Teller {
     }
 }
 
-/// A build that the event at hand ends.
-struct End {
-    command: String,
-    times: (SystemTime, SystemTime),
-    exit: Exit,
-}
-
 impl Farm {
-    /// The end of a build that was told of from its beginning, the first time that it ends.
-    fn ends(&self, position: &Position<'_>, event: &Event) -> Option<End> {
+    /// The build that this event ends, if it was told of from its beginning and has not ended before.
+    fn ended(&self, position: &Position<'_>, event: &Event) -> Option<Build> {
         let Event::Finished { exit, at } = event else { return None };
         let (command, begun) = self.builds.under_way(position.invocation)?;
-        Some(End { command, times: (begun, at.unwrap_or_else(SystemTime::now)), exit: exit.clone() })
-    }
-}
-
-impl End {
-    fn trace(&self, invocation: &str) {
-        let Self { command, times, exit } = self;
-        let has_failed = exit.code != 0;
-        trace::build(&Build { invocation, command, times: *times, exit: cut(&exit.name), has_failed });
+        Some(Build {
+            invocation: position.invocation.to_owned(),
+            command,
+            times: (begun, at.unwrap_or_else(SystemTime::now)),
+            exit: cut(&exit.name).to_owned(),
+            has_failed: exit.code != 0,
+        })
     }
 }
 
