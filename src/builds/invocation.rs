@@ -84,10 +84,13 @@ impl Outcome {
             Self::Unknown => "unknown",
         }
     }
+}
 
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| outcome.name() == name)
-    }
+/// The part of look-ups that were hits, as docs/metrics.md has it; `None` without any. An action that is looked up, missed and then
+/// executed, for which it is missed once more, counts once.
+pub fn hit_rate(hits: u64, (looked_up, executed): (u64, u64)) -> Option<f64> {
+    let all = hits + looked_up.max(executed);
+    (all > 0).then(|| hits as f64 / all as f64)
 }
 
 impl Invocation {
@@ -131,10 +134,9 @@ impl Invocation {
         self.operations_total.saturating_sub(self.operations.len() as u64)
     }
 
-    /// The part of the actions that it looked up that were hits; `None` without any. One that is looked up and then executed counts once.
+    /// The part of the actions that it looked up that were hits; `None` without any.
     pub fn hit_rate(&self) -> Option<f64> {
-        let all = self.hits + self.misses.max(self.absent);
-        (all > 0).then(|| self.hits as f64 / all as f64)
+        hit_rate(self.hits, (self.misses, self.absent))
     }
 
     /// How it ended: as the client says, or else as its operations let one think.

@@ -33,7 +33,7 @@ pub use self::event::{
     Cached, Completion, Event, Exit, Metrics, Started, Target, Test, TestResult, TestStatus, Workspace,
 };
 pub use self::filter::{Filter, InvocationFilter};
-pub use self::invocation::{Invocation, Outcome};
+pub use self::invocation::{Invocation, Outcome, hit_rate};
 pub use self::logs::Logs;
 pub use self::record::{Client, Lookup, Record, Span, State, Times};
 use self::responses::Responses;

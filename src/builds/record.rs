@@ -108,8 +108,8 @@ impl State {
         }
     }
 
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.name() == name)
+    pub fn has_failed(self) -> bool {
+        matches!(self, Self::Failed | Self::Error)
     }
 
     pub fn has_ended(self) -> bool {

@@ -184,6 +184,12 @@ impl TargetName {
     }
 }
 
+impl TargetState {
+    fn bytes(&self, name: &TargetName) -> usize {
+        name.bytes() + self.kind.len() + self.why.len()
+    }
+}
+
 impl Told {
     /// About the bytes that it takes; texts that it shares with others are counted, too.
     pub(super) fn bytes(&self) -> usize {
@@ -261,7 +267,7 @@ impl Told {
         if let Some(row) = self.targets.kept.get(&pending)
             && row.end == Completion::Pending
         {
-            self.bytes -= pending.bytes() + row.kind.len() + row.why.len();
+            self.bytes -= row.bytes(&pending);
             self.targets.remove(&pending);
         }
         let tests = self.targets.kept.get(&name).and_then(|row| row.tests);
@@ -270,9 +276,8 @@ impl Told {
     }
 
     fn put_target(&mut self, name: TargetName, row: TargetState) {
-        let bytes = |row: &TargetState| name.bytes() + row.kind.len() + row.why.len();
-        let before = self.targets.kept.get(&name).map(bytes);
-        let (after, has_room) = (bytes(&row), self.has_room());
+        let before = self.targets.kept.get(&name).map(|known| known.bytes(&name));
+        let (after, has_room) = (row.bytes(&name), self.has_room());
         if self.targets.put(name, row, has_room) || before.is_some() {
             self.bytes = self.bytes + after - before.unwrap_or(0);
         }

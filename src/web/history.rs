@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::builds::hit_rate;
 use crate::metrics;
 use crate::tasks::Shutdown;
 
@@ -62,12 +63,12 @@ pub(super) struct Curves {
 }
 
 impl Sample {
-    /// The hit rate between two looks. An action that is looked up and then executed misses twice and counts once.
+    /// The hit rate between two looks.
     fn hit_rate_since(&self, before: &Self) -> Option<f64> {
-        let hits = self.hits - before.hits;
-        let looked_up = self.misses.looked_up - before.misses.looked_up;
-        let all = hits + looked_up.max(self.misses.executed - before.misses.executed);
-        (all > 0).then(|| hits as f64 / all as f64)
+        let since = |now: i64, before: i64| u64::try_from(now - before).unwrap_or_default();
+        let (now, then) = (self.misses, before.misses);
+        let misses = (since(now.looked_up, then.looked_up), since(now.executed, then.executed));
+        hit_rate(since(self.hits, before.hits), misses)
     }
 }
 

@@ -89,7 +89,7 @@ fn render(pages: &Pages, id: &str, query: Option<&str>) -> Result<Response> {
 fn title(invocation: &Invocation) -> String {
     let id = text::visible(text::short(&invocation.id));
     match &invocation.told {
-        _ if is_own(invocation) => "Audits of the farm".to_owned(),
+        _ if is_own(&invocation.id) => "Audits of the farm".to_owned(),
         Some(told) if !told.command.is_empty() => {
             format!("{} ({id})", text::visible(&text::brief(&told::command(told), TITLE_CHARS)))
         }
@@ -99,7 +99,7 @@ fn title(invocation: &Invocation) -> String {
 
 fn about(invocation: &Invocation) -> Markup {
     html! {
-        @if is_own(invocation) {
+        @if is_own(&invocation.id) {
             p { "Actions that the farm itself has run again; what came of it is among the " a href="/audit" { "audits" } "." }
         }
         (facts(&[
@@ -163,8 +163,11 @@ fn drawing(records: &[&Record], query: &Query) -> Result<Markup> {
 
 /// What failed, and how much more of that is counted than kept.
 fn failures(invocation: &Invocation, records: &[&Record]) -> Markup {
-    let kept: Vec<Action<'_>> =
-        records.iter().filter(|record| is_failure(record)).map(|record| Action::Operation(record)).collect();
+    let kept: Vec<Action<'_>> = records
+        .iter()
+        .filter(|record| record.state.has_failed())
+        .map(|record| Action::Operation(record))
+        .collect();
     let forgotten = (invocation.failed + invocation.errors).saturating_sub(kept.len() as u64);
     html! {
         @if kept.is_empty() && forgotten > 0 { h2 { "Failures" } }
@@ -173,10 +176,6 @@ fn failures(invocation: &Invocation, records: &[&Record]) -> Markup {
             p.bad { (text::counted(forgotten, ("failure is", "failures are"))) " counted and not kept any more." }
         }
     }
-}
-
-fn is_failure(record: &Record) -> bool {
-    matches!(record.state, Stand::Failed | Stand::Error)
 }
 
 fn slowest<'a>(records: &[&'a Record]) -> Vec<Action<'a>> {

@@ -6,10 +6,10 @@ use maud::{Markup, html};
 
 use crate::audit;
 use crate::builds::{Invocation, InvocationFilter, Outcome};
-use crate::error::{Error, Result, shown};
+use crate::error::Result;
 
 use super::answer::page_or;
-use super::page::{Section, page, table};
+use super::page::{Section, choice, page, table};
 use super::query::Query;
 use super::{Pages, text, told};
 
@@ -29,7 +29,7 @@ pub(super) async fn show(State(pages): State<Pages>, RawQuery(query): RawQuery) 
 fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
     let query = Query::parse(query, &["page", "q", "outcome", OWN.0])?;
     let filter = InvocationFilter {
-        outcome: outcome(&query)?,
+        outcome: query.choice("outcome", &Outcome::ALL, Outcome::name)?,
         text: query.text("q").map(str::to_owned),
         without: query.text(OWN.0).is_none().then_some(audit::NAME),
     };
@@ -54,26 +54,10 @@ fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
     Ok(page(Section::Invocations, "Invocations", &body))
 }
 
-fn outcome(query: &Query) -> Result<Option<Outcome>> {
-    let Some(name) = query.text("outcome") else { return Ok(None) };
-    let unknown = || {
-        let known = Outcome::ALL.map(Outcome::name).join("`, `");
-        Error::invalid(format!("`outcome` is `{}`, not one of `{known}`", shown(name)))
-    };
-    Outcome::from_name(name).map(Some).ok_or_else(unknown)
-}
-
 fn form(filter: &InvocationFilter) -> Markup {
     html! {
         form method="get" action="/invocations" role="search" {
-            label { "Result"
-                select name="outcome" {
-                    option value="" { "any" }
-                    @for outcome in Outcome::ALL {
-                        option value=(outcome.name()) selected[filter.outcome == Some(outcome)] { (outcome.name()) }
-                    }
-                }
-            }
+            (choice(("Result", "outcome"), &Outcome::ALL.map(Outcome::name), filter.outcome.map(Outcome::name)))
             label { "Command, user, host, metadata or identifier" input name="q" value=[filter.text.as_deref()] maxlength="200"; }
             @if filter.without.is_none() { input type="hidden" name=(OWN.0) value=(OWN.1); }
             button type="submit" { "Show" }
@@ -139,7 +123,7 @@ fn link(invocation: &Invocation) -> Markup {
     let address = format!("/invocations/{}", text::segment(&invocation.id));
     let id = text::visible(text::short(&invocation.id));
     html! {
-        @if is_own(invocation) {
+        @if is_own(&invocation.id) {
             a href=(address) { "audits of the farm" }
         } @else if let Some(told) = invocation.told.as_deref().filter(|told| !told.command.is_empty()) {
             a.words href=(address) { code { (text::visible(&text::brief(&told::command(told), COMMAND_CHARS))) } }
@@ -150,23 +134,19 @@ fn link(invocation: &Invocation) -> Markup {
     }
 }
 
-/// Whether it is what the farm runs again for audits; no client is let in under that name.
-pub(super) fn is_own(invocation: &Invocation) -> bool {
-    *invocation.id == *audit::NAME
+/// Whether the invocation of this name is what the farm runs again for audits; no client is let in under it.
+pub(super) fn is_own(id: &str) -> bool {
+    id == audit::NAME
 }
 
 /// From its beginning to its end, as far as that is known.
 pub(super) fn took(invocation: &Invocation) -> Markup {
     let told = invocation.told.as_deref();
     let begun = told.and_then(|told| told.begun).unwrap_or(invocation.begun);
-    let is_under_way = invocation.outcome() == Outcome::UnderWay;
-    let end = match told.and_then(|told| told.ended) {
-        Some(ended) => ended,
-        None => invocation.last,
-    };
+    let end = told.and_then(|told| told.ended).unwrap_or(invocation.last);
     html! {
         (text::duration(end.duration_since(begun).unwrap_or_default()))
-        @if is_under_way { " when last heard of" }
+        @if invocation.outcome() == Outcome::UnderWay { " when last heard of" }
     }
 }
 

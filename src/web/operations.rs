@@ -4,13 +4,12 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use crate::audit;
 use crate::builds::{Filter, OPERATIONS_MAX, Record, State as Stand};
-use crate::error::{Error, Result, shown};
+use crate::error::Result;
 
 use super::answer::page_or;
-use super::invocations::how_to_begin;
-use super::page::{Section, page, table};
+use super::invocations::{how_to_begin, is_own};
+use super::page::{Section, choice, page, table};
 use super::query::Query;
 use super::{Pages, text};
 
@@ -51,16 +50,7 @@ fn render(pages: &Pages, query: Option<&str>) -> Result<Response> {
 /// # Errors
 /// `Invalid` for a state that is none.
 pub(super) fn filter(query: &Query) -> Result<Filter> {
-    Ok(Filter::new(state(query)?, query.text("q")))
-}
-
-fn state(query: &Query) -> Result<Option<Stand>> {
-    let Some(name) = query.text("state") else { return Ok(None) };
-    let unknown = || {
-        let known = Stand::ALL.map(Stand::name).join("`, `");
-        Error::invalid(format!("`state` is `{}`, not one of `{known}`", shown(name)))
-    };
-    Stand::from_name(name).map(Some).ok_or_else(unknown)
+    Ok(Filter::new(query.choice("state", &Stand::ALL, Stand::name)?, query.text("q")))
 }
 
 fn form(filter: &Filter) -> Markup {
@@ -75,16 +65,7 @@ fn form(filter: &Filter) -> Markup {
 
 /// The field of a form that chooses a state.
 pub(super) fn state_field(chosen: Option<Stand>) -> Markup {
-    html! {
-        label { "State"
-            select name="state" {
-                option value="" { "any" }
-                @for state in Stand::ALL {
-                    option value=(state.name()) selected[chosen == Some(state)] { (state.name()) }
-                }
-            }
-        }
-    }
+    choice(("State", "state"), &Stand::ALL.map(Stand::name), chosen.map(Stand::name))
 }
 
 /// Operations as a table.
@@ -115,18 +96,13 @@ pub(super) fn named(record: &Record) -> Markup {
         a.words href={ "/operations/" (id) } {
             @if !target.is_empty() {
                 (text::visible(target))
-            } @else if is_audit(record) {
+            } @else if is_own(&record.client.invocation) {
                 "audit of " code { (text::short(&record.action.hex())) }
             } @else {
                 code { (text::short(&id)) }
             }
         }
     }
-}
-
-/// Whether the farm itself runs an action again. Whatever a client does under the same name has an identity.
-fn is_audit(record: &Record) -> bool {
-    *record.client.invocation == *audit::NAME && record.identity.is_empty()
 }
 
 /// The state, with the exit code of what failed.
@@ -148,7 +124,7 @@ pub(super) fn stand(record: &Record) -> Markup {
 pub(super) fn invocation(record: &Record) -> Markup {
     let id = &*record.client.invocation;
     html! {
-        @if is_audit(record) {
+        @if is_own(id) {
             a href={ "/invocations/" (id) } { "audit" }
         } @else if !id.is_empty() {
             a href={ "/invocations/" (text::segment(id)) } { code { (text::visible(text::short(id))) } }

@@ -121,6 +121,18 @@ pub(super) fn copied(id: &str, text: &str) -> Markup {
     html! { code id=(id) { (text) } " " button type="button" hidden data-copy=(id) { "Copy" } }
 }
 
+/// A field of a form that chooses one of `names`, or none; `key` is the field's own.
+pub(super) fn choice((label, key): (&str, &str), names: &[&str], chosen: Option<&str>) -> Markup {
+    html! {
+        label { (label)
+            select name=(key) {
+                option value="" { "any" }
+                @for name in names { option value=(name) selected[chosen == Some(*name)] { (name) } }
+            }
+        }
+    }
+}
+
 /// Names and values, below each other.
 pub(super) fn facts(facts: &[(&str, Markup)]) -> Markup {
     html! {

@@ -21,7 +21,10 @@ use super::{Pages, terminal};
 /// Bytes on the page of an operation; the rest has a page of its own.
 const BEGINNING_BYTES: usize = 16 << 10;
 
-/// What stands above the text of a command that has printed as much as is kept of it while it runs.
+/// What stands above the text of a command that runs.
+const FOLLOWED: &str = "It runs; what it prints appears here.";
+
+/// The same of one that has printed as much as is kept of it while it runs.
 const CUT: &str = "It runs; of what it prints only this beginning is here until it has ended.";
 
 /// The last offset that can be asked for.
@@ -86,12 +89,12 @@ impl<'a> Printed<'a> {
     fn text(&self, address: &str, text: &[u8]) -> Markup {
         let is_live = self.record.state == State::Executing;
         let attempt = self.record.lease.map_or(0, |lease| lease.attempt);
-        let note = if self.is_cut { CUT } else { "It runs; what it prints appears here." };
+        let note = if self.is_cut { CUT } else { FOLLOWED };
         let end = self.offset + text.len() as u64;
         html! {
             @if is_live {
                 p aria-live="polite" { (note) }
-                pre tabindex="0" data-follow={ (address) "?raw=1" } data-offset=(end) data-attempt=(attempt) { (terminal::show(text)) }
+                pre tabindex="0" data-follow={ (address) "?raw=1" } data-offset=(end) data-attempt=(attempt) data-followed=(FOLLOWED) data-cut=(CUT) { (terminal::show(text)) }
                 noscript { p { a href={ (address) "?offset=" (end) } { "What follows" } } }
             } @else {
                 pre tabindex="0" { (terminal::show(text)) }

@@ -82,6 +82,24 @@ impl Query {
         }
     }
 
+    /// One of `all`, by its name; none where nothing is chosen.
+    ///
+    /// # Errors
+    /// `Invalid` when it is none of them.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        all: &[T],
+        name: fn(T) -> &'static str,
+    ) -> Result<Option<T>> {
+        let Some(text) = self.text(key) else { return Ok(None) };
+        let unknown = || {
+            let known = all.iter().map(|one| name(*one)).collect::<Vec<_>>().join("`, `");
+            Error::invalid(format!("`{key}` is `{}`, not one of `{known}`", shown(text)))
+        };
+        all.iter().copied().find(|one| name(*one) == text).map(Some).ok_or_else(unknown)
+    }
+
     /// The same query with another value for one key, at the list that has the key for its name, if it is one of several.
     fn with(&self, key: &str, value: &str) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());

@@ -104,17 +104,15 @@ fn outputs(function: Function, result: &ActionResult) -> Markup {
     let streams = [("standard output", &result.stdout_digest), ("standard error", &result.stderr_digest)];
     let printed =
         streams.into_iter().filter(|(_, digest)| digest.as_ref().is_some_and(|one| one.size_bytes > 0));
-    let count = result.output_files.len() + result.output_directories.len() + result.output_symlinks.len();
-    let listed =
-        [&result.output_files.len(), &result.output_directories.len(), &result.output_symlinks.len()];
-    let listed: usize = listed.into_iter().map(|count| (*count).min(OUTPUTS_SHOWN)).sum();
+    let counts = [result.output_files.len(), result.output_directories.len(), result.output_symlinks.len()];
+    let more: usize = counts.into_iter().map(|count| count.saturating_sub(OUTPUTS_SHOWN)).sum();
     html! {
         ul {
             @for (name, digest) in printed { li { (link(digest.as_ref(), name)) } }
             @for file in result.output_files.iter().take(OUTPUTS_SHOWN) { li { code { (link(file.digest.as_ref(), &file.path)) } } }
             @for directory in result.output_directories.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&directory.path)) "/" } } }
             @for link in result.output_symlinks.iter().take(OUTPUTS_SHOWN) { li { code { (text::visible(&link.path)) " → " (text::visible(&link.target)) } } }
-            @if listed < count { li { "and " (text::count(count - listed)) " more" } }
+            @if more > 0 { li { "and " (text::count(more)) " more" } }
         }
     }
 }

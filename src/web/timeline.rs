@@ -111,7 +111,7 @@ pub(super) fn waterfall(title: &str, records: &[&Record], (begin, end): (SystemT
 /// The stages; where none is known, one bar from begin to end.
 fn bars(record: &Record) -> Vec<Stage> {
     let known: Vec<Stage> = stages(record).into_iter().filter(|(_, (begin, _))| begin.is_some()).collect();
-    let failed = matches!(record.state, State::Failed | State::Error);
+    let failed = record.state.has_failed();
     if known.len() < 2 {
         let class = match record.state {
             State::Failed | State::Error => "bad",

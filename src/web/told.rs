@@ -29,7 +29,7 @@ pub(super) fn about(invocation: &Invocation) -> Markup {
             None if invocation.is_told_forgotten() => {
                 p.quiet { "Its targets and tests were forgotten to make room for those of later invocations." }
             }
-            None if is_own(invocation) || invocation.publisher.is_some() => {}
+            None if is_own(&invocation.id) || invocation.publisher.is_some() => {}
             None => p.quiet { "Of its targets and tests it tells with " code { "--bes_backend" } "." },
         }
     }

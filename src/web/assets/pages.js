@@ -19,7 +19,7 @@ async function follow(pre) {
       if (answer.headers.get("croft-attempt") !== attempt) {
         [offset, attempt, decoder, pre.textContent] = [0, answer.headers.get("croft-attempt"), new TextDecoder(), ""];
         isCut = false;
-        say(pre, "It runs; what it prints appears here.");
+        say(pre, pre.dataset.followed);
         continue;
       }
       const state = answer.headers.get("croft-state"), bytes = await answer.arrayBuffer();
@@ -33,7 +33,7 @@ async function follow(pre) {
       if (bytes.byteLength > 0) continue;
       if (state === "cut" && !isCut) {
         isCut = true;
-        say(pre, "It runs; of what it prints only this beginning is here until it has ended.");
+        say(pre, pre.dataset.cut);
       }
     } else if (answer && answer.status !== 429 && answer.status < 500) {
       return say(pre, `What it prints is not followed any more (${answer.status}); reload this page.`);
